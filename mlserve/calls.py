@@ -1,0 +1,121 @@
+"""One call on its way through a pool: what it asks, where it is, and what came of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from mlserve import frames
+from mlserve.errors import MLServeError
+from mlserve.eventloop import Waiter, new_waiter
+from mlserve.types import InferenceRequest, InferenceResponse
+
+
+class Call:
+    """A unary call. One task waits on `done`; the pool's reader delivers into it."""
+
+    __slots__ = (
+        "abandoned",
+        "busy_seconds",
+        "done",
+        "error",
+        "form",
+        "link",
+        "model",
+        "number",
+        "request",
+        "response",
+        "waiting",
+    )
+
+    def __init__(self, model: int, request: InferenceRequest | None, form: str) -> None:
+        self.model = model
+        self.request = request
+        self.form = form
+        self.done: Waiter = new_waiter()
+        self.response: InferenceResponse | None = None
+        self.error: MLServeError | None = None
+        self.busy_seconds = 0.0
+        self.number = 0  # at its worker; numbers rise in the order of sending
+        self.link: Any = None  # the worker it was sent to
+        self.waiting = False  # it awaits something in the worker, which can take other calls meanwhile
+        self.abandoned = False  # nobody waits for the answer any more
+
+    def succeed(self, response: InferenceResponse) -> None:
+        self.response = response
+        self.done.set()
+
+    def fail(self, error: MLServeError) -> None:
+        self.error = error
+        self.done.set()
+
+    def result(self) -> InferenceResponse:
+        """The response, or the error, once `done` is set."""
+        if self.error is not None:
+            raise self.error
+        assert self.response is not None, "result() is asked for after done"
+        return self.response
+
+
+class StreamCall(Call):
+    """A streamed call: requests in, chunks out, each side bounded by credit."""
+
+    __slots__ = ("assigned", "chunks", "ended", "request_credit", "wake_feeder", "wake_reader")
+
+    def __init__(self, model: int, form: str, request_credit: int) -> None:
+        super().__init__(model, None, form)
+        self.assigned: Waiter = new_waiter()  # set once it has a worker, or has ended without
+        self.chunks: deque[InferenceResponse] = deque()
+        self.ended = False
+        self.request_credit = request_credit  # requests that the worker's buffer still has room for
+        self.wake_reader: Waiter | None = None
+        self.wake_feeder: Waiter | None = None
+
+    def deliver(self, chunk: InferenceResponse) -> None:
+        self.chunks.append(chunk)
+        if self.wake_reader is not None:
+            self.wake_reader.set()
+
+    def fail(self, error: MLServeError) -> None:
+        self.error = error
+        self.end()
+
+    def end(self) -> None:
+        self.ended = True
+        self.done.set()
+        self.assigned.set()
+        for waiter in (self.wake_reader, self.wake_feeder):
+            if waiter is not None:
+                waiter.set()
+
+    def pulled(self) -> None:
+        self.request_credit += 1
+        if self.wake_feeder is not None:
+            self.wake_feeder.set()
+
+    async def next_chunks(self) -> list[InferenceResponse]:
+        """All chunks that have come; waits for at least one. An empty list at the end; raises what went wrong."""
+        while not self.chunks and not self.ended:
+            self.wake_reader = new_waiter()
+            await self.wake_reader.wait()
+        chunks = list(self.chunks)
+        self.chunks.clear()
+        if not chunks and self.error is not None:
+            raise self.error
+        return chunks
+
+    async def room(self) -> bool:
+        """Waits until the worker takes one more request; False if the stream has ended instead."""
+        while self.request_credit <= 0 and not self.ended:
+            self.wake_feeder = new_waiter()
+            await self.wake_feeder.wait()
+        self.request_credit -= 1
+        return not self.ended
+
+
+def error_of(frame: frames.Failed) -> MLServeError:
+    """The error that a worker reported."""
+    error = MLServeError(frame.message)
+    error.http_status = frame.http_status
+    error.grpc_status = frame.grpc_status
+    return error

@@ -1,0 +1,42 @@
+"""CloudEvents headers on requests and responses, as people's logging pipelines around MLServer expect them.
+
+Source: CloudEvents specification 0.3, HTTP binding; names as Seldon's payload loggers use them.
+"""
+
+from __future__ import annotations
+
+_SPEC_VERSION = "0.3"
+
+
+class CloudEvents:
+    """Makes the headers for one server."""
+
+    def __init__(self, server_name: str) -> None:
+        self._name = server_name
+        self._source = f"io.seldon.serving.deployment.{server_name}"
+
+    def request_headers(self, model: str, request_id: str) -> dict[str, str]:
+        """What a runtime sees in `parameters.headers` beside the client's own headers."""
+        return {
+            "Ce-Specversion": _SPEC_VERSION,
+            "Ce-Source": self._source,
+            "Ce-Type": "io.seldon.serving.inference.request",
+            "Ce-Modelid": model,
+            "Ce-Inferenceservicename": self._name,
+            "Ce-Endpoint": model,
+            "Ce-Id": request_id,
+            "Ce-Requestid": request_id,
+        }
+
+    def response_headers(self, model: str, request_id: str) -> dict[str, str]:
+        """What goes out with the response."""
+        return {
+            "ce-specversion": _SPEC_VERSION,
+            "ce-source": self._source,
+            "ce-type": "io.seldon.serving.inference.response",
+            "ce-modelid": model,
+            "ce-inferenceservicename": self._name,
+            "ce-endpoint": model,
+            "ce-id": request_id,
+            "ce-requestid": request_id,
+        }

@@ -1,0 +1,201 @@
+"""Admits a request, finds its model, and waits for the answer within its deadline. What every transport calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+import time
+import uuid
+
+import anyio
+
+from mlserve.cloudevents import CloudEvents
+from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
+from mlserve.metrics import Metrics
+from mlserve.models import Model, Models
+from mlserve.settings import Settings
+from mlserve.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataModelResponse,
+    MetadataServerResponse,
+    Parameters,
+    RepositoryIndexRequest,
+    RepositoryIndexResponseItem,
+    State,
+)
+
+
+class DataPlane:
+    """The protocol's operations, free of any transport."""
+
+    def __init__(self, settings: Settings, models: Models, metrics: Metrics) -> None:
+        self.settings = settings
+        self._models = models
+        self._metrics = metrics
+        self._events = CloudEvents(settings.server_name)
+        self.in_flight = 0  # calls under way
+        self.started = False  # all models of the start-up have been tried
+        self.draining = False  # the server is about to stop: no longer ready, but whatever still comes is answered
+
+    # -- health and metadata ------------------------------------------------------------------------------------------
+
+    def server_live(self) -> bool:
+        """Whether the process answers at all."""
+        return True
+
+    def server_ready(self) -> bool:
+        """Whether calls are welcome: every model is ready, or with `readiness: partial` at least one."""
+        if not self.started or self.draining:
+            return False
+        if self.settings.readiness == "partial":
+            return self._models.any_ready()
+        return self._models.all_ready()
+
+    def server_metadata(self) -> MetadataServerResponse:
+        settings = self.settings
+        return MetadataServerResponse(
+            name=settings.server_name, version=settings.server_version, extensions=settings.extensions
+        )
+
+    def model_ready(self, name: str, version: str | None = None) -> bool:
+        """Whether a model takes calls. ModelNotFound if there is none of that name and version."""
+        return self._models.find(name, version).state is State.READY
+
+    def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
+        """What the model says of itself. ModelNotFound."""
+        return self._models.find(name, version).metadata
+
+    # -- inference ----------------------------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        request: InferenceRequest,
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> InferenceResponse:
+        """Runs one call; the data of the response comes in `form`, "json", "raw" or "contents".
+
+        With "json", outputs for which the request asks binary data come as "raw". `request.parameters.headers` are
+        the request's headers; those of the response come in its own. Cancelling the waiting task cancels the call.
+        Any MLServeError.
+        """
+        model = self._admit(name, version)
+        self._prepare(request, model)
+        timeout = self._timeout(model, timeout_seconds)
+        started = time.perf_counter()
+        succeeded = False
+        self.in_flight += 1
+        try:
+            with model.in_use():
+                if timeout is None:
+                    call = await model.pool.infer(model.number, request, form)
+                else:
+                    with anyio.move_on_after(timeout) as scope:
+                        call = await model.pool.infer(model.number, request, form)
+                    if scope.cancelled_caught:
+                        raise _too_late(model, timeout)
+                response = call.result()
+            succeeded = True
+        finally:
+            self.in_flight -= 1
+            self._metrics.infer_done(model.name, model.version, time.perf_counter() - started, succeeded)
+        return self._finish(response, model, request.id or "")
+
+    async def infer_stream(
+        self,
+        requests: AsyncIterator[InferenceRequest],
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[InferenceResponse, None]:
+        """Runs one streamed call. Close the generator to end the call early. Any MLServeError, also in mid-stream."""
+        model = self._admit(name, version)
+        timeout = self._timeout(model, timeout_seconds)
+        deadline = None if timeout is None else anyio.current_time() + timeout
+        started = time.perf_counter()
+        succeeded = False
+        request_id = ""
+
+        async def prepared() -> AsyncIterator[InferenceRequest]:
+            nonlocal request_id
+            async for request in requests:
+                self._prepare(request, model)
+                request_id = request.id or ""
+                yield request
+
+        self.in_flight += 1
+        try:
+            with model.in_use():
+                async with aclosing(model.pool.stream(model.number, prepared(), form)) as answers:
+                    while True:
+                        with anyio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
+                            response = await anext(answers, None)
+                        if scope.cancelled_caught:
+                            assert timeout is not None
+                            raise _too_late(model, timeout)
+                        if response is None:
+                            break
+                        yield self._finish(response, model, request_id)
+            succeeded = True
+        finally:
+            self.in_flight -= 1
+            self._metrics.infer_done(model.name, model.version, time.perf_counter() - started, succeeded)
+
+    def _admit(self, name: str, version: str | None) -> Model:
+        """The model for a new call, if it may be called now."""
+        model = self._models.ready(name, version)
+        limit = self.settings.max_queue_size if model.settings.max_queue_size is None else model.settings.max_queue_size
+        if model.pool.waiting_count >= limit > 0:
+            raise Overloaded(f"{limit} calls wait for model '{name}' already; try again in a moment")
+        return model
+
+    def _prepare(self, request: InferenceRequest, model: Model) -> None:
+        """Gives the request an id and the headers of its event."""
+        if not request.id:
+            request.id = str(uuid.uuid4())
+        if request.parameters is None:
+            request.parameters = Parameters()
+        headers = request.parameters.headers
+        events = self._events.request_headers(model.name, request.id)
+        request.parameters.headers = {**headers, **events} if headers else events
+
+    def _finish(self, response: InferenceResponse, model: Model, request_id: str) -> InferenceResponse:
+        """Fills what the model left out, and adds the headers of the event."""
+        if response.id is None:
+            response.id = request_id
+        if response.parameters is None:
+            response.parameters = Parameters()
+        headers = response.parameters.headers
+        events = self._events.response_headers(model.name, response.id)
+        response.parameters.headers = {**headers, **events} if headers else events
+        return response
+
+    def _timeout(self, model: Model, asked: float | None) -> float | None:
+        """The shortest of what the caller, the model's and the server's settings allow."""
+        limits = (asked, model.settings.request_timeout_seconds, self.settings.request_timeout_seconds)
+        known = [limit for limit in limits if limit is not None]
+        return min(known) if known else None
+
+    # -- the repository -----------------------------------------------------------------------------------------------
+
+    def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
+        """All models on disk and in memory, with their states."""
+        return self._models.index(bool(request.ready))
+
+    async def repository_load(self, name: str) -> None:
+        """Loads a model, or loads it again, from disk. ModelNotFound, ModelLoadError."""
+        await self._models.load(name)
+
+    async def repository_unload(self, name: str) -> None:
+        """Unloads a model. ModelNotFound."""
+        await self._models.unload(name)
+
+
+def _too_late(model: Model, timeout_seconds: float) -> MLServeError:
+    return DeadlineExceeded(f"model '{model.name}' gave no answer within {timeout_seconds:g} s")

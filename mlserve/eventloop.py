@@ -1,0 +1,78 @@
+"""What differs between asyncio and trio on the request path: watching a socket, and waking one waiter.
+
+Both could be written with anyio alone, at about twice the cost of a call (see docs/decisions.md); everything else in
+the core is anyio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+import sniffio
+
+
+class Waiter(Protocol):
+    """One task waits, somebody sets it, once."""
+
+    def set(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+    def wait(self) -> Any: ...
+
+
+class _FutureWaiter:
+    """A native asyncio future: one turn of the loop between `set` and the waiter's next line."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def is_set(self) -> bool:
+        return self._future.done()
+
+    def wait(self) -> asyncio.Future[None]:
+        return self._future
+
+
+def new_waiter() -> Waiter:
+    """A waiter of the running backend."""
+    if on_asyncio():
+        return _FutureWaiter()
+    return anyio.Event()
+
+
+def on_asyncio() -> bool:
+    """Whether the running event loop is asyncio's."""
+    return sniffio.current_async_library() == "asyncio"
+
+
+async def watch(sock: Any, on_readable: Callable[[], bool]) -> None:
+    """Calls `on_readable` whenever the socket (or descriptor) has something to read, until it returns False."""
+    if not on_asyncio():
+        await anyio.wait_readable(sock)
+        while on_readable():
+            await anyio.wait_readable(sock)
+        return
+    loop = asyncio.get_running_loop()
+    ended = new_waiter()
+
+    def ready() -> None:
+        if not on_readable():
+            loop.remove_reader(sock)  # or the loop would spin on an end of file
+            ended.set()
+
+    loop.add_reader(sock, ready)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(sock)

@@ -1,0 +1,345 @@
+"""The control messages between pool and worker: msgpack arrays over a Unix socket pair, nothing pickled.
+
+Pool to worker                              Worker to pool
+    Load      a model, by its number           Loaded, LoadFailed
+    Unload                                     Unloaded
+    Infer     one call                         Reply, Failed
+    Open      one streamed call                Chunk*, End or Failed
+    Push      one more request of a stream     Pulled    the model took a request of its stream
+    Close     no more requests in a stream
+    Credit    the client took n chunks         Waiting   the call gave way: it awaits something
+    Cancel    nobody waits any more
+    Grant     a slot to answer in              Need      a slot of so many bytes, please
+    Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
+    Forget    slots that were given back       Observed, Registered   custom metrics
+    Stop      finish and exit                  Hello     the process is up
+
+A tensor travels inside its frame, or, if it is large, in a shared-memory slot that the frame names. A slot that the
+receiver has not seen yet comes with its file descriptor beside the frame (`slot.fresh`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+import os
+import socket
+import struct
+from typing import Any, Union
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+
+INLINE_BYTES = 32 * 1024  # payloads up to this size travel inside the frame; above it a slot is cheaper
+_READ_BYTES = 64 * 1024  # one reused buffer: a larger one costs more to fill than it saves
+_LENGTH = struct.Struct("<I")
+
+
+class SlotRef(Struct, array_like=True, frozen=True):
+    """Names a slot; `fresh` means that its file descriptor travels beside this frame."""
+
+    number: int
+    size_bytes: int
+    fresh: bool = False
+
+
+class Part(Struct, array_like=True):
+    """One tensor: what `TensorData` holds, in one of the three forms that travel."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    form: str  # "json", "raw" or "contents"
+    data: bytes | None = None  # None: it lies in the slot, at offset
+    offset: int = 0
+    length: int = 0
+    parameters: dict[str, Any] | None = None
+
+
+class Message(Struct, array_like=True):
+    """A request or a response with its tensors."""
+
+    parts: list[Part]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[tuple[str, dict[str, Any] | None]] | None = None  # requested outputs
+    model_name: str = ""
+    model_version: str | None = None
+    slot: SlotRef | None = None
+
+
+class Load(Struct, array_like=True, tag="load"):
+    model: int
+    settings: bytes  # the model's settings as JSON
+    folder: str
+
+
+class Unload(Struct, array_like=True, tag="unload"):
+    model: int
+
+
+class Infer(Struct, array_like=True, tag="i"):
+    call: int
+    model: int
+    form: str
+    request: Message
+
+
+class Open(Struct, array_like=True, tag="o"):
+    call: int
+    model: int
+    form: str
+    credit: int
+
+
+class Push(Struct, array_like=True, tag="p"):
+    call: int
+    request: Message
+
+
+class Close(Struct, array_like=True, tag="x"):
+    call: int
+
+
+class Credit(Struct, array_like=True, tag="k"):
+    call: int
+    chunks: int
+
+
+class Cancel(Struct, array_like=True, tag="c"):
+    call: int
+
+
+class Grant(Struct, array_like=True, tag="g"):
+    slot: SlotRef | None  # None: no memory left; the answer travels inside its frame
+
+
+class Return(Struct, array_like=True, tag="b"):
+    slots: list[int]
+
+
+class Forget(Struct, array_like=True, tag="forget"):
+    slots: list[int]
+
+
+class Stop(Struct, array_like=True, tag="stop"):
+    pass
+
+
+class Hello(Struct, array_like=True, tag="hello"):
+    pid: int
+    python: str
+
+
+class Loaded(Struct, array_like=True, tag="loaded"):
+    model: int
+    ready: bool
+    metadata: bytes  # MetadataModelResponse as JSON
+    details: bytes  # what else the server must know of the model, as JSON
+
+
+class LoadFailed(Struct, array_like=True, tag="unloadable"):
+    model: int
+    message: str
+    http_status: int
+    traceback: str
+
+
+class Unloaded(Struct, array_like=True, tag="unloaded"):
+    model: int
+
+
+class Reply(Struct, array_like=True, tag="r"):
+    call: int
+    response: Message
+    busy_seconds: float
+
+
+class Chunk(Struct, array_like=True, tag="h"):
+    call: int
+    response: Message
+
+
+class End(Struct, array_like=True, tag="e"):
+    call: int
+
+
+class Failed(Struct, array_like=True, tag="f"):
+    call: int
+    message: str
+    http_status: int
+    grpc_status: str
+    busy_seconds: float = 0.0
+
+
+class Waiting(Struct, array_like=True, tag="w"):
+    call: int
+
+
+class Pulled(Struct, array_like=True, tag="u"):
+    call: int
+
+
+class Need(Struct, array_like=True, tag="n"):
+    size_bytes: int
+
+
+class Freed(Struct, array_like=True, tag="d"):
+    slots: list[int]
+
+
+class Registered(Struct, array_like=True, tag="register"):
+    name: str
+    description: str
+
+
+class Observed(Struct, array_like=True, tag="observe"):
+    model_name: str
+    model_version: str
+    values: dict[str, float]
+
+
+ToWorker = Union[Load, Unload, Infer, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
+ToPool = Union[
+    Hello,
+    Loaded,
+    LoadFailed,
+    Unloaded,
+    Reply,
+    Chunk,
+    End,
+    Failed,
+    Waiting,
+    Pulled,
+    Need,
+    Freed,
+    Registered,
+    Observed,
+]
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays that models put into parameters, as what they are in JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a parameter of type {type(value).__name__} cannot be sent; use text, numbers, lists or dicts")
+
+
+class ChannelClosed(Exception):
+    """The process at the other end is gone."""
+
+
+class Channel:
+    """Frames over one end of a Unix socket pair.
+
+    Every method returns at once: what the socket does not take waits in `backlog` until `flush` is called again. The
+    owner's event loop says when to call `receive` and `flush`. File descriptors arrive in `descriptors`, in the order
+    of the frames that announced them.
+    """
+
+    def __init__(self, sock: socket.socket, incoming: Any) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.descriptors: deque[int] = deque()
+        self.backlog: deque[tuple[memoryview, list[int]]] = deque()
+        self._decoder: Decoder[Any] = Decoder(incoming)
+        self._encoder = Encoder(enc_hook=_plain)
+        self._out = bytearray(4096)
+        self._batch = bytearray()  # frames put with `put`, not yet handed to the socket
+        self._in = bytearray(_READ_BYTES)
+        self._have = 0  # bytes of an incomplete frame at the start of _in
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def put(self, frame: ToWorker | ToPool) -> None:
+        """Adds a frame to the next `flush`."""
+        out = self._out
+        self._encoder.encode_into(frame, out, 4)
+        _LENGTH.pack_into(out, 0, len(out) - 4)
+        self._batch += out
+
+    def send(self, frame: ToWorker | ToPool, descriptors: list[int] | None = None) -> None:
+        """Hands a frame to the socket now, with file descriptors beside it."""
+        self.put(frame)
+        self.flush(descriptors or [])
+
+    def flush(self, descriptors: list[int] | None = None) -> None:
+        """Writes what waits, as far as the socket takes it."""
+        if self._batch:
+            self.backlog.append((memoryview(bytes(self._batch)), descriptors or []))
+            self._batch.clear()
+        while self.backlog:
+            data, extra = self.backlog[0]
+            try:
+                if extra:
+                    sent = socket.send_fds(self.sock, [data], extra)
+                else:
+                    sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self.backlog.clear()
+                raise ChannelClosed from error
+            if sent == len(data):
+                self.backlog.popleft()
+            else:
+                self.backlog[0] = (data[sent:], [])
+
+    def receive(self, wait_for_descriptors: bool = False) -> list[Any]:
+        """All frames that have arrived; an empty list if none is complete. ChannelClosed at the end."""
+        frames: list[Any] = []
+        while True:
+            room = memoryview(self._in)[self._have :]
+            try:
+                if wait_for_descriptors:
+                    count, ancillary, _, _ = self.sock.recvmsg_into([room], 1024)
+                    self._take_descriptors(ancillary)
+                else:
+                    count = self.sock.recv_into(room)
+            except (BlockingIOError, InterruptedError):
+                return frames
+            except OSError as error:
+                raise ChannelClosed from error
+            full = count == len(room)
+            room.release()
+            if count == 0:
+                if frames:
+                    return frames  # the next call says that the end has come
+                raise ChannelClosed
+            self._have += count
+            self._split(frames)
+            if not full:
+                return frames
+
+    def _split(self, frames: list[Any]) -> None:
+        """Cuts complete frames off the front of the buffer; grows it for a frame that it cannot hold."""
+        start, have = 0, self._have
+        view = memoryview(self._in)
+        while have - start >= 4:
+            (length,) = _LENGTH.unpack_from(view, start)
+            end = start + 4 + length
+            if end > have:
+                break
+            frames.append(self._decoder.decode(view[start + 4 : end]))
+            start = end
+        needed = 4 + _LENGTH.unpack_from(view, start)[0] if have - start >= 4 else 4
+        rest = bytes(view[start:have])
+        view.release()
+        if needed > len(self._in):
+            self._in = bytearray(needed)
+        elif not rest and len(self._in) > _READ_BYTES:
+            self._in = bytearray(_READ_BYTES)
+        self._in[: len(rest)] = rest
+        self._have = len(rest)
+
+    def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                for (number,) in struct.iter_unpack("i", data[: len(data) - len(data) % 4]):
+                    os.set_inheritable(number, False)
+                    self.descriptors.append(number)
+
+    def close(self) -> None:
+        self.sock.close()
+        while self.descriptors:
+            os.close(self.descriptors.popleft())

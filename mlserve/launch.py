@@ -1,0 +1,139 @@
+"""Starts workers: as processes of their own, or in a thread of the server for `parallel_workers: 0`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Protocol
+
+import anyio
+
+from mlserve import osdep
+from mlserve.arena import unnamed_segment
+from mlserve.frames import Channel, ToPool, ToWorker
+
+_POLL_SECONDS = 0.05
+
+# `-c` and not `-m`, which would put the working directory in front of the installed packages.
+_COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from mlserve.worker_main import main; main()"
+
+
+class Launched(Protocol):
+    """A running worker, as its pool sees it."""
+
+    channel: Channel
+    pid: int
+    progress: Any  # 8 bytes that the worker writes: the number of the last call that it began
+
+    async def wait(self) -> str:
+        """Waits until the worker has ended; says how."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def close(self) -> None:
+        """Frees what belongs to it. It must have ended."""
+
+
+class ProcessLauncher:
+    """Starts worker processes with one Python interpreter and one set of environment variables."""
+
+    def __init__(self, settings_json: bytes, python: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        self._settings_json = settings_json
+        self._python = python or sys.executable
+        self._env = {**os.environ, **(env or {})}
+
+    def start(self) -> Launched:
+        """Starts one process. Must be called from the thread that lives as long as the server (see osdep)."""
+        return _Process(self._python, self._env, self._settings_json)
+
+
+class _Process:
+    def __init__(self, python: str, env: Mapping[str, str], settings_json: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        progress = unnamed_segment(mmap.PAGESIZE)
+        progress_fd: int = progress._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
+        with theirs:
+            self._popen = subprocess.Popen(
+                [python, "-c", _COMMAND, str(theirs.fileno()), str(progress_fd), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                pass_fds=(theirs.fileno(), progress_fd),
+                env=dict(env),
+                start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
+            )
+        assert self._popen.stdin is not None
+        with self._popen.stdin as stdin:
+            stdin.write(settings_json)
+        self._segment = progress
+        self.progress = progress.buf
+        self.pid = self._popen.pid
+        self._pidfd = osdep.open_process(self.pid)
+        self.channel = Channel(ours, ToPool)
+
+    async def wait(self) -> str:
+        if self._pidfd is not None:
+            await anyio.wait_readable(self._pidfd)
+        while self._popen.poll() is None:
+            await anyio.sleep(_POLL_SECONDS if self._pidfd is None else 0.001)
+        code = self._popen.returncode
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    def kill(self) -> None:
+        self._popen.kill()
+
+    def close(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        self.channel.close()
+        self._segment.close()
+
+
+class ThreadLauncher:
+    """Runs one worker in a thread of this process, on an event loop of its own."""
+
+    def start(self) -> Launched:
+        return _Thread()
+
+
+class _Thread:
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.pid = os.getpid()
+        self.progress = bytearray(8)
+        self.channel = Channel(ours, ToPool)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(theirs,), name="mlserve-worker", daemon=True)
+        self._thread.start()
+
+    def _run(self, theirs: socket.socket) -> None:
+        from mlserve.worker_main import serve  # the worker imports models, which this module's users need not
+
+        try:
+            serve(Channel(theirs, ToWorker), self.progress)
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    async def wait(self) -> str:
+        while self._thread.is_alive():
+            await anyio.sleep(_POLL_SECONDS)
+        return f"failed: {self._failure!r}" if self._failure else "ended"
+
+    def kill(self) -> None:
+        """A thread cannot be killed: it ends when its model gives way, or with the process."""
+        self.channel.close()
+
+    def close(self) -> None:
+        self.channel.close()
+        deadline = time.monotonic() + 0.2
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.01)

@@ -1,0 +1,369 @@
+"""The pool's end of one worker: the calls sent to it, the slots lent to it, the models it holds."""
+
+from __future__ import annotations
+
+from collections import deque
+import logging
+import struct
+from typing import Any, Protocol
+
+import anyio
+
+from mlserve import frames
+from mlserve.arena import Arena, Hold, Slot
+from mlserve.calls import Call, StreamCall, error_of
+from mlserve.errors import InvalidRequest, ModelLoadError, WorkerDied
+from mlserve.eventloop import Waiter, new_waiter, watch
+from mlserve.frames import ChannelClosed, SlotRef
+from mlserve.launch import Launched
+from mlserve.layout import pack_request, unpack_response
+
+_logger = logging.getLogger("mlserve.pool")
+_PROGRESS = struct.Struct("<Q")
+_WINDOW_SECONDS = 0.002  # how much work a worker may have waiting at its side
+_WINDOW_CALLS = 64
+_IN_FLIGHT_CALLS = 1024  # including those that await something in the worker
+_SMOOTHING = 0.2
+CHUNK_CREDIT = 16  # chunks that a worker may send ahead of its client
+
+
+def window_of(service_seconds: float | None) -> int:
+    """How many calls a worker may hold that have not given way: one that runs, and _WINDOW_SECONDS of others.
+
+    A model that takes longer than that gets one call at a time: what waits, waits in the pool, where it can still be
+    cancelled, expire, or go to another worker. Fast ones get many, so that one wake-up serves several.
+    """
+    if service_seconds is None:
+        return 1
+    return min(_WINDOW_CALLS, 1 + int(_WINDOW_SECONDS / max(service_seconds, 1e-6)))
+
+
+class Observer(Protocol):
+    """Where custom metrics of models go."""
+
+    def register_custom(self, name: str, description: str) -> None: ...
+
+    def observe_custom(self, model_name: str, model_version: str, values: dict[str, float]) -> None: ...
+
+
+class Link:
+    """One running worker. Made by its supervisor, used by the pool, gone when the worker is."""
+
+    def __init__(self, launched: Launched, arena: Arena, observer: Observer) -> None:
+        self.pid = launched.pid
+        self.models: set[int] = set()
+        self.loading = 0  # loads and unloads under way: the worker answers nothing else meanwhile
+        self.open = 0  # Invariant: the number of calls in `calls` that are not waiting
+        self.calls: dict[int, Call] = {}  # by number, in order of sending
+        self.service_seconds: float | None = None
+        self.finished = 0
+        self.was_ready = False  # it came up and held its models, at least once
+        self._over = False
+        self._launched = launched
+        self._channel = launched.channel
+        self._arena = arena
+        self._observer = observer
+        self._next = 1
+        self._attached: set[int] = set()  # slots that the worker has mapped
+        self._lent: set[int] = set()  # slots that this worker may look at, or answer in
+        self._freed: deque[int] = deque()  # reply slots that nothing here views any more
+        self._questions: dict[int, _Question] = {}  # who waits for Loaded or Unloaded, by model
+        self._hello = anyio.Event()
+        self._backlog = anyio.Event()
+        self.on_room: Any = None  # called when the worker may take another call
+
+    def __repr__(self) -> str:
+        return f"<Link {self.pid}: {self.open} open, {len(self.calls)} in flight, {len(self.models)} models>"
+
+    @property
+    def burden(self) -> tuple[int, int]:
+        """How much it has to do, for comparison with others."""
+        return self.open, len(self.calls)
+
+    def has_room(self) -> bool:
+        """Whether it may take another call now."""
+        return (
+            not self.loading
+            and not self._over
+            and self.open < window_of(self.service_seconds)
+            and len(self.calls) < _IN_FLIGHT_CALLS
+        )
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        """Sends a call. MLServeError if its request cannot be laid out, ChannelClosed if the worker is gone."""
+        call.number = self._next
+        if isinstance(call, StreamCall):
+            self._send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
+            call.assigned.set()
+        else:
+            assert call.request is not None
+            message = pack_request(call.request, self._lease)
+            self._send_request(frames.Infer(call.number, call.model, call.form, message), message.slot)
+        self._next += 1
+        call.link = self
+        self.calls[call.number] = call
+        self.open += 1
+
+    def push(self, call: StreamCall, request: Any) -> None:
+        """Sends one more request of a stream."""
+        message = pack_request(request, self._lease)
+        self._send_request(frames.Push(call.number, message), message.slot)
+
+    def close_requests(self, call: StreamCall) -> None:
+        """Says that a stream gets no more requests."""
+        self._send(frames.Close(call.number))
+
+    def took(self, call: StreamCall, chunks: int) -> None:
+        """Lets the worker send as many chunks more."""
+        if call.number in self.calls:
+            self._send(frames.Credit(call.number, chunks))
+
+    def cancel(self, call: Call) -> None:
+        """Tells the worker that nobody waits for a call. It still answers, so that the window stays true."""
+        call.abandoned = True
+        if self.calls.get(call.number) is call:
+            try:
+                self._send(frames.Cancel(call.number))
+            except ChannelClosed:
+                pass  # its supervisor sees it too
+
+    def _leave(self, number: int, busy_seconds: float) -> Call | None:
+        call = self.calls.pop(number, None)
+        if call is None:
+            return None
+        if not call.waiting:
+            self.open -= 1
+            if busy_seconds:
+                known = self.service_seconds
+                self.service_seconds = busy_seconds if known is None else known + _SMOOTHING * (busy_seconds - known)
+        self.finished += 1
+        call.busy_seconds = busy_seconds
+        return call
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    async def greet(self) -> None:
+        """Waits until the worker is up."""
+        await self._hello.wait()
+
+    async def load(self, frame: frames.Load) -> frames.Loaded:
+        """Loads a model in the worker. ModelLoadError with the reason if that fails."""
+        outcome = await self._ask(frame.model, frame)
+        if isinstance(outcome, frames.LoadFailed):
+            error = ModelLoadError(outcome.message, outcome.http_status if outcome.http_status >= 500 else 500)
+            error.__notes__ = [outcome.traceback]  # type: ignore[attr-defined]  # add_note came with 3.11
+            raise error
+        self.models.add(frame.model)
+        return outcome  # type: ignore[no-any-return]  # Loaded, as sent for a Load frame
+
+    async def unload(self, model: int) -> None:
+        """Unloads a model in the worker, after the calls that were sent before."""
+        self.models.discard(model)
+        await self._ask(model, frames.Unload(model))
+
+    async def _ask(self, model: int, frame: Any) -> Any:
+        question = self._questions[model] = _Question()
+        self.loading += 1
+        try:
+            self._send(frame)
+            await question.done.wait()
+        except ChannelClosed:
+            pass
+        finally:
+            del self._questions[model]
+            self.loading -= 1
+            self._room()
+        if question.answer is None:
+            raise WorkerDied("the worker process died while it loaded or unloaded a model")
+        return question.answer
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reads and writes until the channel closes."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._drain)
+            await watch(self._channel.sock, self._on_readable)
+            tasks.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Asks the worker to end."""
+        try:
+            self._send(frames.Stop())
+        except ChannelClosed:
+            pass
+
+    def forget_slot(self, number: int) -> None:
+        """The arena gave a slot back to the system: the worker shall unmap it."""
+        if number in self._attached:
+            self._attached.discard(number)
+            try:
+                self._send(frames.Forget([number]))
+            except ChannelClosed:
+                pass
+
+    def lost(self) -> list[Call]:
+        """Winds up after the worker has ended. Calls that had begun fail; returns those that had not, in order."""
+        self._over = True
+        self._read_rest()
+        begun = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
+        calls, self.calls, self.open = list(self.calls.values()), {}, 0
+        self.models.clear()
+        again = []
+        for call in calls:
+            call.link = None
+            if call.number > begun and not isinstance(call, StreamCall):
+                again.append(call)
+            else:
+                call.fail(WorkerDied("the worker process died while it ran this call; it is being restarted"))
+        for question in self._questions.values():
+            question.done.set()
+        for number in self._lent:
+            self._arena.discard(number)
+        self._lent.clear()
+        return again
+
+    def _read_rest(self) -> None:
+        """Takes the answers that the worker had sent before its end."""
+        try:
+            while incoming := self._channel.receive():
+                for frame in incoming:
+                    self._handle(frame)
+        except ChannelClosed:
+            pass
+
+    def _on_readable(self) -> bool:
+        try:
+            incoming = self._channel.receive()
+        except ChannelClosed:
+            return False
+        for frame in incoming:
+            self._handle(frame)
+        if self._freed:
+            self._return_slots()
+        self._room()
+        return True
+
+    def _handle(self, frame: Any) -> None:
+        kind = type(frame)
+        if kind is frames.Reply:
+            call = self._leave(frame.call, frame.busy_seconds)
+            response = unpack_response(frame.response, self._find)
+            if call is not None and not call.abandoned:
+                call.succeed(response)
+        elif kind is frames.Failed:
+            call = self._leave(frame.call, frame.busy_seconds)
+            if call is not None and not call.abandoned:
+                call.fail(error_of(frame))
+        elif kind is frames.Waiting:
+            call = self.calls.get(frame.call)
+            if call is not None and not call.waiting:
+                call.waiting = True
+                self.open -= 1
+        elif kind is frames.Freed:
+            for number in frame.slots:
+                self._lent.discard(number)
+                self._arena.release(number)
+        elif kind is frames.Need:
+            self._grant(frame.size_bytes)
+        else:
+            self._handle_rarer(frame)
+
+    def _handle_rarer(self, frame: Any) -> None:
+        kind = type(frame)
+        if kind is frames.Chunk:
+            stream: Any = self.calls.get(frame.call)
+            response = unpack_response(frame.response, self._find)
+            if stream is not None and not stream.abandoned:
+                stream.deliver(response)
+        elif kind is frames.End:
+            stream = self._leave(frame.call, 0.0)
+            if stream is not None:
+                stream.end()
+        elif kind is frames.Pulled:
+            stream = self.calls.get(frame.call)
+            if stream is not None:
+                stream.pulled()
+        elif kind in (frames.Loaded, frames.LoadFailed, frames.Unloaded):
+            question = self._questions.get(frame.model)
+            if question is not None:
+                question.answer = frame
+                question.done.set()
+        elif kind is frames.Hello:
+            self._hello.set()
+        elif kind is frames.Registered:
+            self._observer.register_custom(frame.name, frame.description)
+        elif kind is frames.Observed:
+            self._observer.observe_custom(frame.model_name, frame.model_version, frame.values)
+
+    # -- frames and slots ---------------------------------------------------------------------------------------------
+
+    def _send(self, frame: Any, slot: SlotRef | None = None) -> None:
+        descriptors = [self._arena.get(slot.number).fd] if slot is not None and slot.fresh else None
+        self._channel.send(frame, descriptors)
+        if self._channel.backlog:
+            self._backlog.set()
+
+    def _send_request(self, frame: Any, slot: SlotRef | None) -> None:
+        """Sends a frame with a request; takes its slot back if the frame cannot be made."""
+        try:
+            self._send(frame, slot)
+        except (TypeError, OverflowError, ValueError) as error:
+            if slot is not None:
+                self._lent.discard(slot.number)
+                if slot.fresh:
+                    self._attached.discard(slot.number)
+                self._arena.release(slot.number)
+            raise InvalidRequest(f"the parameters of the request cannot be passed on: {error}") from error
+
+    async def _drain(self) -> None:
+        """Writes on when the worker reads slower than calls come in."""
+        while True:
+            await self._backlog.wait()
+            self._backlog = anyio.Event()
+            while self._channel.backlog:
+                await anyio.wait_writable(self._channel.sock)
+                self._channel.flush()
+
+    def _lease(self, size_bytes: int) -> tuple[SlotRef, memoryview] | None:
+        slot = self._arena.lease(size_bytes)
+        if slot is None:
+            return None
+        return self._lend(slot), slot.buffer
+
+    def _lend(self, slot: Slot) -> SlotRef:
+        fresh = slot.number not in self._attached
+        self._attached.add(slot.number)
+        self._lent.add(slot.number)
+        return SlotRef(slot.number, slot.size_bytes, fresh)
+
+    def _grant(self, size_bytes: int) -> None:
+        if self._over:
+            return
+        slot = self._arena.lease(size_bytes)
+        ref = self._lend(slot) if slot is not None else None
+        self._send(frames.Grant(ref), ref)
+
+    def _find(self, number: int) -> Hold:
+        """The owner of views on a reply slot; when they are all gone, the worker may answer in it again."""
+        return Hold(number, self._arena.get(number).buffer, self._freed)
+
+    def _return_slots(self) -> None:
+        numbers = []
+        while self._freed:
+            numbers.append(self._freed.popleft())
+        self._send(frames.Return(numbers))
+
+    def _room(self) -> None:
+        if self.on_room is not None:
+            self.on_room()
+
+
+class _Question:
+    """A Load or Unload that waits for its answer; None stays if the worker dies first."""
+
+    def __init__(self) -> None:
+        self.done: Waiter = new_waiter()
+        self.answer: Any = None

@@ -1,0 +1,133 @@
+"""From an implementation's name to a model object, with each model's own Python files kept to itself.
+
+A model folder may hold Python files (`models.py`, helpers). Two models can both have a `models.py`, so each gets its
+own copy of such modules: while code of a model is imported and loaded, its folder leads `sys.path` and its own modules
+stand in `sys.modules`; afterwards they step back wherever another model came first with the same name. A reload starts
+with none of them, and so picks up edited code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import importlib
+import importlib.metadata
+from pathlib import Path
+import sys
+from types import ModuleType
+from typing import Any
+
+from mlserve.errors import ModelLoadError
+from mlserve.runtime_names import explain_import_error, resolve_implementation
+from mlserve.settings import ModelSettings
+
+_RUNTIMES = "mlserve.runtimes"  # the entry point group of short names such as "sklearn"
+
+
+class Loader:
+    """Imports the models of one worker."""
+
+    def __init__(self) -> None:
+        self._owners: list[_Modules] = []  # in order of loading: of two modules of one name, the first stays visible
+
+    def open(self, folder: Path | None) -> _Modules:
+        """A place for the modules of one model that is about to be loaded."""
+        modules = _Modules(folder)
+        self._owners.append(modules)
+        return modules
+
+    def discard(self, modules: _Modules) -> None:
+        """Forgets the modules of a model that was unloaded."""
+        with self._without_private():
+            if modules in self._owners:
+                self._owners.remove(modules)
+
+    @contextmanager
+    def active(self, modules: _Modules) -> Iterator[None]:
+        """Within this context, imports find the model's folder first, and its own modules under their plain names."""
+        folder = str(modules.folder) if modules.folder is not None else None
+        with self._without_private():
+            sys.modules.update(modules.private)
+            write_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # an edit in the same second counts
+            if folder is not None:
+                sys.path.insert(0, folder)
+                importlib.invalidate_caches()
+            try:
+                yield
+            finally:
+                if folder is not None and folder in sys.path:
+                    sys.path.remove(folder)
+                sys.dont_write_bytecode = write_bytecode
+                modules.collect()
+                for name in modules.private:
+                    sys.modules.pop(name, None)
+
+    @contextmanager
+    def _without_private(self) -> Iterator[None]:
+        """Takes the private modules of all models out of sys.modules, and puts them back at the end."""
+        for owner in self._owners:
+            for name, module in owner.private.items():
+                if sys.modules.get(name) is module:
+                    del sys.modules[name]
+        try:
+            yield
+        finally:
+            for owner in self._owners:
+                for name, module in owner.private.items():
+                    sys.modules.setdefault(name, module)
+
+
+class _Modules:
+    """The modules that came from one model's folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder.resolve() if folder is not None else None
+        self.private: dict[str, ModuleType] = {}
+
+    def collect(self) -> None:
+        """Notes every loaded module whose file lies in the folder."""
+        if self.folder is None:
+            return
+        root = str(self.folder) + "/"
+        for name, module in list(sys.modules.items()):
+            path = _file_of(module)
+            if path is not None and path.startswith(root) and "/site-packages/" not in path[len(root) :]:
+                self.private[name] = module
+
+
+def _file_of(module: ModuleType) -> str | None:
+    file = getattr(module, "__file__", None)
+    if isinstance(file, str):
+        return file
+    try:
+        return next((str(place) for place in module.__path__), None)
+    except Exception:  # whatever a stranger's lazy module does when it is looked at
+        return None
+
+
+def import_implementation(implementation: Any, settings: ModelSettings, folder: Path | None) -> type[Any]:
+    """The class that an implementation names: an import path, or the short name of an installed runtime.
+
+    Raises ModelLoadError, which says what to install or which name is near.
+    """
+    if isinstance(implementation, type):
+        return implementation
+    name = resolve_implementation(str(implementation))
+    try:
+        if "." not in name:
+            return _from_entry_point(name)
+        module_name, _, class_name = name.rpartition(".")
+        found = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:
+        raise ModelLoadError(explain_import_error(str(implementation), folder, error)) from error
+    if not isinstance(found, type):
+        raise ModelLoadError(f"model '{settings.name}': {implementation} is not a class but {type(found).__name__}")
+    return found
+
+
+def _from_entry_point(name: str) -> type[Any]:
+    for entry in importlib.metadata.entry_points(group=_RUNTIMES):
+        if entry.name == name:
+            found: type[Any] = entry.load()
+            return found
+    raise ModuleNotFoundError(f"No runtime is installed under the name '{name}'", name=name)

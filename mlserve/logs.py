@@ -1,0 +1,186 @@
+"""Log set-up of a process, and the fields that say which call a log line belongs to. Everything goes to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from datetime import datetime, timezone
+import json
+import logging
+import logging.config
+from pathlib import Path
+import sys
+from typing import Any, NamedTuple
+
+from mlserve.errors import SettingsError
+from mlserve.settings import Settings
+
+__all__ = ["Call", "Configured", "access", "access_enabled", "bind", "call_fields", "configure", "unbind"]
+
+OURS = ("mlserve", "mlserver")  # runtimes written for MLServer log under its name
+_access = logging.getLogger("mlserve.access")
+
+
+class Call(NamedTuple):
+    """Which call a line belongs to; empty where that is not known."""
+
+    request_id: str = ""
+    model: str = ""
+    version: str = ""
+
+
+_NO_CALL = Call()
+_call: ContextVar[Call] = ContextVar("mlserve_call", default=_NO_CALL)
+
+
+def bind(request_id: str = "", model: str = "", version: str = "") -> Token[Call]:
+    """Puts a call's fields on all lines of this context, until `unbind` gets the token back."""
+    return _call.set(Call(request_id, model, version))
+
+
+def unbind(token: Token[Call]) -> None:
+    """Takes the fields off again."""
+    _call.reset(token)
+
+
+@contextmanager
+def call_fields(request_id: str = "", model: str = "", version: str = "") -> Iterator[None]:
+    """Puts a call's fields on all lines within."""
+    token = bind(request_id, model, version)
+    try:
+        yield
+    finally:
+        unbind(token)
+
+
+def access_enabled() -> bool:
+    """Whether `access` writes anything: only when debugging, since a line costs as much as a small call."""
+    return _access.isEnabledFor(logging.DEBUG)
+
+
+def access(protocol: str, method: str, path: str, status: object, seconds: float, peer: str = "") -> None:
+    """One line for one answered call: who asked for what, how it ended, how long it took."""
+    if _access.isEnabledFor(logging.DEBUG):
+        _access.debug("%s %s %s %s %.1f ms %s", protocol, method, path, status, seconds * 1000, peer or "-")
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-11-24 02:00:00.123 INFO mlserve.models [iris v1 call-id] text`"""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self._part = f" {part}" if part else ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        stamp = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
+        fields = " ".join(value for value in (_call.get()[1], _call.get()[2], _call.get()[0]) if value)
+        line = f"{stamp}.{int(record.msecs):03d} {record.levelname}{self._part} {record.name}"
+        text = f"{line}{f' [{fields}]' if fields else ''} {record.message}"
+        return "\n".join([text, *_tail(self, record)])
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self._part = part
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": self._part,
+            **_call.get()._asdict(),
+            "exception": "\n".join(_tail(self, record)),
+        }
+        return json.dumps({key: value for key, value in fields.items() if value}, ensure_ascii=False, default=str)
+
+
+def _tail(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """The traceback and the stack of a record, where it has them."""
+    if record.exc_info and not record.exc_text:
+        record.exc_text = formatter.formatException(record.exc_info)
+    stack = formatter.formatStack(record.stack_info) if record.stack_info else ""
+    return [text for text in (record.exc_text, stack) if text]
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Writes to whatever sys.stderr is at that moment, so that it can be redirected after the set-up."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)  # no stream of our own: see `stream`
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+class Configured:
+    """A log set-up in force; `close` puts back what was there before."""
+
+    def __init__(self) -> None:
+        self._before = []
+        for logger in map(logging.getLogger, ("", *OURS)):
+            handlers = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
+            self._before.append((logger, handlers, logger.level, logger.propagate))
+
+    def close(self) -> None:
+        """Puts back handlers and levels as they were."""
+        for logger, handlers, level, propagate in self._before:
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def configure(settings: Settings, part: str = "") -> Configured:
+    """Sets this process's logs up as the settings say; a second call replaces the first.
+
+    `part` names the process on each line ("worker 2"). Raises SettingsError if `logging_settings` cannot be used.
+    """
+    before = Configured()
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, _Handler)]
+    handler = _Handler()
+    handler.setFormatter(_JsonFormatter(part) if settings.use_structured_logging else _TextFormatter(part))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)  # other libraries' debug lines would bury ours
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG if settings.debug else logging.NOTSET)
+    if settings.logging_settings:
+        try:
+            _apply(settings.logging_settings)
+        except SettingsError:
+            before.close()
+            raise
+    return before
+
+
+def _apply(given: str | dict[str, Any]) -> None:
+    """Hands a dict or a file (JSON; anything else is logging's own ini format) to logging.config."""
+    try:
+        if isinstance(given, str) and Path(given).suffix.lower() != ".json":
+            if not Path(given).is_file():
+                raise FileNotFoundError(f"there is no file {given}")
+            logging.config.fileConfig(given, disable_existing_loggers=False)
+            return
+        config = json.loads(Path(given).read_text("utf-8")) if isinstance(given, str) else dict(given)
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **_with_our_name(config)})
+    except Exception as error:
+        reason = f"{error.__cause__}: {error}" if error.__cause__ is not None else str(error)
+        raise SettingsError(f"logging_settings: {reason}") from error
+
+
+def _with_our_name(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config made for MLServer says of its logger holds for ours too, and no line comes twice."""
+    loggers = dict(config.get("loggers") or {})
+    if "mlserver" in loggers:
+        loggers.setdefault("mlserve", loggers["mlserver"])
+    for name in OURS:
+        if "root" not in config and loggers.get(name, {}).get("handlers"):
+            loggers[name] = {"propagate": False, **loggers[name]}
+    return {**config, "loggers": loggers}

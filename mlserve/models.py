@@ -1,0 +1,228 @@
+"""Which models are loaded, in which versions and states: load, swap, unload.
+
+    (unknown) ──load──▶ LOADING ──▶ READY ──unload──▶ UNLOADING ──▶ UNAVAILABLE
+                           └──────▶ UNAVAILABLE, with the reason
+
+A reload brings the new model up beside the old one and then exchanges them: calls that began on the old one end on it,
+and only then is it unloaded. If the new one fails to load, the old one stays. Loads and unloads of one name happen one
+after the other; calls never wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+import itertools
+import logging
+from typing import Any
+
+import anyio
+import msgspec
+
+from mlserve import frames
+from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady
+from mlserve.pool import Pool
+from mlserve.pools import Pools
+from mlserve.repository import ModelRepository, version_key
+from mlserve.settings import ModelSettings
+from mlserve.types import MetadataModelResponse, RepositoryIndexResponseItem, State
+
+_logger = logging.getLogger("mlserve.models")
+
+
+class Model:
+    """One version of a model, loaded in a pool. Replaced as a whole by a reload."""
+
+    def __init__(self, number: int, settings: ModelSettings, pool: Pool) -> None:
+        self.number = number  # what the workers know it by
+        self.settings = settings
+        self.pool = pool
+        self.name = settings.name
+        self.version = settings.version
+        self.state = State.LOADING
+        self.reason = ""
+        self.metadata = MetadataModelResponse(name=settings.name, platform=settings.platform)
+        self.details: dict[str, Any] = {}
+        self._in_use = 0
+        self._unused = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} {self.version or '-'}: {self.state.value}, {self._in_use} calls>"
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within this context the model is not unloaded."""
+        self._in_use += 1
+        try:
+            yield
+        finally:
+            self._in_use -= 1
+            if not self._in_use:
+                self._unused.set()
+
+    async def until_unused(self) -> None:
+        """Waits until no call uses the model any more."""
+        while self._in_use:
+            self._unused = anyio.Event()
+            await self._unused.wait()
+
+
+class Models:
+    """All models of one server, by name and version."""
+
+    def __init__(self, repository: ModelRepository, pools: Pools) -> None:
+        self._repository = repository
+        self._pools = pools
+        self._models: dict[str, dict[str | None, Model]] = {}
+        self._default: dict[str, Model] = {}  # the version that answers where none is asked for
+        self._locks: dict[str, anyio.Lock] = {}
+        self._numbers = itertools.count(1)
+
+    def __iter__(self) -> Iterator[Model]:
+        for versions in self._models.values():
+            yield from versions.values()
+
+    # -- finding ------------------------------------------------------------------------------------------------------
+
+    def find(self, name: str, version: str | None = None) -> Model:
+        """The model, in any state; without a version the newest that is ready. ModelNotFound if there is none."""
+        model = self._models.get(name, {}).get(version) if version else self._default.get(name)
+        if model is None or model.state in (State.UNAVAILABLE, State.UNLOADING) and not model.reason:
+            raise ModelNotFound(name, version or None)
+        return model
+
+    def ready(self, name: str, version: str | None = None) -> Model:
+        """The model, ready for calls. ModelNotFound, or ModelNotReady with the reason."""
+        model = self._default.get(name) if not version else None
+        if model is None or model.state is not State.READY:
+            model = self.find(name, version)
+            if model.state is not State.READY:
+                raise ModelNotReady(name, version or None, model.reason)
+        return model
+
+    def all_ready(self) -> bool:
+        """Whether no model is loading or failed. Those that were unloaded on purpose do not count."""
+        return all(model.state is State.READY or _was_unloaded(model) for model in self)
+
+    def any_ready(self) -> bool:
+        return any(model.state is State.READY for model in self)
+
+    def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseItem]:
+        """What is in the repository and what is loaded of it, in the order of names and versions."""
+        items: dict[tuple[str, str | None], RepositoryIndexResponseItem] = {}
+        for settings in self._repository.list():
+            items[settings.name, settings.version] = _item(settings.name, settings.version, State.UNAVAILABLE, "")
+        for model in self:
+            items[model.name, model.version] = _item(model.name, model.version, model.state, model.reason)
+        found = [item for item in items.values() if not ready_only or item.state is State.READY]
+        return sorted(found, key=lambda item: (item.name, version_key(item.version or "")))
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    async def load_all(self) -> None:
+        """Loads every model of the repository. One that fails is kept with its reason; the others go on."""
+        for settings in self._repository.list():
+            try:
+                async with self._lock(settings.name):
+                    await self._load(settings)
+            except MLServeError:
+                pass  # told in the log, in the index and in the start-up table
+
+    async def load(self, name: str) -> None:
+        """Loads, or loads again, all versions of a model as they are on disk now.
+
+        Versions that are gone from disk are unloaded. ModelNotFound if the repository has no such model,
+        ModelLoadError with the reason if a version fails; the version that was there before stays.
+        """
+        async with self._lock(name):
+            found = self._repository.find(name)
+            if not found:
+                raise ModelNotFound(name)
+            for settings in found:
+                await self._load(settings)
+            versions = {settings.version for settings in found}
+            for model in [one for version, one in self._models[name].items() if version not in versions]:
+                await self._unload(model)
+
+    async def unload(self, name: str) -> None:
+        """Unloads all versions of a model, after the calls under way. ModelNotFound if none is loaded."""
+        async with self._lock(name):
+            loaded = [one for one in self._models.get(name, {}).values() if not _was_unloaded(one)]
+            if not loaded:
+                raise ModelNotFound(name)
+            for model in loaded:
+                await self._unload(model)
+
+    def _lock(self, name: str) -> anyio.Lock:
+        return self._locks.setdefault(name, anyio.Lock())
+
+    async def _load(self, settings: ModelSettings) -> None:
+        """Brings one version up, and puts it in the place of the one that was there."""
+        versions = self._models.setdefault(settings.name, {})
+        old = versions.get(settings.version)
+        pool = await self._pools.of(settings)
+        model = Model(next(self._numbers), settings, pool)
+        if old is None or old.state is not State.READY:
+            self._put(model)
+        try:
+            await self._load_in_pool(model)
+        except MLServeError as error:
+            model.state, model.reason = State.UNAVAILABLE, error.message
+            _log_failure(model, error)
+            await self._pools.leave(pool)
+            raise
+        model.state = State.READY
+        self._put(model)
+        if old is not None and old.state is State.READY:
+            await self._retire(old)
+        _logger.info("model '%s'%s is ready", model.name, f" version {model.version}" if model.version else "")
+
+    async def _load_in_pool(self, model: Model) -> None:
+        folder = str(model.settings.source_dir or "")
+        frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
+        loaded = await model.pool.load(frame)
+        if not loaded.ready:
+            await model.pool.unload(model.number)
+            raise ModelLoadError(f"load() of model '{model.name}' said that it is not ready (it returned False)")
+        model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
+        model.details = msgspec.json.decode(loaded.details)
+
+    async def _unload(self, model: Model) -> None:
+        if model.state is State.READY:
+            model.state = State.UNLOADING
+            self._choose_default(model.name)
+            await self._retire(model)
+        model.state, model.reason = State.UNAVAILABLE, ""
+        self._choose_default(model.name)
+        _logger.info("model '%s'%s is unloaded", model.name, f" version {model.version}" if model.version else "")
+
+    async def _retire(self, model: Model) -> None:
+        """Unloads from the workers, once no call uses it."""
+        await model.until_unused()
+        await model.pool.unload(model.number)
+        await self._pools.leave(model.pool)
+
+    def _put(self, model: Model) -> None:
+        self._models.setdefault(model.name, {})[model.version] = model
+        self._choose_default(model.name)
+
+    def _choose_default(self, name: str) -> None:
+        """The newest version that is ready; without one, the newest that is there at all."""
+        versions = self._models[name].values()
+        candidates = [one for one in versions if one.state is State.READY] or list(versions)
+        self._default[name] = max(candidates, key=lambda one: version_key(one.version or ""))
+
+
+def _was_unloaded(model: Model) -> bool:
+    return model.state is State.UNAVAILABLE and not model.reason
+
+
+def _item(name: str, version: str | None, state: State, reason: str) -> RepositoryIndexResponseItem:
+    return RepositoryIndexResponseItem(name=name, version=version, state=state, reason=reason)
+
+
+def _log_failure(model: Model, error: MLServeError) -> None:
+    detail = "".join(getattr(error, "__notes__", []))
+    _logger.error("model '%s' failed to load: %s%s", model.name, error.message, f"\n{detail}" if detail else "")
+
+

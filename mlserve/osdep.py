@@ -1,0 +1,66 @@
+"""What depends on the operating system, each with a portable fallback: dying with the parent, seeing a child die."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Asks the kernel to kill this process when its parent is gone; ends it at once if it is gone already.
+
+    Linux only. Elsewhere a worker sees the end of its control socket, which a model that blocks can delay.
+    The signal follows the *thread* that started this process: the parent must start workers from a thread that lives
+    as long as the server.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, or None where the system has no such thing."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            return None
+    return None
+
+
+def raise_descriptor_limit() -> None:
+    """Lifts the soft limit of open files to the hard one: each slot and each connection takes a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        pass  # macOS refuses an unlimited soft limit; the old one holds
+
+
+def shared_memory_bytes() -> int:
+    """How much shared memory slots may take by default: a quarter of memory, or what /dev/shm has free if less."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (ValueError, OSError):
+        memory = 1 << 30
+    try:
+        room = os.statvfs("/dev/shm")
+        return min(memory, room.f_frsize * room.f_bavail)
+    except OSError:
+        return memory
+
+
+def process_memory_bytes(pid: int) -> int | None:
+    """The resident memory of a process, or None where /proc does not tell."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None

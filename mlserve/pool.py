@@ -1,0 +1,313 @@
+"""Worker processes and the queue before them: take, lay out, send, answer, restart.
+
+The queue is here, not in the workers. A worker gets only as many calls at once as it can begin within a moment
+(`link.window_of`), so that a waiting call can still be cancelled, expire, or go to another worker. One supervisor task
+per worker starts its process, loads the models, sees it die, and starts it again.
+
+A call is, from here, in one of these places:
+
+    queued ──assign──▶ sent ──(Waiting frame: it awaits something)──▶ sent, not counted in the window
+       │                │
+       └── cancelled    ├── Reply or Failed: done
+                        └── the worker died: begun → WorkerDied for its caller; not begun → queued again, in front
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+import logging
+import time
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from mlserve import frames
+from mlserve.arena import Arena
+from mlserve.calls import Call, StreamCall
+from mlserve.errors import MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
+from mlserve.frames import ChannelClosed
+from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
+from mlserve.link import CHUNK_CREDIT, Link, Observer
+from mlserve.types import InferenceRequest, InferenceResponse
+
+_logger = logging.getLogger("mlserve.pool")
+_BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before a worker is started again
+_STABLE_SECONDS = 60.0  # a worker that lived this long is started again without a pause
+_GREETING_SECONDS = 120.0  # how long a process may take until it says hello
+_REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
+
+
+class Pool:
+    """A number of workers that all hold the same models."""
+
+    def __init__(
+        self,
+        name: str,
+        workers: int,
+        launcher: ProcessLauncher | ThreadLauncher,
+        arena: Arena,
+        observer: Observer,
+        stop_seconds: float,
+    ) -> None:
+        self.name = name
+        self.workers = workers
+        self.restarts = 0
+        self._launcher = launcher
+        self._arena = arena
+        self._observer = observer
+        self._stop_seconds = stop_seconds
+        self._queue: deque[Call] = deque()
+        self._links: list[Link] = []  # workers that are up and hold their models
+        self._models: dict[int, frames.Load] = {}  # what every worker has to hold
+        self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
+        self._stopping = False
+        self._up = anyio.Event()  # at least one worker is ready
+        self._stopped = anyio.Event()
+        arena.on_discard.append(self._forget_slot)
+
+    def __repr__(self) -> str:
+        busy = sum(1 for link in self._links if link.calls)
+        return f"<Pool {self.name}: {len(self._links)} of {self.workers} workers, {busy} busy | {len(self._queue)} waiting>"
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._queue)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that are ready."""
+        return [link.pid for link in self._links]
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def infer(self, model: int, request: InferenceRequest, form: str) -> Call:
+        """Runs one call in the least loaded worker. Cancelling the waiting task cancels the call.
+
+        Raises what the model raised, WorkerDied if its process died, ServerStopping after `stop`.
+        """
+        if self._stopping:
+            raise ServerStopping("the server is stopping")
+        call = Call(model, request, form)
+        self._queue.append(call)
+        self._dispatch()
+        try:
+            await call.done.wait()
+        except BaseException:
+            self._abandon(call)
+            raise
+        return call
+
+    async def stream(
+        self, model: int, requests: AsyncIterator[InferenceRequest], form: str
+    ) -> AsyncIterator[InferenceResponse]:
+        """Runs one streamed call. Closing the generator, or cancelling its task, ends the model's generator too."""
+        if self._stopping:
+            raise ServerStopping("the server is stopping")
+        call = StreamCall(model, form, _REQUESTS_AHEAD)
+        self._queue.append(call)
+        self._dispatch()
+        feeding = anyio.CancelScope()
+        self._tasks.start_soon(self._feed, call, requests, feeding)
+        try:
+            while chunks := await call.next_chunks():
+                for number, chunk in enumerate(chunks):
+                    if call.link is not None and number % (CHUNK_CREDIT // 2) == 0:
+                        call.link.took(call, min(CHUNK_CREDIT // 2, len(chunks) - number))
+                    yield chunk
+        finally:
+            feeding.cancel()
+            if not call.ended:
+                self._abandon(call)
+
+    async def _feed(
+        self, call: StreamCall, requests: AsyncIterator[InferenceRequest], scope: anyio.CancelScope
+    ) -> None:
+        """Passes the requests of a stream on, as fast as the model takes them."""
+        with scope:
+            try:
+                async for request in requests:
+                    if not await call.room():
+                        return
+                    await call.assigned.wait()
+                    if call.ended:
+                        return
+                    call.link.push(call, request)
+                await call.assigned.wait()
+                if not call.ended:
+                    call.link.close_requests(call)
+            except ChannelClosed:
+                pass  # the worker's end is told to the reader
+            except MLServeError as error:
+                self._abandon(call)
+                call.fail(error)
+            except Exception as error:
+                _logger.exception("the requests of a stream could not be read")
+                self._abandon(call)
+                call.fail(MLServeError(f"the requests of the stream could not be read: {error}"))
+
+    def _abandon(self, call: Call) -> None:
+        """Nobody waits for this call any more: takes it off the queue, or tells its worker."""
+        if call.link is not None:
+            call.link.cancel(call)
+        else:
+            call.abandoned = True
+            with suppress(ValueError):  # it is not in the queue if its answer came in the same moment
+                self._queue.remove(call)
+
+    def _dispatch(self) -> None:
+        """Gives waiting calls to workers that have room, oldest first."""
+        passed_over = []
+        while self._queue:
+            call = self._queue.popleft()
+            link = self._pick(call.model)
+            if link is not None:
+                self._assign(call, link)
+                continue
+            passed_over.append(call)
+            if not any(link.has_room() for link in self._links):
+                break
+        self._queue.extendleft(reversed(passed_over))
+
+    def _pick(self, model: int) -> Link | None:
+        """The least loaded worker that holds the model and has room."""
+        best: Link | None = None
+        for link in self._links:
+            if model in link.models and link.has_room() and (best is None or link.burden < best.burden):
+                best = link
+        return best
+
+    def _assign(self, call: Call, link: Link) -> None:
+        try:
+            link.start(call)
+        except ChannelClosed:
+            self._queue.appendleft(call)
+            self._links.remove(link)  # its supervisor finds out by itself
+        except MLServeError as error:
+            call.fail(error)
+        except Exception as error:
+            _logger.exception("a request could not be sent to its worker")
+            call.fail(MLServeError(f"the request could not be sent to its worker: {error}", 500))
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    async def load(self, frame: frames.Load) -> frames.Loaded:
+        """Loads a model in all workers, one after the other. ModelLoadError with the first reason if one fails."""
+        async with self._load_lock:
+            await self._up.wait()
+            done: list[Link] = []
+            loaded: frames.Loaded | None = None
+            try:
+                for link in list(self._links):
+                    loaded = await link.load(frame)
+                    done.append(link)
+            except MLServeError:
+                for link in done:
+                    await self._unload_quietly(link, frame.model)
+                raise
+            if loaded is None:
+                raise ModelLoadError(f"pool {self.name} has no worker that runs; see the log")
+            self._models[frame.model] = frame
+            return loaded
+
+    async def unload(self, model: int) -> None:
+        """Unloads a model in all workers. No calls to it may be under way."""
+        async with self._load_lock:
+            self._models.pop(model, None)
+            for link in list(self._links):
+                await self._unload_quietly(link, model)
+
+    async def _unload_quietly(self, link: Link, model: int) -> None:
+        try:
+            await link.unload(model)
+        except WorkerDied:
+            pass  # then it is unloaded
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Runs the workers until cancelled or stopped; reports when all of them are up."""
+        async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as starting:
+                for _ in range(self.workers):
+                    starting.start_soon(self._tasks.start, self._supervise)
+            task_status.started()
+
+    async def stop(self) -> None:
+        """Ends the workers: politely, and after `stop_seconds` by force."""
+        self._stopping = True
+        while self._queue:
+            self._queue.popleft().fail(ServerStopping("the server is stopping"))
+        for link in list(self._links):
+            link.stop()
+        with anyio.move_on_after(self._stop_seconds):
+            while self._links:
+                await anyio.sleep(0.01)
+        self._tasks.cancel_scope.cancel()
+
+    async def _supervise(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Keeps one worker running."""
+        failures = 0
+        first = True
+        while not self._stopping:
+            started = time.monotonic()
+            launched = self._launcher.start()
+            link = Link(launched, self._arena, self._observer)
+            link.on_room = self._dispatch
+            try:
+                how = await self._attend(launched, link, task_status if first else None)
+            finally:
+                if link in self._links:
+                    self._links.remove(link)
+                self._queue.extendleft(reversed(link.lost()))
+                launched.close()
+            if self._stopping:
+                return
+            if first and not link.was_ready:
+                raise StartupError(f"a worker of pool {self.name} {how} before it was ready; see its output above")
+            first = False
+            failures = 0 if time.monotonic() - started > _STABLE_SECONDS else failures + 1
+            pause = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)]
+            self.restarts += 1
+            _logger.error("worker %d of pool %s %s; it starts again in %.1f s", launched.pid, self.name, how, pause)
+            self._dispatch()
+            await anyio.sleep(pause)
+
+    async def _attend(
+        self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None
+    ) -> str:
+        """Brings a worker up and stays with it until it has ended; says how it did."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            tasks.start_soon(self._bring_up, launched, link, task_status)
+            how = await launched.wait()
+            tasks.cancel_scope.cancel()
+        return how
+
+    async def _bring_up(
+        self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None
+    ) -> None:
+        with anyio.move_on_after(_GREETING_SECONDS) as greeting:
+            await link.greet()
+        if greeting.cancelled_caught:
+            _logger.error("worker %d of pool %s did not come up in %d s", link.pid, self.name, _GREETING_SECONDS)
+            launched.kill()
+            return
+        async with self._load_lock:
+            for frame in self._models.values():
+                try:
+                    await link.load(frame)
+                except MLServeError as error:
+                    _logger.error("worker %d could not load a model again: %s", link.pid, error)
+            self._links.append(link)
+            link.was_ready = True
+        self._up.set()
+        if task_status is not None:
+            task_status.started()
+        self._dispatch()
+
+    def _forget_slot(self, number: int) -> None:
+        for link in self._links:
+            link.forget_slot(number)

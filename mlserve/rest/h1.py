@@ -1,0 +1,344 @@
+"""One HTTP/1.1 connection: bytes in, one exchange after the other, bytes out; no queue, no task and no timer of its own.
+
+    OPENING ──first bytes are no HTTP/2──▶ SERVING ──answered, and not to be kept──▶ CLOSING
+       │ HTTP/2 with prior knowledge          │ refused, or the rest of a body is unwanted    ▲
+       ▼                                      ▼                                               │ client closed, or enough
+    handed over to Hypercorn               LINGERING ─────────────────────────────────────────┘
+
+SERVING is idle (nothing asked), in a head, or busy (`_current` is being answered). Requests that a client sends ahead
+wait in `_ahead`, and while one waits nothing more is read. LINGERING has sent its last word and closed its sending
+side; it drops what the client still sends, for a bounded time, since closing with unread bytes would reset the
+connection and the client might never see the answer.
+
+A connection is asyncio's BufferedProtocol, because that lets the kernel write into a buffer of our choice: one that all
+connections share (its content is parsed before anybody else can read), or the body itself while a large one arrives.
+On trio a small transport calls the same methods. Every method but `drain` is synchronous and runs on the event loop,
+so between two of them the state is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections import deque
+from typing import Any, Protocol
+
+import anyio
+
+from mlserve.rest.h1_body import Body
+from mlserve.rest.h1_exchange import Exchange
+from mlserve.rest.h1_parser import Refusal, RequestParser
+from mlserve.rest.h1_response import error_response
+from mlserve.rest.h1_server import H1Server
+
+__all__ = ["H1Connection", "Transport"]
+
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MAX_AHEAD = 64  # requests that one client may send ahead of their answers
+LINGER_BYTES = 64 * 1024 * 1024  # dropped after a refusal, so that a client in the midst of its upload sees the answer
+
+log = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """What a connection uses of asyncio's transports; h1_trio.py has the same for trio."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def write_eof(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
+class Phase(enum.Enum):
+    """Where a connection stands; see the head of this file."""
+
+    OPENING = enum.auto()
+    SERVING = enum.auto()
+    LINGERING = enum.auto()
+    CLOSING = enum.auto()
+
+
+class H1Connection(asyncio.BufferedProtocol):
+    """One client, from its first byte to its last; the Link of its exchanges and the sink of its parser."""
+
+    def __init__(self, server: H1Server) -> None:
+        self._server = server
+        self._transport: Transport
+        self._parser = RequestParser(self, server.limits.max_head_bytes)
+        self._phase = Phase.OPENING
+        self._opening = b""  # the first bytes, while they may still become HTTP2_PREFACE
+        self._current: Exchange | None = None  # the one being answered
+        self._arriving: Exchange | None = None  # the one whose body is being read; current, or the last one ahead
+        self._ahead: deque[Exchange] = deque()
+        self._in_place: Body | None = None  # Invariant: while set, the kernel writes into it and the parser is not fed
+        self._reading = True
+        self._writable: anyio.Event | None = None  # set by whoever waits for a slow client
+        self._write_paused = False
+        self._since = time.monotonic()  # when it became idle, began a head, or began to linger
+        self._heard = 0.0  # when the last bytes of a body came
+        self._dropped_bytes = 0
+        self._client: tuple[str, int] | None = None
+        self._address: tuple[str, int] | None = None
+
+    def __repr__(self) -> str:
+        what = "idle" if self._current is None else f"{self._current.scope['method']} {self._current.scope['path']}"
+        return f"<H1Connection {self._client}: {self._phase.name.lower()}, {what} | {len(self._ahead)} ahead>"
+
+    # -- called by the transport -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._client = _host_and_port(transport.get_extra_info("peername"))
+        self._address = _host_and_port(transport.get_extra_info("sockname"))
+        self._server.enter(self)
+        if self._server.stopping:
+            self._close()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._server.read_buffer if self._in_place is None else self._in_place.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._in_place is not None:
+            self._filled_in_place(self._in_place, nbytes)
+        elif self._phase is Phase.SERVING:
+            self._feed(self._server.read_buffer[:nbytes])
+        elif self._phase is Phase.OPENING:
+            self._open_with(self._opening + bytes(self._server.read_buffer[:nbytes]))
+        else:
+            self._drop(nbytes)
+
+    def eof_received(self) -> bool:
+        """The client closed its sending side; True keeps ours open for the answer it may still be waiting for."""
+        current = self._current
+        if self._phase is not Phase.SERVING or current is None:
+            return False
+        current.keep_alive = False
+        current.leave(lost=self._arriving is current)
+        return self._arriving is not current
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._phase = Phase.CLOSING
+        self._in_place = None
+        self._server.leave(self)
+        if self._current is not None:
+            self._current.leave(lost=True)
+        self._current = self._arriving = None
+        self._ahead.clear()
+        self.resume_writing()
+        self._parser.close()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    # -- called by the server --------------------------------------------------------------------------------------
+
+    def check_deadlines(self, now: float) -> None:
+        """Close the connection if its client was silent for too long."""
+        limits, quiet = self._server.limits, now - self._since
+        if self._phase is Phase.LINGERING:
+            if quiet > limits.linger_seconds:
+                self.abort()
+        elif self._phase is Phase.CLOSING:
+            return
+        elif self._current is None:
+            if not self._parser.in_head:
+                if quiet > limits.keep_alive_seconds:
+                    self._close()
+            elif quiet > limits.head_seconds:
+                self._refuse(Refusal(408, f"the request's head took longer than {limits.head_seconds:g} s"))
+        elif self._arriving is self._current and self._reading and now - self._heard > limits.body_pause_seconds:
+            self._refuse(Refusal(408, f"nothing of the request's body came for {limits.body_pause_seconds:g} s"))
+
+    def stop_when_idle(self) -> None:
+        """Close now, or after the answer that is under way."""
+        if self._current is None and self._phase in (Phase.OPENING, Phase.SERVING):
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is lost."""
+        self._phase = Phase.CLOSING
+        self._transport.abort()
+
+    # -- called by exchanges (Link) --------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._phase is not Phase.CLOSING:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        while self._write_paused:
+            if self._writable is None:
+                self._writable = anyio.Event()
+            await self._writable.wait()
+
+    def body_wanted(self, exchange: Exchange, whole: bool) -> None:
+        if exchange is self._arriving:
+            self._heard = time.monotonic()
+            if whole and exchange.body.move_in_place():
+                self._in_place = exchange.body
+            self._steer_reading()
+
+    def answered(self, exchange: Exchange) -> None:
+        if exchange is not self._current:
+            return
+        self._current = None
+        if not exchange.keep_alive or self._server.stopping:
+            self._close(linger=not exchange.body.complete or self._parser.refusal is not None)
+            return
+        self._since = time.monotonic()
+        self._go_on()
+
+    def cut_off(self, exchange: Exchange) -> None:
+        if exchange is self._current:
+            self._current = None
+            if exchange.scope["http_version"] == "1.0":
+                self.abort()  # a normal end would look like the end of the body
+            else:
+                self._close()
+
+    def date_line(self) -> bytes:
+        return self._server.date_line()
+
+    def stopping(self) -> bool:
+        return self._server.stopping
+
+    # -- called by the parser (RequestSink) ------------------------------------------------------------------------
+
+    def on_head(self) -> None:
+        parser = self._parser
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": parser.http_version,
+            "method": parser.method,
+            "scheme": "http",
+            "path": parser.path,
+            "raw_path": parser.raw_path,
+            "query_string": parser.query,
+            "root_path": "",
+            "headers": parser.headers,
+            "client": self._client,
+            "server": self._address,
+            "state": self._server.lifespan_state.copy(),
+        }
+        body = Body(parser.content_length)
+        exchange = Exchange(self._server.app, self, scope, body, parser.keep_alive, parser.expects_continue)
+        self._arriving = exchange
+        self._ahead.append(exchange)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._arriving is not None:
+            self._arriving.body.add(piece)
+
+    def on_end(self) -> None:
+        if self._arriving is not None:
+            self._arriving.body.complete = True
+            if self._arriving is self._current:
+                self._arriving.arrived()
+            self._arriving = None
+        if len(self._ahead) > MAX_AHEAD:
+            self._parser.refuse(503, f"over {MAX_AHEAD} requests were sent ahead of their answers")
+
+    # -- inner workings --------------------------------------------------------------------------------------------
+
+    def _open_with(self, data: bytes) -> None:
+        """Tell HTTP/2 with prior knowledge from HTTP/1.1 by the first bytes."""
+        if HTTP2_PREFACE.startswith(data[: len(HTTP2_PREFACE)]):
+            self._opening = data
+            if len(data) >= len(HTTP2_PREFACE):
+                self._phase = Phase.CLOSING
+                self._server.take_http2(self._server, self._transport, data)
+                self._server.leave(self)
+                self._parser.close()
+            return
+        self._phase = Phase.SERVING
+        self._opening = b""
+        self._feed(data)
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        parser = self._parser
+        was_in_head = parser.in_head
+        parser.feed(data)
+        if parser.in_head:
+            if not was_in_head:
+                self._since = time.monotonic()
+        elif self._arriving is not None:
+            self._heard = time.monotonic()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what waits, tell the exchange that is running, refuse what cannot be read, steer the reader."""
+        if self._current is None and self._ahead:
+            self._current = self._ahead.popleft()
+            self._server.spawn(self._current.run)
+        elif self._arriving is not None and self._arriving is self._current:
+            self._current.arrived()
+        refusal = self._parser.refusal
+        if refusal is not None and (self._current is None or self._arriving is self._current):
+            self._refuse(refusal)
+        else:
+            self._steer_reading()
+
+    def _steer_reading(self) -> None:
+        """Read on unless a request is ahead, or more of a body waits than its application wants to have ready."""
+        arriving = self._arriving
+        read = not self._ahead and (arriving is None or arriving.body.buffered <= arriving.read_ahead)
+        if read is not self._reading:
+            self._reading = read
+            if read:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _filled_in_place(self, body: Body, nbytes: int) -> None:
+        body.filled(nbytes)
+        self._heard = time.monotonic()
+        if body.complete:
+            self._in_place = None
+            self._parser.restart()
+            self.on_end()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer with an error of our own, if nothing of an answer was sent yet, and close."""
+        exchange, self._current = self._current, None
+        if exchange is None:
+            self.write(error_response(refusal.status, refusal.reason, date_line=self.date_line()))
+        else:
+            if not exchange.head_sent:
+                self.write(exchange.error(refusal.status, refusal.reason))
+            exchange.leave(lost=True)
+        log.debug("%s: refused with %d, %s", self._client, refusal.status, refusal.reason)
+        self._close(linger=True)
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Close after what was written; with `linger` not before the client did, or had the time to."""
+        self._ahead.clear()
+        self._arriving = self._in_place = None
+        if not linger:
+            self._phase = Phase.CLOSING
+            self._transport.close()
+            return
+        self._phase = Phase.LINGERING
+        self._since = time.monotonic()
+        self._transport.write_eof()
+        self._steer_reading()
+
+    def _drop(self, nbytes: int) -> None:
+        self._dropped_bytes += nbytes
+        if self._dropped_bytes > LINGER_BYTES:
+            self.abort()
+
+
+def _host_and_port(address: Any) -> tuple[str, int] | None:
+    return (address[0], address[1]) if isinstance(address, tuple) else None

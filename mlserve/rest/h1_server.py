@@ -1,0 +1,120 @@
+"""What the HTTP connections of one listener share; counts them, watches their deadlines, drains and stops them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import anyio
+
+from mlserve.rest.h1_exchange import Application
+
+__all__ = ["H1Server", "Limits", "OpenConnection"]
+
+READ_BYTES = 256 * 1024
+
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of every connection."""
+
+    max_head_bytes: int = 16 * 1024
+    keep_alive_seconds: float = 75.0  # an idle connection is closed after this
+    head_seconds: float = 20.0  # from the first byte of a request to the end of its head
+    body_pause_seconds: float = 60.0  # without a byte of a body that the application waits for
+    linger_seconds: float = 5.0
+
+
+class OpenConnection(Protocol):
+    """What the server asks of a connection that it counts."""
+
+    def check_deadlines(self, now: float) -> None:
+        """Close if the client was silent for too long; `now` is time.monotonic()."""
+
+    def stop_when_idle(self) -> None:
+        """Close now, or after the answer that is under way."""
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is lost."""
+
+
+class H1Server:
+    """What the connections of one listener share, and how they are counted, watched and stopped."""
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        spawn: Spawn,
+        take_http2: Callable[[H1Server, Any, bytes], None],
+        lifespan_state: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.app = app
+        self.spawn = spawn  # starts an exchange in the task group that outlives all connections
+        self.take_http2 = take_http2  # gets (server, transport, bytes read so far) of a client that speaks HTTP/2
+        self.lifespan_state = {} if lifespan_state is None else lifespan_state  # each request gets a copy
+        self.limits = limits or Limits()
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.stopping = False
+        self._open: set[OpenConnection] = set()
+        self._all_closed: anyio.Event | None = None
+        self._date_second = -1
+        self._date_line = b""
+
+    def __repr__(self) -> str:
+        return f"<H1Server: {len(self._open)} connections{' | stopping' if self.stopping else ''}>"
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open, HTTP/2 included."""
+        return len(self._open)
+
+    def enter(self, connection: OpenConnection) -> None:
+        """Count a connection in."""
+        self._open.add(connection)
+
+    def leave(self, connection: OpenConnection) -> None:
+        """Count a connection out."""
+        self._open.discard(connection)
+        if self._all_closed is not None and not self._open:
+            self._all_closed.set()
+
+    def date_line(self) -> bytes:
+        """The Date header of this second."""
+        now = int(time.time())
+        if now != self._date_second:
+            self._date_second = now
+            self._date_line = f"date: {formatdate(now, usegmt=True)}\r\n".encode()
+        return self._date_line
+
+    async def watch(self) -> None:
+        """Look at every connection's deadline, for ever: one task instead of a timer for each connection."""
+        limits = self.limits
+        shortest = min(limits.keep_alive_seconds, limits.head_seconds, limits.body_pause_seconds, limits.linger_seconds)
+        while True:
+            await anyio.sleep(max(0.02, min(1.0, shortest / 4)))
+            now = time.monotonic()
+            for connection in list(self._open):
+                connection.check_deadlines(now)
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Close idle connections, let busy ones finish; whether all were closed in time."""
+        self.stopping = True
+        for connection in list(self._open):
+            connection.stop_when_idle()
+        if self._open:
+            self._all_closed = anyio.Event()
+            with anyio.move_on_after(timeout_seconds):
+                await self._all_closed.wait()
+        return not self._open
+
+    def abort(self) -> None:
+        """Close what is still open, at once."""
+        for connection in list(self._open):
+            connection.abort()

@@ -1,0 +1,276 @@
+"""Accepts HTTP connections on trio, gives H1Connection the transport it knows, and hands HTTP/2 to Hypercorn.
+
+The sockets are used directly: trio says when one is ready, the call itself does not block. That saves trio's own
+layers, and makes the read buffer that all connections share safe: nothing else runs between recv and parsing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from mlserve.rest.h1 import H1Connection
+from mlserve.rest.h1_exchange import Application
+from mlserve.rest.h1_server import H1Server
+from mlserve.rest.http2 import Http2Mixin
+
+__all__ = ["TrioEdge", "TrioTransport"]
+
+PAUSE_WRITING_BYTES = 64 * 1024
+RESUME_WRITING_BYTES = 16 * 1024
+# Accepting failed for want of memory or descriptors: it works again once some connections are closed.
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+log = logging.getLogger(__name__)
+
+
+class TrioEdge:
+    """The part of the edge that differs between asyncio and trio; lives inside `async with edge.tasks`."""
+
+    def __init__(self, app: Application, config: Config, lifespan_state: dict[str, Any]) -> None:
+        self.tasks = TaskGroup()
+        self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # Hypercorn types every ASGI message
+        self._config = config
+        self._context = WorkerContext(None)
+        self._lifespan_state = lifespan_state
+
+    @asynccontextmanager
+    async def accepting(self, server: H1Server, listener: socket.socket) -> AsyncIterator[None]:
+        """Accept connections of the listening socket, which is closed at the end."""
+        self.tasks.spawn(self._accept, server, listener)
+        try:
+            yield
+        finally:
+            trio.lowlevel.notify_closing(listener)
+            listener.close()
+
+    async def _accept(self, server: H1Server, listener: socket.socket) -> None:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(listener)
+                client, _ = listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except (BlockingIOError, ConnectionError):
+                continue  # the client gave up again
+            except OSError as error:
+                if listener.fileno() == -1:
+                    return
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                log.warning("cannot accept connections for now: %s", error)
+                await trio.sleep(0.1)
+                continue
+            client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.tasks.spawn(TrioTransport(client, self.tasks.spawn).run, H1Connection(server))
+
+    def take_http2(self, server: H1Server, transport: TrioTransport, opening: bytes) -> None:
+        """Let Hypercorn serve a connection from its first bytes on."""
+        stream = _OpenedStream(transport.detach(), opening)
+        connection = _Http2Connection(
+            self._app,
+            self._config,
+            self._context,
+            ConnectionState(self._lifespan_state),
+            stream,  # type: ignore[arg-type]  # has what TCPServer uses of a SocketStream
+        )
+        self.tasks.spawn(connection.serve, server)
+
+    async def stop_http2(self) -> None:
+        """Ask the HTTP/2 connections to finish what they have begun."""
+        await self._context.terminated.set()
+
+
+class TrioTransport:
+    """A connected socket with the methods of asyncio's transports; `run` reads until it is closed."""
+
+    def __init__(self, sock: socket.socket, spawn: Callable[..., None]) -> None:
+        self._sock = sock
+        self._spawn = spawn
+        self._protocol: H1Connection
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._flushing = False  # a task waits for the socket to take more
+        self._pausing_writer = False
+        self._closing = False  # closed as soon as all is sent
+        self._eof_after_unsent = False
+        self._detached = False
+        self._resumed: trio.Event | None = None  # set while reading is paused
+        self._closed = trio.Event()
+
+    async def run(self, protocol: H1Connection) -> None:
+        """Read and tell the protocol, until the connection is closed or detached."""
+        self._protocol = protocol
+        protocol.connection_made(self)
+        try:
+            await self._read()
+        except (OSError, trio.ClosedResourceError):
+            pass
+        finally:
+            if not self._detached:
+                self.abort()
+                protocol.connection_lost(None)
+
+    async def _read(self) -> None:
+        protocol = self._protocol
+        while not self._closed.is_set():
+            await trio.lowlevel.wait_readable(self._sock)
+            if self._resumed is not None:
+                await self._resumed.wait()
+                continue
+            try:
+                nbytes = self._sock.recv_into(protocol.get_buffer(-1))
+            except BlockingIOError:
+                continue
+            if nbytes:
+                protocol.buffer_updated(nbytes)
+                if self._detached:
+                    return
+            else:
+                if not protocol.eof_received():
+                    self.close()
+                await self._closed.wait()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        try:
+            if name == "peername":
+                return self._sock.getpeername()
+            if name == "sockname":
+                return self._sock.getsockname()
+        except OSError:
+            return default  # gone already
+        return self._sock if name == "socket" else default
+
+    def pause_reading(self) -> None:
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume_reading(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        sent = 0
+        if not self._unsent:
+            sent = self._try_send(data)
+            if sent == len(data) or self._closing:
+                return
+        rest = memoryview(data)[sent:]
+        self._unsent.append(rest)
+        self._unsent_bytes += len(rest)
+        if self._unsent_bytes > PAUSE_WRITING_BYTES and not self._pausing_writer:
+            self._pausing_writer = True
+            self._protocol.pause_writing()
+        if not self._flushing:
+            self._flushing = True
+            self._spawn(self._flush)
+
+    def _try_send(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.abort()
+            return 0
+
+    async def _flush(self) -> None:
+        try:
+            while self._unsent:
+                await trio.lowlevel.wait_writable(self._sock)
+                self._send_unsent()
+        except (OSError, trio.ClosedResourceError):
+            self.abort()
+        finally:
+            self._flushing = False
+        if self._closing:
+            self.abort()
+        elif self._eof_after_unsent:
+            self._shutdown()
+
+    def _send_unsent(self) -> None:
+        sent = self._try_send(self._unsent[0])
+        if self._closing and not self._unsent:
+            return  # it failed
+        self._unsent_bytes -= sent
+        if sent == len(self._unsent[0]):
+            self._unsent.popleft()
+        else:
+            self._unsent[0] = self._unsent[0][sent:]
+        if self._pausing_writer and self._unsent_bytes <= RESUME_WRITING_BYTES:
+            self._pausing_writer = False
+            self._protocol.resume_writing()
+
+    def write_eof(self) -> None:
+        if self._unsent:
+            self._eof_after_unsent = True
+        elif not self._closing:
+            self._shutdown()
+
+    def _shutdown(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def close(self) -> None:
+        if not self._unsent:
+            self.abort()
+        self._closing = True
+
+    def abort(self) -> None:
+        self._closing = True
+        self._unsent.clear()
+        if not self._closed.is_set():
+            self._closed.set()
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+            self.resume_reading()
+
+    def detach(self) -> socket.socket:
+        """Give the socket away; `run` ends without closing it."""
+        self._detached = True
+        return self._sock
+
+
+class _OpenedStream:
+    """A socket of which somebody has read `opening` already, as the stream that Hypercorn's TCPServer uses."""
+
+    def __init__(self, sock: socket.socket, opening: bytes) -> None:
+        self.socket = trio.socket.from_stdlib_socket(sock)
+        self._stream = trio.SocketStream(self.socket)
+        self._opening = opening
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        opening, self._opening = self._opening, b""
+        return opening or await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Http2Connection(Http2Mixin, TCPServer):
+    """Hypercorn's connection, counted among ours."""

@@ -1,0 +1,60 @@
+"""What Hypercorn's connection needs to serve HTTP/2 among our connections, the same on asyncio and trio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypercorn.events import Event, Updated
+
+from mlserve.rest.h1_server import H1Server
+
+__all__ = ["Http2Mixin"]
+
+if TYPE_CHECKING:
+
+    class _Base:  # what Hypercorn's two TCPServer have in common
+        idle_task: Any
+
+        async def run(self) -> None: ...
+        async def protocol_send(self, event: Event) -> None: ...
+        async def _read_data(self) -> None: ...
+
+else:
+    _Base = object
+
+
+class Http2Mixin(_Base):
+    """Before Hypercorn's TCPServer in the list of bases; counted by H1Server, with Hypercorn's own deadlines."""
+
+    _preface_seen = False
+
+    async def serve(self, server: H1Server) -> None:
+        """Serve until the connection is closed."""
+        server.enter(self)
+        try:
+            await self.run()
+        finally:
+            server.leave(self)
+
+    async def protocol_send(self, event: Event) -> None:
+        # Hypercorn takes the preface for a request that is under way: a connection on which nothing is ever asked
+        # would count as busy for ever.
+        if isinstance(event, Updated) and not self._preface_seen:
+            self._preface_seen = True
+        else:
+            await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            await self.idle_task.stop()  # or the descriptor of a client that left is kept until the idle timeout
+
+    def check_deadlines(self, now: float) -> None:
+        """Hypercorn does."""
+
+    def stop_when_idle(self) -> None:
+        """Hypercorn does, once its context says `terminated`."""
+
+    def abort(self) -> None:
+        """Close at once; where there is no transport to do so, its task is cancelled with the group."""

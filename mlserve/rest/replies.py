@@ -1,0 +1,91 @@
+"""Answers: status, headers and body in pieces; errors as the protocol's `{"error": "..."}`; packed and sent."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from mlserve.errors import MLServeError
+from mlserve.rest.headers import accepts_gzip
+from mlserve.rest.packing import MINIMUM_BYTES, pack
+from mlserve.wire.v2json import encode_json
+
+__all__ = ["CLIENT_GONE", "JSON", "Reply", "Send", "error_reply", "json_reply", "send_reply"]
+
+Buffer = bytes | bytearray | memoryview
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+CLIENT_GONE = 499  # nginx's number for a client that left before its answer; only metrics ever see it
+
+logger = logging.getLogger("mlserve.rest")
+
+
+class Reply:
+    """One answer. `headers` are without what follows from the body: its length and how it is packed."""
+
+    __slots__ = ("chunks", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], chunks: Sequence[Buffer] = ()) -> None:
+        self.status = status
+        self.headers = headers
+        self.chunks = chunks
+
+
+def json_reply(value: Any, status: int = 200) -> Reply:
+    """An answer with a JSON body."""
+    return Reply(status, [JSON], [encode_json(value)])
+
+
+def error_reply(error: BaseException, request_id: str | None = None) -> Reply:
+    """The answer to a request that failed. What nobody raised on purpose is logged, and only named to the client."""
+    if isinstance(error, MLServeError):
+        status, message = error.http_status, str(error)
+        if not isinstance(status, int) or not 400 <= status <= 599:
+            status = 500  # A model may raise any number.
+        reply = json_reply({"error": message}, status)
+        if status in (429, 503):
+            seconds = math.ceil(getattr(error, "retry_after_seconds", 1.0))
+            reply.headers.append((b"retry-after", b"%d" % max(seconds, 1)))
+        return reply
+    if isinstance(error, HTTPException):
+        reply = json_reply({"error": _words(error)}, error.status_code)
+        reply.headers += [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (error.headers or {}).items()]
+        return reply
+    about = f"request {request_id}: " if request_id else ""
+    logger.error("%san unexpected %s", about, type(error).__name__, exc_info=error)
+    where = f"; the server's log has the details under the request id {request_id}" if request_id else ""
+    return json_reply({"error": f"the server failed unexpectedly ({type(error).__name__}){where}"}, 500)
+
+
+def _words(error: HTTPException) -> str:
+    """What Starlette says, unless that is only the status once more."""
+    if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        return "there is nothing at this path; GET /v2/docs lists what there is"
+    if error.status_code == 405 and error.headers:
+        return f"this path takes {error.headers.get('Allow', 'another method')} only"
+    return error.detail
+
+
+async def send_reply(send: Send, reply: Reply, accept_encoding: str | None, *, may_pack: bool) -> None:
+    """Sends an answer, packed if the client takes that, it is large enough, and packing is switched on."""
+    chunks = reply.chunks
+    headers = reply.headers
+    size = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
+    if may_pack and size >= MINIMUM_BYTES:
+        headers.append((b"vary", b"Accept-Encoding"))
+        if accept_encoding is not None and accepts_gzip(accept_encoding):
+            chunks = [await pack(chunks, size)]
+            size = len(chunks[0])
+            headers.append((b"content-encoding", b"gzip"))
+    headers.append((b"content-length", b"%d" % size))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    last = len(chunks) - 1
+    for chunk in chunks[:-1]:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": chunks[last] if chunks else b"", "more_body": False})

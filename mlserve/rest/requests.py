@@ -1,0 +1,102 @@
+"""One HTTP request: its headers, its body however the server hands it over, and whether its client is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from mlserve.errors import BodyTooLarge
+from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
+from mlserve.rest.headers import check_content_type, read_headers
+from mlserve.rest.packing import unpack
+
+__all__ = ["ClientGone", "Receive", "Request", "Scope"]
+
+Buffer = bytes | bytearray | memoryview
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Scope = dict[str, Any]
+T = TypeVar("T")
+
+
+class Request:
+    """What an endpoint sees of a request. `params` are the parts of its path that have names."""
+
+    __slots__ = ("_receive", "headers", "params", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, params: dict[str, Any]) -> None:
+        self.scope = scope
+        self.headers = read_headers(scope["headers"])
+        self.params = params
+        self._receive = receive
+
+    async def json_body(self, limit_bytes: int) -> Buffer:
+        """The body, unpacked, that may hold JSON by its headers.
+
+        InvalidRequest (415) for other content types, BodyTooLarge where it is, packed or unpacked, over the limit,
+        ClientGone if the client leaves before it is complete.
+        """
+        headers = self.headers
+        check_content_type(headers)
+        read = (self.scope.get("extensions") or {}).get(BODY_EXTENSION)
+        body: Buffer = await (self._read(limit_bytes) if read is None else read(limit_bytes))
+        coding = headers.get("content-encoding")
+        return body if coding is None else await unpack(body, coding, limit_bytes)
+
+    async def _read(self, limit_bytes: int) -> bytes:
+        announced = self.headers.get("content-length", "")
+        if announced.isdigit() and int(announced[:20]) > limit_bytes:
+            raise BodyTooLarge(f"request body: {announced} bytes are over the limit of {limit_bytes}")
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client left before the end of its request")
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit_bytes:
+                raise BodyTooLarge(f"request body: more than the limit of {limit_bytes} bytes")
+            if piece:
+                pieces.append(piece)
+            if not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def while_connected(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Awaits `work()`; if the client leaves first, that is cancelled and ClientGone raised.
+
+        The body must have been read. Without our own HTTP edge below, a task beside `work` waits for the message
+        that the client has left.
+        """
+        register = (self.scope.get("extensions") or {}).get(DISCONNECT_EXTENSION)
+        if register is None:
+            return await self._watched(work)
+        with anyio.CancelScope() as cancel:
+            register(cancel.cancel)
+            try:
+                return await work()
+            finally:
+                register(None)
+        raise ClientGone("the client left before its answer was there")
+
+    async def _watched(self, work: Callable[[], Awaitable[T]]) -> T:
+        results: list[T] = []
+        errors: list[Exception] = []  # Raised outside the task group, which would wrap them.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_when_gone, tasks.cancel_scope)
+            try:
+                results.append(await work())
+            except Exception as error:
+                errors.append(error)
+            tasks.cancel_scope.cancel()
+        if errors:
+            raise errors[0]
+        if not results:
+            raise ClientGone("the client left before its answer was there")
+        return results[0]
+
+    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()

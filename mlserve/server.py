@@ -1,0 +1,191 @@
+"""Puts all parts together, runs the one task group, drains and stops it. The only place that knows everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+import logging
+from pathlib import Path
+import signal
+import sys
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from mlserve import compat, logs, malloc, osdep
+from mlserve.cli.table import ModelRow, startup_table
+from mlserve.dataplane import DataPlane
+from mlserve.errors import MLServeError, StartupError
+from mlserve.grpc.server import GrpcServer
+from mlserve.metrics import Metrics
+from mlserve.models import Models
+from mlserve.pools import Pools
+from mlserve.repository import ModelRepository, open_repository
+from mlserve.rest.app import MetricsApp, RestApp
+from mlserve.rest.serve import serve as serve_http
+from mlserve.settings import Settings, load_settings
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+_logger = logging.getLogger("mlserve.server")
+
+
+class Server:
+    """One server over one repository. `run` it in a task group; `stop` it, or cancel the task."""
+
+    def __init__(self, settings: Settings, repository: ModelRepository) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.pools = Pools(settings, self.metrics)
+        self.models = Models(repository, self.pools)
+        self.dataplane = DataPlane(settings, self.models, self.metrics)
+        self.addresses: dict[str, tuple[str, int]] = {}  # where it listens: "http", "grpc", "metrics"
+        self._stop_asked = anyio.Event()
+        self._stop_now = anyio.Event()
+        self._close_transports = anyio.Event()
+        self._transports_closed: list[anyio.Event] = []
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[Server] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serves until stopped; reports itself once all models have been tried and calls can be answered.
+
+        The end: readiness off, a pause, no new connections, calls and streams finish, then the workers; all under
+        `shutdown_timeout_seconds`. StartupError if a port is taken or no worker comes up.
+        """
+        async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as transports:
+                await self._start_transports(transports)
+                await tasks.start(self.pools.run)
+                if self.settings.load_models_at_startup:
+                    await self.models.load_all()
+                self.dataplane.started = True
+                task_status.started(self)
+                await self._stop_asked.wait()
+                await self._drain(transports)
+            await self.pools.stop()
+
+    async def _drain(self, transports: anyio.abc.TaskGroup) -> None:
+        """Lets the transports finish what they accepted, as long as the bound and the user's patience allow."""
+        self.dataplane.draining = True
+        _logger.info("stopping: %d calls under way", self.dataplane.in_flight)
+        transports.cancel_scope.deadline = anyio.current_time() + self.settings.shutdown_timeout_seconds
+        with anyio.move_on_after(self.settings.shutdown_pause_seconds):
+            await self._stop_now.wait()
+        self._close_transports.set()
+        transports.start_soon(self._cut_short, transports.cancel_scope)
+
+    async def _cut_short(self, scope: anyio.CancelScope) -> None:
+        """Ends the drain at the second signal, or when there is nothing left to wait for."""
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._cancel_when_hurried, scope)
+            for closed in self._transports_closed:
+                await closed.wait()
+            waiting.cancel_scope.cancel()
+
+    async def _cancel_when_hurried(self, scope: anyio.CancelScope) -> None:
+        await self._stop_now.wait()
+        _logger.warning("stopping now, with %d calls unfinished", self.dataplane.in_flight)
+        scope.cancel()
+
+    def stop(self) -> None:
+        """Asks for an orderly end: finish what was accepted, then close. A second time: close now."""
+        if self._stop_asked.is_set():
+            self._stop_now.set()
+        self._stop_asked.set()
+
+    async def _start_transports(self, tasks: anyio.abc.TaskGroup) -> None:
+        settings = self.settings
+        grpc = GrpcServer(self.dataplane, self.metrics, settings)
+        http = partial(serve_http, RestApp(self.dataplane, self.metrics, settings), port=settings.http_port)
+        self.addresses["http"] = await self._start(tasks, http)
+        self.addresses["grpc"] = await self._start(tasks, partial(grpc.serve, port=settings.grpc_port))
+        if settings.metrics_endpoint:
+            metrics = partial(serve_http, MetricsApp(self.metrics, settings), port=settings.metrics_port)
+            self.addresses["metrics"] = await self._start(tasks, metrics)
+
+    async def _start(self, tasks: anyio.abc.TaskGroup, serve: Callable[..., Awaitable[None]]) -> tuple[str, int]:
+        """Starts one transport; its address, once it listens."""
+        closed = anyio.Event()
+        self._transports_closed.append(closed)
+
+        async def run(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
+            try:
+                await serve(
+                    host=self.settings.host,
+                    shutdown_trigger=self._close_transports.wait,
+                    graceful_timeout=self.settings.shutdown_timeout_seconds,
+                    task_status=task_status,
+                )
+            finally:
+                closed.set()
+
+        address: tuple[str, int] = await tasks.start(run)
+        return address
+
+    def table(self) -> str:
+        """What is served, and where, for people."""
+        rows = [
+            ModelRow(
+                model.name, model.version or "", model.state.value, _implementation(model.settings), model.reason
+            )
+            for model in self.models
+        ]
+        places = {name: f"{host}:{port}" for name, (host, port) in self.addresses.items()}
+        workers = ", ".join(f"{len(pool.pids)} in pool {pool.name}" for pool in self.pools)
+        return startup_table(rows, places, workers)
+
+
+def _implementation(settings: Any) -> str:
+    name = settings.implementation
+    return name.__name__ if isinstance(name, type) else str(name)
+
+
+def run(folder: Path, overrides: dict[str, Any]) -> int:
+    """Serves a folder until a signal ends it; the exit code. StartupError, SettingsError."""
+    settings = load_settings(folder, overrides)
+    logs.configure(settings)
+    osdep.raise_descriptor_limit()
+    malloc.tune()
+    compat.install()
+    options = {"use_uvloop": True} if settings.backend == "asyncio" else {}
+    try:
+        return anyio.run(_main, settings, folder, backend=settings.backend, backend_options=options)
+    except BaseExceptionGroup as group:
+        raise _first_of_ours(group) from group
+
+
+async def _main(settings: Settings, folder: Path) -> int:
+    server = Server(settings, open_repository(folder, settings))
+    failed = False
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_stop_on_signals, server)
+        async with anyio.create_task_group() as serving:
+            await serving.start(server.run)
+            print(server.table(), file=sys.stderr, flush=True)
+            rows = list(server.models)
+            failed = bool(rows) and not server.models.any_ready()
+            if failed:
+                server.stop()
+        tasks.cancel_scope.cancel()
+    if failed:
+        raise StartupError("no model could be loaded; the table above says why each of them failed")
+    return 0
+
+
+async def _stop_on_signals(server: Server, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            server.stop()
+
+
+def _first_of_ours(group: BaseException) -> BaseException:
+    """The MLServeError inside nested groups, since that is what the user can act on; else the group itself."""
+    if isinstance(group, MLServeError):
+        return group
+    for inner in getattr(group, "exceptions", ()):
+        found = _first_of_ours(inner)
+        if isinstance(found, MLServeError):
+            return found
+    return group

@@ -1,0 +1,248 @@
+"""What all settings classes share: how values are converted and explained, and pydantic's method names.
+
+Calling a class reads the environment as MLServer's settings classes do: what the caller gives wins over variables,
+variables over `.env`, `.env` over defaults. `build` is the same with the sources spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+import copy
+import difflib
+from functools import lru_cache
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import msgspec
+
+from mlserve.errors import SettingsError
+from mlserve.settings.convert import BadValue, convert, parse_text, shorten
+from mlserve.settings.environment import Variables, read_variables
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+S = TypeVar("S", bound="SettingsBase")
+Dict = dict[str, Any]
+Report = Callable[[str], None]
+Converter = Callable[[Any, "Sources"], Any]
+
+_logger = logging.getLogger("mlserve.settings")
+
+
+class Sources:
+    """Where values come from beside the given ones, and where remarks go."""
+
+    def __init__(self, variables: Variables, report: Report | None = None) -> None:
+        self.variables = variables
+        self.report = report if report is not None else _logger.warning
+
+
+class _Meta(msgspec.StructMeta):
+    """Makes `Settings(...)` read the environment; msgspec's own conversions never come here."""
+
+    def __call__(cls, /, *, _env_file: str | Path | None = ".env", **given: Any) -> Any:
+        try:
+            return build(cls, given, Sources(read_variables(_env_file)))
+        except BadValue as error:
+            raise SettingsError(f"{cls.__name__}: {error}") from None
+
+
+class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
+    """Mutable settings with pydantic's method names, thin."""
+
+    _prefix: ClassVar[str] = ""  # of the variables, after MLSERVER_ or MLSERVE_
+    _aliases: ClassVar[Mapping[str, str]] = {}
+    _keeps_unknown: ClassVar[bool] = False  # unknown keys become attributes instead of a warning
+    _reads_variables: ClassVar[bool] = True
+    _converters: ClassVar[Mapping[str, Converter]] = {}
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names that a caller, a file or a variable gave, as against defaults."""
+        return set(self.__dict__.get("_given", ()))
+
+    @property
+    def model_extra(self) -> dict[str, Any]:
+        """Keys that are no setting of ours, where the class keeps them."""
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """Settings from a mapping; settings objects pass as they are."""
+        if isinstance(obj, cls):
+            return obj
+        if not isinstance(obj, Mapping):
+            raise SettingsError(f"{cls.__name__}: expected an object {{...}}, got {shorten(obj)}")
+        made: Self = cls(**obj)
+        return made
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray) -> Self:
+        """Settings from JSON text."""
+        try:
+            data = json.loads(json_data)
+        except ValueError as error:
+            raise SettingsError(f"{cls.__name__}: {error}") from None
+        return cls.model_validate(data)
+
+    @classmethod
+    def model_construct(cls, **values: Any) -> Self:
+        """Settings of exactly these values: no environment, no conversion."""
+        return restore(cls, values, {"_given": frozenset(values)})
+
+    @classmethod
+    def parse_file(cls, path: str | Path) -> Self:
+        """Settings from a JSON file."""
+        from mlserve.settings.files import read_json_object  # it imports this module
+
+        return cls.model_validate(read_json_object(Path(path))[0])
+
+    parse_obj = model_validate
+    parse_raw = model_validate_json
+
+    def model_dump(
+        self,
+        *,
+        mode: str = "python",
+        include: Collection[str] | None = None,
+        exclude: Collection[str] | None = None,
+        by_alias: bool = False,
+        exclude_unset: bool = False,
+        exclude_none: bool = False,
+        exclude_defaults: bool = False,
+    ) -> Dict:
+        """The settings as a dict, nested ones too, by the names that files use."""
+        given = self.model_fields_set
+        defaults = restore(type(self), {}, {}) if exclude_defaults else None
+        dumped: Dict = {}
+        for name in (*self.__struct_fields__, *self.model_extra):
+            value = getattr(self, name)
+            if (include is not None and name not in include) or (exclude is not None and name in exclude):
+                continue
+            if (exclude_unset and name not in given) or (exclude_none and value is None):
+                continue
+            if defaults is not None and value == getattr(defaults, name, _NOTHING):
+                continue
+            dumped[name] = _plain(value, mode, exclude_none)
+        return dumped
+
+    def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
+        """The settings as JSON text."""
+        return json.dumps(self.model_dump(mode="json", **options), indent=indent, ensure_ascii=False)
+
+    dict = model_dump
+    json = model_dump_json
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy that reads no environment, with some values replaced."""
+        made = copy.deepcopy(self) if deep else self.__copy__()
+        for name, value in (update or {}).items():
+            setattr(made, name, value)
+        return made
+
+    def __copy__(self) -> Self:
+        cls, fields, more = self.__reduce__()[1]
+        copied: Self = restore(cls, fields, more)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return (restore, (type(self), fields, self.__dict__.copy()))
+
+    @classmethod
+    def _complete(cls, made: Any, sources: Sources) -> None:
+        """What is left to do for an object made of all its sources."""
+
+    @classmethod
+    def _hint_for(cls, key: str) -> str | None:
+        """Where an unknown key belongs, if that is not in this class."""
+        return None
+
+
+_NOTHING = object()
+
+
+def restore(cls: type[S], fields: Mapping[str, Any], more: Mapping[str, Any]) -> S:
+    """An object of exactly these values: nothing is read, nothing converted."""
+    made: S = msgspec.StructMeta.__call__(cls, **fields)
+    made.__dict__.update(more)
+    return made
+
+
+def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
+    """A settings object from given values, completed from the environment.
+
+    Raises BadValue; of unknown keys each is reported, or kept where the class keeps them.
+    """
+    values: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, (variable, text) in (sources.variables.of(cls._prefix) if cls._reads_variables else {}).items():
+        if name in cls.__struct_fields__ and name not in given:
+            values[name] = _from_variable(cls, name, variable, text, sources)
+    for key, value in given.items():
+        name = cls._aliases.get(key, key)
+        if name in cls.__struct_fields__:
+            values[name] = convert_field(cls, name, value, sources)
+        elif cls._keeps_unknown:
+            extra[key] = value
+        elif not key.startswith(("_", "$", "//")):  # the usual places of comments and schema names
+            sources.report(f"unknown key '{key}' is ignored{nearest(key, cls)}")
+    made = restore(cls, values, {**extra, "_given": frozenset(values) | frozenset(extra)})
+    cls._complete(made, sources)
+    return made
+
+
+def nearest(key: str, cls: type[Any], cutoff: float = 0.6) -> str:
+    """The known key that was probably meant, as the end of a sentence; empty when none is near."""
+    found = difflib.get_close_matches(key.lower(), cls.__struct_fields__, n=1, cutoff=cutoff)
+    best = cls._hint_for(key) or (found[0] if found else None)
+    return f"; did you mean '{best}'?" if best else ""
+
+
+def _from_variable(cls: Any, name: str, variable: str, text: str, sources: Sources) -> Any:
+    try:
+        return convert_field(cls, name, parse_text(text, field_types(cls)[name]), sources)
+    except ValueError as error:
+        reason = error.text if isinstance(error, BadValue) else str(error)
+        hint = ""
+        if text.startswith("tcp://"):
+            hint = " (Kubernetes sets it for a service of that name; enableServiceLinks: false in the pod stops that)"
+        raise SettingsError(f"variable {variable}: {reason}{hint}") from None
+
+
+@lru_cache(maxsize=16)
+def field_types(cls: Any) -> dict[str, Any]:
+    """The type of each setting by its name."""
+    return {field.name: field.type for field in msgspec.structs.fields(cls)}
+
+
+def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
+    """The value as the setting `name` keeps it. Raises BadValue."""
+    converter = cls._converters.get(name)
+    try:
+        if converter is not None:
+            return converter(value, sources)
+        return convert(value, field_types(cls)[name])
+    except BadValue as error:
+        raise error.under(name) from None
+
+
+def _plain(value: Any, mode: str, exclude_none: bool) -> Any:
+    if isinstance(value, SettingsBase):
+        return value.model_dump(mode=mode, exclude_none=exclude_none)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.json.decode(msgspec.json.encode(value))
+    if isinstance(value, list):
+        return [_plain(part, mode, exclude_none) for part in value]
+    if mode == "json" and isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if mode == "json" and isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,125 @@
+"""Plain Python and JSON of the protocol's types: what model_dump and model_dump_json give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlserve.tensors import TensorData
+
+__all__ = ["dump", "dump_json", "encode", "json_hook"]
+
+_ALL = "__all__"
+
+
+def json_hook(value: Any) -> Any:
+    """What msgspec shall write for a value that it does not know; the `enc_hook` of encoders for these types."""
+    if isinstance(value, TensorData):
+        return msgspec.Raw(value.to_json())
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+encode = msgspec.json.Encoder(enc_hook=json_hook).encode
+
+
+def dump(value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, json: bool = False) -> Any:
+    """Plain dicts, lists and values. Fields that are None are left out unless `none`.
+
+    `include` and `exclude` are sets of names, or dicts of name to such a set, to True or to another dict; the items
+    of lists go by index, or by "__all__".
+    """
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        items = [(name, getattr(value, name)) for name in names]
+        return _dump_items(items, include, exclude, none, json)
+    if isinstance(value, Mapping):
+        return _dump_items(list(value.items()), include, exclude, none, json)
+    if isinstance(value, TensorData):
+        value = value.tolist()
+        if include is None and exclude is None:
+            return list(value) if isinstance(value, list) else value
+    if isinstance(value, list | tuple):
+        return _dump_list(value, include, exclude, none, json)
+    if json and isinstance(value, Enum):
+        return value.value
+    return value
+
+
+def dump_json(
+    value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, indent: int | None = None
+) -> str:
+    """JSON text of the same; without picking, tensors' data is written as it stands."""
+    picked = include is not None or exclude is not None or none
+    text = encode(dump(value, include, exclude, none=none, json=True) if picked else value)
+    if indent is not None:
+        text = msgspec.json.format(text, indent=indent)
+    return text.decode()
+
+
+def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, none: bool, json: bool) -> dict[str, Any]:
+    plain = {}
+    for name, value in items:
+        if value is None and not none:
+            continue
+        kept, within, without = _pick(name, include, exclude)
+        if kept:
+            plain[name] = dump(value, within, without, none=none, json=json)
+    return plain
+
+
+def _dump_list(values: Any, include: Any, exclude: Any, none: bool, json: bool) -> list[Any]:
+    if include is None and exclude is None:
+        return [dump(one, none=none, json=json) for one in values]
+    include, exclude = _positive(include, len(values)), _positive(exclude, len(values))
+    plain = []
+    for at, one in enumerate(values):
+        kept, within, without = _pick(at, include, exclude)
+        if kept:
+            plain.append(dump(one, within, without, none=none, json=json))
+    return plain
+
+
+def _pick(name: str | int, include: Any, exclude: Any) -> tuple[bool, Any, Any]:
+    """Whether an item stays, and what include and exclude say about its inside."""
+    within = without = None
+    if include is not None:
+        within = _said(name, include)
+        if within is None:
+            return False, None, None
+        within = None if _is_whole(within) else within
+    if exclude is not None:
+        without = _said(name, exclude)
+        if without is not None and _is_whole(without):
+            return False, None, None
+    return True, within, without
+
+
+def _said(name: str | int, choice: Any) -> Any:
+    """What a choice says about one item: True for all of it, a choice for its inside, None for nothing."""
+    if isinstance(choice, Mapping):
+        said = choice.get(name, choice.get(_ALL) if isinstance(name, int) else None)
+        return None if said is False else said
+    return True if name in choice or (isinstance(name, int) and _ALL in choice) else None
+
+
+def _is_whole(said: Any) -> bool:
+    return said is True or said is ...
+
+
+def _positive(choice: Any, length: int) -> Any:
+    """The same choice with indices from the end made into indices from the start."""
+    if isinstance(choice, Mapping):
+        return {_from_start(key, length): said for key, said in choice.items()}
+    return None if choice is None else {_from_start(key, length) for key in choice}
+
+
+def _from_start(key: Any, length: int) -> Any:
+    return key + length if isinstance(key, int) and key < 0 else key

@@ -1,0 +1,214 @@
+"""Model: msgspec's Struct with the conveniences of pydantic models that code written for MLServer uses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from mlserve.types.dumping import dump, dump_json
+from mlserve.types.validation import ValidationError, from_msgspec
+
+__all__ = ["Model"]
+
+_Dict = dict[str, Any]
+
+_StructMeta: Any = type(msgspec.Struct)
+_construct = _StructMeta.__call__
+
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from msgspec import StructMeta as _ModelMeta
+else:
+
+    class _ModelMeta(_StructMeta):
+        """Turns wrong keywords of a constructor into a ValidationError, or leaves them out if they are unknown."""
+
+        def __call__(cls, *args: Any, **fields: Any) -> Any:
+            try:
+                return _construct(cls, *args, **fields)
+            except TypeError:
+                return _construct(cls, *args, **_checked_fields(cls, args, fields))
+
+
+class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """The base of the protocol's types. Fields are mutable; None and unset fields are left out of every dump.
+
+    The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
+    """
+
+    # Field names by what their values must be; checked when an object is made.
+    _texts: ClassVar[tuple[str, ...]] = ()
+    _nested: ClassVar[_Dict] = {}
+
+    def __post_init__(self) -> None:
+        for name in self._texts:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise fault(self, name, "Input should be a valid string", value, "string_type")
+        for name, kind in self._nested.items():
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, nested_list(self, name, kind, value))
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Pairs of field name and value, so that `dict(request)` works."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+
+    def model_dump(
+        self,
+        *,
+        mode: str = "python",
+        include: Any = None,
+        exclude: Any = None,
+        exclude_none: bool = True,
+        exclude_unset: bool = True,
+        **_: Any,
+    ) -> _Dict:
+        """Nested plain dicts and lists. Fields that are None count as unset: they appear only if both switches say so.
+
+        `include` and `exclude` may be nested, with "__all__" for every item of a list. Other switches of pydantic's
+        method are taken and do nothing: no field has an alias.
+        """
+        none = not (exclude_none or exclude_unset)
+        plain: _Dict = dump(self, include, exclude, none=none, json=mode == "json")
+        return plain
+
+    def model_dump_json(
+        self,
+        *,
+        indent: int | None = None,
+        include: Any = None,
+        exclude: Any = None,
+        exclude_none: bool = True,
+        exclude_unset: bool = True,
+        **_: Any,
+    ) -> str:
+        """`model_dump` as JSON text; without picking, tensors' data is written as it stands."""
+        return dump_json(self, include, exclude, none=not (exclude_none or exclude_unset), indent=indent)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Self:
+        """An object of this type as it is, or one made of a mapping; ValidationError otherwise."""
+        if isinstance(obj, cls):
+            return obj
+        if isinstance(obj, msgspec.Struct):
+            obj = {name: getattr(obj, name) for name in obj.__struct_fields__}
+        if not isinstance(obj, Mapping):
+            message = f"Input should be a valid dictionary or instance of {cls.__name__}"
+            raise ValidationError.one(cls.__name__, (), message, obj, "model_type")
+        return cls(**obj)
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray | memoryview, **_: Any) -> Self:
+        """From JSON text, as lenient as MLServer: `["2"]` and `[2.0]` are shapes. The data stays text until read."""
+        try:
+            made: Self = _decoder(cls).decode(json_data)
+            return made
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                raise cause from None
+            raise from_msgspec(cls.__name__, error, json_data) from None
+
+    @classmethod
+    def parse_file(cls, path: Any, **_: Any) -> Self:
+        """From a file of JSON text."""
+        return cls.model_validate_json(Path(path).read_bytes())
+
+    @classmethod
+    def model_construct(cls, _fields_set: Any = None, **values: Any) -> Self:
+        """The constructor under another name: here every object is checked."""
+        return cls(**values)
+
+    @classmethod
+    def model_json_schema(cls, **_: Any) -> _Dict:
+        """The JSON schema of this type."""
+        return msgspec.json.schema(cls)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, deep or not (then parts are shared), with `update` applied."""
+        again = copy.deepcopy(self) if deep else copy.copy(self)
+        for name, value in (update or {}).items():
+            setattr(again, name, value)
+        return again
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The names of the fields that are not None."""
+        return {name for name, _ in self}
+
+    if TYPE_CHECKING:
+        parse_raw = model_validate_json
+        parse_obj = model_validate
+    else:  # Names of pydantic's first version. A method called dict would hide the type in annotations.
+        parse_raw = classmethod(lambda cls, b, **_: cls.model_validate_json(b))
+        parse_obj = classmethod(lambda cls, obj: cls.model_validate(obj))
+        construct = model_construct
+        schema = model_json_schema
+        dict = model_dump
+        json = model_dump_json
+
+        def copy(self, *, include=None, exclude=None, update=None, deep=False):
+            """`model_copy`, with fields left out."""
+            again = self.model_copy(update=update, deep=deep)
+            if include is None and exclude is None:
+                return again
+            return type(self)(**dump(again, include, exclude))
+
+
+_decoders: dict[type[Any], Any] = {}
+
+
+def _decoder(cls: Any) -> Any:
+    found = _decoders.get(cls)
+    if found is None:
+        found = _decoders[cls] = msgspec.json.Decoder(cls, strict=False)
+    return found
+
+
+def fault(model: Model, name: str, message: str, value: Any, kind: str = "value_error") -> ValidationError:
+    """A ValidationError about one field of a model that is being made."""
+    return ValidationError.one(type(model).__name__, (name,), message, value, kind)
+
+
+def nested_list(model: Model, name: str, kind: Any, values: Any) -> list[Any]:
+    """A list of models, where some may come as dicts."""
+    if not isinstance(values, list):
+        if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+            raise fault(model, name, "Input should be a valid list", values, "list_type")
+        values = list(values)
+    if all(one.__class__ is kind for one in values):
+        same: list[Any] = values  # The caller's own list: what it appends later is seen.
+        return same
+    made = []
+    for at, one in enumerate(values):
+        try:
+            made.append(kind.model_validate(one))
+        except ValidationError as error:
+            raise error.below(type(model).__name__, name, at) from None
+    return made
+
+
+def _checked_fields(cls: Any, args: tuple[Any, ...], fields: _Dict) -> _Dict:
+    """The known ones of a constructor's keywords; ValidationError if a required one is missing."""
+    if args:
+        raise ValidationError.one(cls.__name__, (), "fields are given by keyword", args, "positional")
+    required = cls.__struct_fields__[: len(cls.__struct_fields__) - len(cls.__struct_defaults__)]
+    defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
+    missing = [
+        {"type": "missing", "loc": (name,), "msg": "Field required", "input": fields}
+        for name in cls.__struct_fields__
+        if name not in fields and (name in required or defaults.get(name) is msgspec.NODEFAULT)
+    ]
+    if missing:
+        raise ValidationError(cls.__name__, missing)
+    return {name: value for name, value in fields.items() if name in cls.__struct_fields__}

@@ -1,0 +1,128 @@
+"""Parameters: the open-ended `parameters` object of requests, responses and tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlserve.types.dumping import dump, dump_json
+
+__all__ = ["Parameters"]
+
+_KNOWN = frozenset(("content_type", "headers"))
+
+
+class Parameters(dict[str, Any]):
+    """A dict whose keys are attributes too; None and absent are the same thing.
+
+    `content_type` and `headers` are None where absent; any other missing attribute is an AttributeError. Attributes
+    that start with `_` are private to this process: they are no keys and never reach the wire. An object of this type
+    is true even when empty, as an object of a model class is.
+    """
+
+    if TYPE_CHECKING:
+        content_type: str | None
+        headers: dict[str, str] | None
+
+    def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        if values is not None:
+            dict.__init__(self, values)
+        if more:
+            dict.update(self, more)
+        if None in dict.values(self):
+            for key in [key for key, value in dict.items(self) if value is None]:
+                del self[key]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:1] == "_":
+            pending = self.__dict__.get("_pending")
+            if pending and name in pending:
+                value = pending.pop(name)()
+                self.__dict__[name] = value
+                return value
+        elif name in self:
+            return self[name]
+        elif name in _KNOWN:
+            return None
+        raise AttributeError(f"Parameters has no {name!r}; it has {', '.join(self) or 'nothing'}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] == "_":
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name[:1] == "_":
+            object.__delattr__(self, name)
+        elif name in self:
+            del self[name]
+        else:
+            raise AttributeError(f"Parameters has no {name!r}")
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if value is None:
+            self.pop(key, None)
+        else:
+            dict.__setitem__(self, key, value)
+
+    def _defer(self, name: str, make: Callable[[], Any]) -> None:
+        """Have the private attribute `name` made by `make()` when it is first read."""
+        self.__dict__.setdefault("_pending", {})[name] = make
+
+    def __repr__(self) -> str:
+        return f"Parameters({', '.join(f'{key}={_short(value)}' for key, value in self.items())})"
+
+    def __copy__(self) -> Parameters:
+        again = Parameters(self)
+        again.__dict__.update(self.__dict__)
+        return again
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
+        return Parameters(copy.deepcopy(dict(self), memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parameters, (dict(self),)  # Private attributes (decoded payloads) stay in their process.
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False, **_: Any) -> Parameters:
+        """A copy, deep or not, with `update` applied."""
+        again = copy.deepcopy(self) if deep else copy.copy(self)
+        for key, value in (update or {}).items():
+            again[key] = value
+        return again
+
+    model_copy = copy
+
+    def model_dump(self, *, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+        """A plain dict of the keys that are set."""
+        plain: dict[str, Any] = dump(self, include, exclude)
+        return plain
+
+    def model_dump_json(self, *, include: Any = None, exclude: Any = None, indent: int | None = None, **_: Any) -> str:
+        """`model_dump` as JSON text."""
+        return dump_json(self, include, exclude, indent=indent)
+
+    @classmethod
+    def model_validate(cls, value: Any, **_: Any) -> Parameters:
+        """Parameters as they are, or made of a mapping."""
+        return value if isinstance(value, Parameters) else cls(value)
+
+    parse_obj = model_validate
+
+    if not TYPE_CHECKING:  # A method called dict would hide the type in the annotations above.
+        dict = model_dump
+        json = model_dump_json
+
+    @property
+    def model_extra(self) -> Any:
+        """The keys beside `content_type` and `headers`."""
+        return {key: value for key, value in self.items() if key not in _KNOWN}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

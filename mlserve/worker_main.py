@@ -1,0 +1,52 @@
+"""Where a worker process begins: prepares the process, then serves its channel until that closes.
+
+The settings come as JSON on standard input; the control socket and the progress memory are inherited descriptors,
+named on the command line together with the server's pid.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import socket
+import sys
+
+import anyio
+
+from mlserve import compat, logs, malloc, osdep
+from mlserve.frames import Channel, ToWorker
+from mlserve.settings import Settings
+from mlserve.worker import Worker
+
+
+def main() -> None:
+    """Runs one worker process; returns when the server is gone or asked it to stop."""
+    sock_fd, progress_fd, parent_pid = (int(word) for word in sys.argv[1:4])
+    osdep.die_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the server decides what follows
+    settings = Settings.model_validate_json(sys.stdin.buffer.read())
+    logs.configure(settings)
+    malloc.tune()
+    compat.install()
+    channel = Channel(socket.socket(fileno=sock_fd), ToWorker)
+    serve(channel, mmap.mmap(progress_fd, mmap.PAGESIZE))
+
+
+def serve(channel: Channel, progress: object) -> None:
+    """Runs a worker on a new event loop of this thread until its channel closes."""
+    try:
+        anyio.run(Worker(channel, progress).run, backend_options={"use_uvloop": _has_uvloop()})
+    finally:
+        channel.close()
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401  # only asked for; anyio imports it
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

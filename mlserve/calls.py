@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+import time
 from typing import Any
 
 from mlserve import frames
@@ -16,6 +17,7 @@ class Call:
 
     __slots__ = (
         "abandoned",
+        "arrived_at",
         "busy_seconds",
         "done",
         "error",
@@ -32,13 +34,14 @@ class Call:
         self.model = model
         self.request = request
         self.form = form
+        self.arrived_at = time.monotonic()
         self.done: Waiter = new_waiter()
         self.response: InferenceResponse | None = None
         self.error: MLServeError | None = None
         self.busy_seconds = 0.0
         self.number = 0  # at its worker; numbers rise in the order of sending
         self.link: Any = None  # the worker it was sent to
-        self.waiting = False  # it awaits something in the worker, which can take other calls meanwhile
+        self.waiting = False  # it takes no place in its worker's window: it awaits something, or runs in a batch
         self.abandoned = False  # nobody waits for the answer any more
 
     def succeed(self, response: InferenceResponse) -> None:

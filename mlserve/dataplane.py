@@ -151,7 +151,7 @@ class DataPlane:
         """The model for a new call, if it may be called now."""
         model = self._models.ready(name, version)
         limit = self.settings.max_queue_size if model.settings.max_queue_size is None else model.settings.max_queue_size
-        if model.pool.waiting_count >= limit > 0:
+        if model.pool.waiting_for(model.number) >= limit > 0:
             raise Overloaded(f"{limit} calls wait for model '{name}' already; try again in a moment")
         return model
 

@@ -46,8 +46,6 @@ class Datatype(str, Enum):
     FP64 = "FP64"
     BYTES = "BYTES"
 
-DATATYPES: dict[str, Datatype] = {one.value: one for one in Datatype}  # Five times as fast as `Datatype(name)`.
-
     def __str__(self) -> str:
         return str.__str__(self)
 

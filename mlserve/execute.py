@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
 import inspect
 import logging
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from mlserve.errors import MLServeError, ModelError, from_exception
 from mlserve.model import MLModel
@@ -42,7 +43,9 @@ def describe_failure(model: MLModel, request_id: str | None, error: BaseExceptio
     return known
 
 
-async def stream(model: MLModel, requests: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+async def stream(
+    model: MLModel, requests: AsyncIterator[InferenceRequest]
+) -> AsyncGenerator[InferenceResponse, None]:
     """The answers of a model's `predict_stream`, which may be an async or a plain generator.
 
     The model's generator is always closed at the end, so that its `finally` blocks run, also when nobody waits any

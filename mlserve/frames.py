@@ -4,6 +4,7 @@ Pool to worker                              Worker to pool
     Load      a model, by its number           Loaded, LoadFailed
     Unload                                     Unloaded
     Infer     one call                         Reply, Failed
+    Batch     several calls, to run as one     Reply or Failed for each
     Open      one streamed call                Chunk*, End or Failed
     Push      one more request of a stream     Pulled    the model took a request of its stream
     Close     no more requests in a stream
@@ -82,6 +83,11 @@ class Infer(Struct, array_like=True, tag="i"):
     model: int
     form: str
     request: Message
+
+
+class Batch(Struct, array_like=True, tag="a"):
+    model: int
+    calls: list[Infer]
 
 
 class Open(Struct, array_like=True, tag="o"):
@@ -198,7 +204,7 @@ class Observed(Struct, array_like=True, tag="observe"):
     values: dict[str, float]
 
 
-ToWorker = Union[Load, Unload, Infer, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
+ToWorker = Union[Load, Unload, Infer, Batch, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
 ToPool = Union[
     Hello,
     Loaded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 import logging
 import struct
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import anyio
 from mlserve import frames
 from mlserve.arena import Arena, Hold, Slot
 from mlserve.calls import Call, StreamCall, error_of
-from mlserve.errors import InvalidRequest, ModelLoadError, WorkerDied
+from mlserve.errors import InvalidRequest, MLServeError, ModelLoadError, WorkerDied
 from mlserve.eventloop import Waiter, new_waiter, watch
 from mlserve.frames import ChannelClosed, SlotRef
 from mlserve.launch import Launched
@@ -98,18 +99,43 @@ class Link:
             self._send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
         else:
-            assert call.request is not None
-            message = pack_request(call.request, self._lease)
-            self._send_request(frames.Infer(call.number, call.model, call.form, message), message.slot)
+            infer = self._infer_frame(call)
+            self._send_requests(infer, [infer.request.slot])
+        self._enter(call)
+        self.open += 1
+
+    def start_batch(self, calls: list[Call]) -> None:
+        """Sends calls to run as one. They take one place in the window together."""
+        made = []
+        for call in calls:
+            call.number = self._next + len(made)
+            try:
+                made.append((call, self._infer_frame(call)))
+            except MLServeError as error:
+                call.fail(error)
+        if not made:
+            return
+        batch = frames.Batch(calls[0].model, [infer for _, infer in made])
+        self._send_requests(batch, [infer.request.slot for _, infer in made])
+        for call, _ in made:
+            self._enter(call)
+            call.waiting = True
+        made[0][0].waiting = False
+        self.open += 1
+
+    def _infer_frame(self, call: Call) -> frames.Infer:
+        assert call.request is not None, "streams are opened, not inferred"
+        return frames.Infer(call.number, call.model, call.form, pack_request(call.request, self._lease))
+
+    def _enter(self, call: Call) -> None:
         self._next += 1
         call.link = self
         self.calls[call.number] = call
-        self.open += 1
 
     def push(self, call: StreamCall, request: Any) -> None:
         """Sends one more request of a stream."""
         message = pack_request(request, self._lease)
-        self._send_request(frames.Push(call.number, message), message.slot)
+        self._send_requests(frames.Push(call.number, message), [message.slot])
 
     def close_requests(self, call: StreamCall) -> None:
         """Says that a stream gets no more requests."""
@@ -300,22 +326,23 @@ class Link:
 
     # -- frames and slots ---------------------------------------------------------------------------------------------
 
-    def _send(self, frame: Any, slot: SlotRef | None = None) -> None:
-        descriptors = [self._arena.get(slot.number).fd] if slot is not None and slot.fresh else None
-        self._channel.send(frame, descriptors)
+    def _send(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
+        fresh = [self._arena.get(slot.number).fd for slot in slots if slot is not None and slot.fresh]
+        self._channel.send(frame, fresh)
         if self._channel.backlog:
             self._backlog.set()
 
-    def _send_request(self, frame: Any, slot: SlotRef | None) -> None:
-        """Sends a frame with a request; takes its slot back if the frame cannot be made."""
+    def _send_requests(self, frame: Any, slots: Sequence[SlotRef | None]) -> None:
+        """Sends a frame with requests; takes their slots back if the frame cannot be made."""
         try:
-            self._send(frame, slot)
+            self._send(frame, slots)
         except (TypeError, OverflowError, ValueError) as error:
-            if slot is not None:
-                self._lent.discard(slot.number)
-                if slot.fresh:
-                    self._attached.discard(slot.number)
-                self._arena.release(slot.number)
+            for slot in slots:
+                if slot is not None:
+                    self._lent.discard(slot.number)
+                    if slot.fresh:
+                        self._attached.discard(slot.number)
+                    self._arena.release(slot.number)
             raise InvalidRequest(f"the parameters of the request cannot be passed on: {error}") from error
 
     async def _drain(self) -> None:
@@ -344,7 +371,7 @@ class Link:
             return
         slot = self._arena.lease(size_bytes)
         ref = self._lend(slot) if slot is not None else None
-        self._send(frames.Grant(ref), ref)
+        self._send(frames.Grant(ref), [ref])
 
     def _find(self, number: int) -> Hold:
         """The owner of views on a reply slot; when they are all gone, the worker may answer in it again."""

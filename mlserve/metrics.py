@@ -80,12 +80,12 @@ class _Tally:
     def count(self) -> int:
         return sum(self.counts)
 
-    def into(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+    def into(self, family: HistogramMetricFamily, labels: Sequence[str], *, buckets_only: bool = False) -> None:
         buckets, seen = [], 0
         for bound, count in zip((*self.bounds, float("inf")), self.counts):
             seen += count
             buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(seen)))
-        family.add_metric(labels, buckets, self.total)
+        family.add_metric(labels, buckets, None if buckets_only else self.total)
 
 
 class _Answers:
@@ -299,7 +299,7 @@ class Metrics(Collector):
             labels = (self.app_name, method, path, str(status))
             requests.add_metric(labels, tally.count)
             tally.into(duration, labels)
-            tally.into(documented, labels)
+            tally.into(documented, labels, buckets_only=True)  # The rest would be double in sums over `rest_server_.*`.
         name = "rest_server_requests_in_progress"
         in_progress = GaugeMetricFamily(self._named(name), SERIES[name], labels=("app_name", "method"))
         for method, count in self._in_progress.items():

@@ -20,6 +20,7 @@ import anyio
 import msgspec
 
 from mlserve import frames
+from mlserve.batching import rule_of
 from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady
 from mlserve.pool import Pool
 from mlserve.pools import Pools
@@ -180,7 +181,7 @@ class Models:
     async def _load_in_pool(self, model: Model) -> None:
         folder = str(model.settings.source_dir or "")
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
-        loaded = await model.pool.load(frame)
+        loaded = await model.pool.load(frame, rule_of(model.settings))
         if not loaded.ready:
             await model.pool.unload(model.number)
             raise ModelLoadError(f"load() of model '{model.name}' said that it is not ready (it returned False)")

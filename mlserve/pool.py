@@ -14,9 +14,7 @@ A call is, from here, in one of these places:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
 import logging
 import time
 from typing import Any
@@ -26,6 +24,7 @@ import anyio.abc
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.batching import Line, Rule
 from mlserve.calls import Call, StreamCall
 from mlserve.errors import MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
 from mlserve.frames import ChannelClosed
@@ -59,22 +58,28 @@ class Pool:
         self._arena = arena
         self._observer = observer
         self._stop_seconds = stop_seconds
-        self._queue: deque[Call] = deque()
+        self._lines: dict[int, Line] = {}  # the calls that wait, by model
         self._links: list[Link] = []  # workers that are up and hold their models
         self._models: dict[int, frames.Load] = {}  # what every worker has to hold
         self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
         self._stopping = False
         self._up = anyio.Event()  # at least one worker is ready
-        self._stopped = anyio.Event()
+        self._timer = anyio.Event()  # a line wants to be looked at again later
         arena.on_discard.append(self._forget_slot)
 
     def __repr__(self) -> str:
         busy = sum(1 for link in self._links if link.calls)
-        return f"<Pool {self.name}: {len(self._links)} of {self.workers} workers, {busy} busy | {len(self._queue)} waiting>"
+        return f"<Pool {self.name}: {len(self._links)} of {self.workers} workers, {busy} busy | {self.waiting_count} waiting>"
 
     @property
     def waiting_count(self) -> int:
-        return len(self._queue)
+        """How many calls wait for a worker."""
+        return sum(len(line) for line in self._lines.values())
+
+    def waiting_for(self, model: int) -> int:
+        """How many calls wait for one model."""
+        line = self._lines.get(model)
+        return 0 if line is None else len(line)
 
     @property
     def pids(self) -> list[int]:
@@ -88,11 +93,8 @@ class Pool:
 
         Raises what the model raised, WorkerDied if its process died, ServerStopping after `stop`.
         """
-        if self._stopping:
-            raise ServerStopping("the server is stopping")
         call = Call(model, request, form)
-        self._queue.append(call)
-        self._dispatch()
+        self._line_up(call)
         try:
             await call.done.wait()
         except BaseException:
@@ -104,11 +106,8 @@ class Pool:
         self, model: int, requests: AsyncIterator[InferenceRequest], form: str
     ) -> AsyncIterator[InferenceResponse]:
         """Runs one streamed call. Closing the generator, or cancelling its task, ends the model's generator too."""
-        if self._stopping:
-            raise ServerStopping("the server is stopping")
         call = StreamCall(model, form, _REQUESTS_AHEAD)
-        self._queue.append(call)
-        self._dispatch()
+        self._line_up(call)
         feeding = anyio.CancelScope()
         self._tasks.start_soon(self._feed, call, requests, feeding)
         try:
@@ -148,28 +147,34 @@ class Pool:
                 self._abandon(call)
                 call.fail(MLServeError(f"the requests of the stream could not be read: {error}"))
 
+    def _line_up(self, call: Call) -> None:
+        line = self._lines.get(call.model)
+        if self._stopping or line is None:
+            raise ServerStopping("the server is stopping" if self._stopping else "the model is being unloaded")
+        line.add(call)
+        self._dispatch()
+
     def _abandon(self, call: Call) -> None:
-        """Nobody waits for this call any more: takes it off the queue, or tells its worker."""
+        """Nobody waits for this call any more: takes it out of its line, or tells its worker."""
+        call.abandoned = True
         if call.link is not None:
             call.link.cancel(call)
-        else:
-            call.abandoned = True
-            with suppress(ValueError):  # it is not in the queue if its answer came in the same moment
-                self._queue.remove(call)
+        elif call.model in self._lines:
+            self._lines[call.model].remove(call)
 
     def _dispatch(self) -> None:
-        """Gives waiting calls to workers that have room, oldest first."""
-        passed_over = []
-        while self._queue:
-            call = self._queue.popleft()
-            link = self._pick(call.model)
-            if link is not None:
-                self._assign(call, link)
-                continue
-            passed_over.append(call)
-            if not any(link.has_room() for link in self._links):
-                break
-        self._queue.extendleft(reversed(passed_over))
+        """Gives waiting calls to workers that have room: of all lines, the one whose first call waits longest."""
+        now = time.monotonic()
+        lines = [(line.oldest_at, model) for model, line in self._lines.items() if len(line)]
+        lines.sort()
+        for _, model in lines:
+            line = self._lines[model]
+            while len(line) and (link := self._pick(model)) is not None:
+                calls = line.take(now)
+                if not calls:
+                    self._timer.set()
+                    break
+                self._assign(calls, link, line)
 
     def _pick(self, model: int) -> Link | None:
         """The least loaded worker that holds the model and has room."""
@@ -179,22 +184,40 @@ class Pool:
                 best = link
         return best
 
-    def _assign(self, call: Call, link: Link) -> None:
+    def _assign(self, calls: list[Call], link: Link, line: Line) -> None:
         try:
-            link.start(call)
+            if len(calls) == 1:
+                link.start(calls[0])
+            else:
+                link.start_batch(calls)
         except ChannelClosed:
-            self._queue.appendleft(call)
+            for call in reversed(calls):
+                line.add(call, in_front=True)
             self._links.remove(link)  # its supervisor finds out by itself
         except MLServeError as error:
-            call.fail(error)
+            _fail(calls, error)
         except Exception as error:
             _logger.exception("a request could not be sent to its worker")
-            call.fail(MLServeError(f"the request could not be sent to its worker: {error}", 500))
+            _fail(calls, MLServeError(f"the request could not be sent to its worker: {error}", 500))
+
+    async def _look_again(self) -> None:
+        """Forms batches whose waiting time is over."""
+        while True:
+            await self._timer.wait()
+            self._timer = anyio.Event()
+            moments = [line.look_again_at for line in self._lines.values() if line.look_again_at is not None]
+            if moments:
+                with anyio.move_on_after(max(0.0, min(moments) - time.monotonic())):
+                    await self._timer.wait()
+                self._dispatch()
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    async def load(self, frame: frames.Load) -> frames.Loaded:
-        """Loads a model in all workers, one after the other. ModelLoadError with the first reason if one fails."""
+    async def load(self, frame: frames.Load, rule: Rule | None = None) -> frames.Loaded:
+        """Loads a model in all workers, one after the other; `rule` says how its calls are grouped.
+
+        ModelLoadError with the first reason if one fails.
+        """
         async with self._load_lock:
             await self._up.wait()
             done: list[Link] = []
@@ -210,12 +233,16 @@ class Pool:
             if loaded is None:
                 raise ModelLoadError(f"pool {self.name} has no worker that runs; see the log")
             self._models[frame.model] = frame
+            self._lines[frame.model] = Line(rule or Rule())
             return loaded
 
     async def unload(self, model: int) -> None:
         """Unloads a model in all workers. No calls to it may be under way."""
         async with self._load_lock:
             self._models.pop(model, None)
+            line = self._lines.pop(model, None)
+            if line is not None:
+                _fail(line.take_all(), ServerStopping("the model is being unloaded"))
             for link in list(self._links):
                 await self._unload_quietly(link, model)
 
@@ -230,6 +257,7 @@ class Pool:
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Runs the workers until cancelled or stopped; reports when all of them are up."""
         async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._look_again)
             async with anyio.create_task_group() as starting:
                 for _ in range(self.workers):
                     starting.start_soon(self._tasks.start, self._supervise)
@@ -238,8 +266,8 @@ class Pool:
     async def stop(self) -> None:
         """Ends the workers: politely, and after `stop_seconds` by force."""
         self._stopping = True
-        while self._queue:
-            self._queue.popleft().fail(ServerStopping("the server is stopping"))
+        for line in self._lines.values():
+            _fail(line.take_all(), ServerStopping("the server is stopping"))
         for link in list(self._links):
             link.stop()
         with anyio.move_on_after(self._stop_seconds):
@@ -261,7 +289,7 @@ class Pool:
             finally:
                 if link in self._links:
                     self._links.remove(link)
-                self._queue.extendleft(reversed(link.lost()))
+                self._put_back(link.lost())
                 launched.close()
             if self._stopping:
                 return
@@ -308,6 +336,20 @@ class Pool:
             task_status.started()
         self._dispatch()
 
+    def _put_back(self, calls: list[Call]) -> None:
+        """Calls that a dead worker had not begun wait again, in front of the others."""
+        for call in reversed(calls):
+            line = self._lines.get(call.model)
+            if line is not None and not self._stopping and not call.abandoned:
+                line.add(call, in_front=True)
+            else:
+                call.fail(WorkerDied("the worker process died before it ran this call"))
+
     def _forget_slot(self, number: int) -> None:
         for link in self._links:
             link.forget_slot(number)
+
+
+def _fail(calls: list[Call], error: MLServeError) -> None:
+    for call in calls:
+        call.fail(error)

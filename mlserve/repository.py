@@ -34,6 +34,7 @@ __all__ = ["CustomRepository", "ModelRepository", "open_repository", "version_ke
 
 _logger = logging.getLogger("mlserve.repository")
 _DIGITS = re.compile(r"(\d+)")
+_LEADING_V = re.compile(r"^v(?=\d)")
 _PRERELEASE = re.compile(r"[-._]?(a|alpha|b|beta|c|rc|dev|pre|preview)[-._]?$")
 _ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")  # an unpacked Python environment, not models
 
@@ -41,9 +42,9 @@ Found = list[ModelSettings]
 
 
 def version_key(version: str) -> tuple[Any, ...]:
-    """Sorts versions as people count: "10" after "2", "v0.10.0" after "v0.9.0", "1.0" after "1.0-rc1", "" first."""
+    """Sorts versions as people count: "10" after "2", "v0.10.0" after "v0.9.0", "1.0" after "1.0-rc1", "v2" after "1"."""
     parts: list[tuple[int, int, str]] = []
-    for part in _DIGITS.split(version.strip().lower()):
+    for part in _DIGITS.split(_LEADING_V.sub("", version.strip().lower())):
         if part.isdecimal():
             digits = part.lstrip("0")
             parts.append((2, len(digits), digits))  # as numbers, however long
@@ -105,7 +106,8 @@ class ModelRepository:
         if artifact is None and settings.parameters is not None:
             uri = Path(settings.parameters.uri or folder)
             artifact = uri if uri != folder else _only_artifact(folder)
-        if artifact is not None and "name" not in settings.model_fields_set:
+        guessed = self.root.is_file() or not settings.implementation  # else variables describe the folder's model
+        if artifact is not None and guessed and "name" not in settings.model_fields_set:
             settings.name = _name_of(artifact)
         if not settings.implementation:
             runtime = runtime_of_artifact(artifact) if artifact is not None else None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlserve.cli.main import main, root
+    from mlserve.cli.main import root
 
-__all__ = ["main", "root"]
+__all__ = ["root"]
 
 
 def __getattr__(name: str) -> Any:
     """Loads the commands when asked for them: the server takes its table from here and needs no typer."""
-    if name in __all__:
-        from mlserve.cli import main as commands
-
-        return getattr(commands, name)
+    if name == "root":
+        return importlib.import_module("mlserve.cli.main").root
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

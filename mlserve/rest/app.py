@@ -1,32 +1,34 @@
 """The REST application: finds the endpoint for a path, turns errors into answers, counts, and answers.
 
 Infer paths are split here and go straight to their endpoint; everything else is found by Starlette's router. Below
-both lies the same frame (`_serve`), so that a request is counted, answered and logged in one way.
+both lies the same frame (`count` and `answer`), so that a request is counted, answered and logged in one way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.metrics import Metrics
 from mlserve.rest.control import ControlEndpoints, Controls
 from mlserve.rest.docs import DocsEndpoints
 from mlserve.rest.infer import InferEndpoints, Infers
-from mlserve.rest.replies import CLIENT_GONE, Reply, Send, error_reply, send_reply
-from mlserve.rest.requests import ClientGone, Receive, Request, Scope
+from mlserve.rest.metrics_page import MetricsApp, run_lifespan
+from mlserve.rest.replies import CLIENT_GONE, Reply, error_reply, send_reply
+from mlserve.rest.requests import ClientGone, Request
 from mlserve.settings import Settings
 
 __all__ = ["Backend", "CustomRoute", "MetricsApp", "RestApp"]
 
-Endpoint = Callable[[Request], Awaitable[Reply]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
-CustomRoute = tuple[str, str, Asgi]  # path (with {parameters}), method, ASGI application
+Endpoint = Callable[[Request], Awaitable[Reply | None]]  # None: it has sent its answer itself
+CustomRoute = tuple[str, str, ASGIApp]  # path (with {parameters}), method, ASGI application
 
 _VERBS = ("infer", "generate", "infer_stream", "generate_stream")
 _MODEL = "/v2/models/{model_name}"
@@ -40,27 +42,20 @@ class Backend(Infers, Controls, Protocol):
     """
 
 
-class _InferPath(NamedTuple):
-    template: str
-    streams: bool
-    name: str
-    version: str | None
-
-
 _TEMPLATES = {verb: f"{_MODEL}/{verb}" for verb in _VERBS}
 _VERSION_TEMPLATES = {verb: f"{_VERSION}/{verb}" for verb in _VERBS}
 
 
-def _split_infer_path(path: str) -> _InferPath | None:
-    """Model, version and kind of call, if it is an infer path as it should be."""
+def _split_infer_path(path: str) -> tuple[str, dict[str, Any]] | None:
+    """The template of the path and its parameters, if it is an infer path as it should be."""
     parts = path.split("/")
     verb = parts[-1]
-    if verb not in _TEMPLATES or parts[1:3] != ["v2", "models"] or parts[0] or not parts[3]:
+    if verb not in _TEMPLATES or parts[0] or parts[1:3] != ["v2", "models"] or not parts[3]:
         return None
     if len(parts) == 5:
-        return _InferPath(_TEMPLATES[verb], verb.endswith("_stream"), parts[3], None)
+        return _TEMPLATES[verb], {"model_name": parts[3]}
     if len(parts) == 7 and parts[4] == "versions" and parts[5]:
-        return _InferPath(_VERSION_TEMPLATES[verb], verb.endswith("_stream"), parts[3], parts[5])
+        return _VERSION_TEMPLATES[verb], {"model_name": parts[3], "model_version": parts[5]}
     return None
 
 
@@ -71,16 +66,21 @@ class RestApp:
         self._metrics = metrics
         self._may_pack = settings.gzip_enabled
         self._root_path = settings.root_path.rstrip("/")
-        self._infer = InferEndpoints(dataplane, settings)
+        infer = InferEndpoints(dataplane, settings)
+        self._infer: dict[str, Endpoint] = {  # by template
+            f"{prefix}/{verb}": infer.stream if verb.endswith("_stream") else infer.unary
+            for prefix in (_MODEL, _VERSION)
+            for verb in _VERBS
+        }
         self._router = Router(routes=self._routes(dataplane, settings), default=self._custom)
         self._custom_routes: Callable[[], Sequence[CustomRoute]] = getattr(dataplane, "custom_routes", list)
         self._custom_now: Sequence[CustomRoute] = ()
         self._custom_router = Router(default=_nothing_there)
-        self._entry: Asgi = self._dispatch
+        self._entry: ASGIApp = self._dispatch
         cors = settings.cors_settings
         if cors is not None:
             self._entry = CORSMiddleware(
-                self._dispatch,  # type: ignore[arg-type]  # Starlette's types have mutable messages.
+                self._dispatch,
                 allow_origins=cors.allow_origins,
                 allow_origin_regex=cors.allow_origin_regex,
                 allow_credentials=cors.allow_credentials,
@@ -93,8 +93,8 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._entry(scope, receive, send)
-        else:
-            await _other_scopes(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await run_lifespan(receive, send)
 
     # -- finding the endpoint -----------------------------------------------------------------------------------------
 
@@ -121,9 +121,8 @@ class RestApp:
                 get(f"{prefix}/docs", docs.model_page),
                 get(f"{prefix}/docs/dataplane.json", docs.model_document),
             ]
-            # Never called, as POST to these is dispatched before: they give GET its 405, and a last slash its redirect.
-            routes += [post(f"{prefix}/{verb}", control.live) for verb in _VERBS]
-        return routes
+        # POST to these is dispatched before; here they give GET its 405, and a last slash its redirect.
+        return routes + [post(path, endpoint) for path, endpoint in self._infer.items()]
 
     def _get(self, path: str, endpoint: Endpoint) -> Route:
         return Route(path, _Framed(self, path, endpoint), methods=["GET"])
@@ -144,7 +143,9 @@ class RestApp:
                     path = path[len(root) :]
                 found = _split_infer_path(path)
                 if found is not None:
-                    await self._serve_infer(found, scope, receive, send)
+                    template, params = found
+                    request = Request(scope, receive, send, params)
+                    await self.count("POST", template, partial(self.answer, self._infer[template], request))
                     return
             await self._route(scope, receive, send)
         except ClientGone:
@@ -155,10 +156,9 @@ class RestApp:
             scope["root_path"] = self._root_path
         scope["app"] = self  # With it, Starlette raises what it cannot route, instead of answering in plain text.
         try:
-            await self._router(scope, receive, send)  # type: ignore[arg-type]
+            await self._router(scope, receive, send)
         except HTTPException as error:
-            request = Request(scope, receive, {})
-            await self._send(send, error_reply(error), request)
+            await self.send(error_reply(error), Request(scope, receive, send, {}))
 
     async def _custom(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Looks among the routes that models brought along."""
@@ -167,42 +167,23 @@ class RestApp:
             self._custom_now = list(routes)
             made = [Route(path, _FramedCustom(self, path, app), methods=[method]) for path, method, app in routes]
             self._custom_router = Router(routes=made, default=_nothing_there)
-        await self._custom_router(scope, receive, send)  # type: ignore[arg-type]
+        await self._custom_router(scope, receive, send)
 
     # -- the frame of every request -----------------------------------------------------------------------------------
 
-    async def _serve_infer(self, found: _InferPath, scope: Scope, receive: Receive, send: Send) -> None:
-        async def respond() -> int:
-            request = Request(scope, receive, {})
-            reply: Reply | None
-            try:
-                if found.streams:
-                    reply = await self._infer.stream(request, found.name, found.version, send)
-                    if reply is None:
-                        return 200
-                else:
-                    reply = await self._infer.unary(request, found.name, found.version)
-            except ClientGone:
-                raise
-            except Exception as error:
-                reply = error_reply(error)
-            return await self._send(send, reply, request)
-
-        await self.count("POST", found.template, respond)
-
-    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> int:
+    async def answer(self, endpoint: Endpoint, request: Request) -> int:
         """Answers with what an endpoint gives or raises; the status."""
-        request = Request(scope, receive, scope.get("path_params") or {})
         try:
             reply = await endpoint(request)
         except ClientGone:
             raise
         except Exception as error:
-            reply = error_reply(error)
-        return await self._send(send, reply, request)
+            reply = error_reply(error, None if request.inference is None else request.inference.id)
+        return 200 if reply is None else await self.send(reply, request)
 
-    async def _send(self, send: Send, reply: Reply, request: Request) -> int:
-        await send_reply(send, reply, request.headers.get("accept-encoding"), may_pack=self._may_pack)
+    async def send(self, reply: Reply, request: Request) -> int:
+        """Sends an answer; its status."""
+        await send_reply(reply, request, may_pack=self._may_pack)
         return reply.status
 
     async def count(self, method: str, template: str, respond: Callable[[], Awaitable[int]]) -> None:
@@ -229,9 +210,7 @@ class _Framed:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def respond() -> int:
-            return await self._app.serve(self._endpoint, scope, receive, send)
-
+        respond = partial(self._app.answer, self._endpoint, Request(scope, receive, send, scope["path_params"]))
         if self._template is None:
             await respond()
         else:
@@ -241,7 +220,7 @@ class _Framed:
 class _FramedCustom:
     """A model's own endpoint: an ASGI application whose errors and status are taken care of."""
 
-    def __init__(self, app: RestApp, template: str, endpoint: Asgi) -> None:
+    def __init__(self, app: RestApp, template: str, endpoint: ASGIApp) -> None:
         self._app = app
         self._template = template
         self._endpoint = endpoint
@@ -249,7 +228,7 @@ class _FramedCustom:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 0
 
-        async def watched(message: Any) -> None:
+        async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -263,56 +242,11 @@ class _FramedCustom:
             except Exception as error:
                 if status:
                     raise  # The server below cuts the answer off; there is no other way to say it now.
-                await send_reply(send, error_reply(error), None, may_pack=False)
+                return await self._app.send(error_reply(error), Request(scope, receive, send, {}))
             return status
 
         await self._app.count(scope["method"], self._template, respond)
 
 
-class MetricsApp:
-    """The ASGI application of the metrics port: one page."""
-
-    def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._metrics = metrics
-        path = settings.metrics_endpoint or "/metrics"
-        self._router = Router(
-            routes=[Route(path if path.startswith("/") else f"/{path}", self, methods=["GET"])], default=_nothing_there
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await _other_scopes(scope, receive, send)
-            return
-        if "path_params" in scope:  # The router has been here, and sends its one page back to us.
-            await self._page(scope, receive, send)
-            return
-        scope["app"] = self
-        try:
-            await self._router(scope, receive, send)  # type: ignore[arg-type]
-        except HTTPException as error:
-            await send_reply(send, error_reply(error), None, may_pack=False)
-        except ClientGone:
-            pass
-
-    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, {})
-        page, content_type = self._metrics.render(request.headers.get("accept", ""))
-        reply = Reply(200, [(b"content-type", content_type.encode("latin-1"))], [page])
-        await send_reply(send, reply, request.headers.get("accept-encoding"), may_pack=True)
-
-
-async def _nothing_there(scope: Any, receive: Any, send: Any) -> None:
+async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
-
-
-async def _other_scopes(scope: Scope, receive: Receive, send: Send) -> None:
-    """Nothing happens at start and stop of the application; websockets are not taken."""
-    if scope["type"] == "lifespan":
-        while True:
-            kind = (await receive())["type"]
-            await send({"type": f"{kind}.complete"})
-            if kind == "lifespan.shutdown":
-                return
-    elif scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1000})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlserve.errors import MLServeError
 from mlserve.rest.replies import Reply, json_reply
@@ -49,7 +49,7 @@ class ControlEndpoints:
 
     async def model_ready(self, request: Request) -> Reply:
         """200 if the model takes calls, 400 if it does not."""
-        name, version = _model(request)
+        name, version = request.model
         which = f"Model {name}" + (f" with version {version}" if version else "")
         return _yes_or_no(self._dataplane.model_ready(name, version), f"{which} is not ready yet")
 
@@ -59,7 +59,7 @@ class ControlEndpoints:
 
     async def model_metadata(self, request: Request) -> Reply:
         """Versions, platform, inputs and outputs."""
-        return json_reply(self._dataplane.model_metadata(*_model(request)))
+        return json_reply(self._dataplane.model_metadata(*request.model))
 
     async def index(self, request: Request) -> Reply:
         """The models in the repository; no body is as good as `{}`."""
@@ -75,11 +75,6 @@ class ControlEndpoints:
         """Unloads a model."""
         await self._dataplane.repository_unload(request.params["model_name"])
         return Reply(200, [])
-
-
-def _model(request: Request) -> tuple[str, str | None]:
-    params: dict[str, Any] = request.params
-    return params["model_name"], params.get("model_version")
 
 
 def _yes_or_no(is_so: bool, otherwise: str) -> Reply:

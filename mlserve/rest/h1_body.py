@@ -11,7 +11,10 @@ from __future__ import annotations
 __all__ = ["IN_PLACE_BYTES", "Body"]
 
 IN_PLACE_BYTES = 1024 * 1024  # from here on, what is missing of a body is received in place (measured: bench/edge.py)
-RESERVE_BYTES = 16 * 1024 * 1024  # so much must have arrived before memory for all of a larger body is reserved
+# A client that announces a large body and sends little of it shall not tie up memory: at most so much is reserved, or so
+# many times what has arrived. Growing copies what is there, which costs little when it happens at 4 and 64 MiB.
+RESERVE_BYTES = 4 * 1024 * 1024
+RESERVE_TIMES = 16
 
 
 class Body:
@@ -83,8 +86,8 @@ class Body:
             self._reserve(arrived)
 
     def _reserve(self, arrived: bytes | bytearray) -> None:
-        """Make the buffer, with `arrived` at its front; a client that only promises gets RESERVE_BYTES at most."""
+        """Make the buffer, or a larger one, with `arrived` at its front."""
         total = len(arrived) + self.missing
-        self._buffer = bytearray(total if len(arrived) >= RESERVE_BYTES else min(total, RESERVE_BYTES))
+        self._buffer = bytearray(min(total, max(RESERVE_BYTES, RESERVE_TIMES * len(arrived))))
         self._buffer[: len(arrived)] = arrived
         self._rest = memoryview(self._buffer)[len(arrived) :]

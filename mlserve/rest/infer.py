@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
-from mlserve.rest.replies import JSON, Reply, Send, error_reply
+from mlserve.rest.replies import JSON, Reply, error_reply
 from mlserve.rest.requests import Request
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
@@ -43,54 +44,39 @@ class InferEndpoints:
         self._dataplane = dataplane
         self._limit_bytes = settings.max_body_bytes
 
-    async def unary(self, http: Request, name: str, version: str | None) -> Reply:
-        """The answer to one request. Any MLServeError that reading it gives; ClientGone."""
+    async def unary(self, http: Request) -> Reply:
+        """The answer to one request. Any MLServeError; ClientGone, which also cancels the call."""
         timeout = timeout_seconds(http.headers)
         request = await self._read(http)
+        call = partial(self._dataplane.infer, request, *http.model, timeout_seconds=timeout)
+        return _reply(await http.while_connected(call))
 
-        async def answer() -> Reply:
-            try:
-                response = await self._dataplane.infer(request, name, version, timeout_seconds=timeout)
-                return _reply(response)
-            except Exception as error:
-                return error_reply(error, request.id)
-
-        return await http.while_connected(answer)
-
-    async def stream(self, http: Request, name: str, version: str | None, send: Send) -> Reply | None:
-        """Sends the answers as events; returns the error to answer with if there was none before the first event.
+    async def stream(self, http: Request) -> None:
+        """Sends the answers as events. Any MLServeError before the first event; ClientGone.
 
         An error after that is an event of the type `error`, the last one: the status has been sent by then.
         """
         timeout = timeout_seconds(http.headers)
         request = await self._read(http)
 
-        async def events() -> Reply | None:
-            answers = self._dataplane.infer_stream(_only(request), name, version, timeout_seconds=timeout)
+        async def events() -> None:
+            answers = self._dataplane.infer_stream(_only(request), *http.model, timeout_seconds=timeout)
             async with aclosing(answers):
-                try:
-                    response = await anext(answers, None)
-                    event = b"" if response is None else _event(response)
-                except Exception as error:
-                    return error_reply(error, request.id)
-                await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
-                while response is not None:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                    try:
-                        response = await anext(answers, None)
-                        event = b"" if response is None else _event(response)
-                    except Exception as error:
-                        reply = error_reply(error, request.id)
-                        event, response = _framed(b"event: error\ndata: ", bytes(reply.chunks[0])), None
-            await send({"type": "http.response.body", "body": event, "more_body": False})
-            return None
+                event = await _next_event(answers)
+                await http.send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
+                more = True
+                while more:  # Once even without any event: the answer shall be framed as a stream in any case.
+                    more = bool(event)
+                    await http.send({"type": "http.response.body", "body": event, "more_body": True})
+                    if more:
+                        event = await _next_event_or_error(answers, request)
 
-        return await http.while_connected(events)
+        await http.while_connected(events)
 
     async def _read(self, http: Request) -> InferenceRequest:
         """The request in the body, with the headers as the model will see them."""
         header_length = json_length(http.headers)
-        request = decode_request(await http.json_body(self._limit_bytes), header_length)
+        http.inference = request = decode_request(await http.json_body(self._limit_bytes), header_length)
         if request.parameters is None:
             request.parameters = Parameters()
         request.parameters["headers"] = http.headers  # Not what the client put there: it speaks for itself in HTTP.
@@ -113,8 +99,11 @@ def _reply(response: InferenceResponse) -> Reply:
     return Reply(200, headers, chunks)
 
 
-def _event(response: InferenceResponse) -> bytes:
-    """One chunk of the stream. Its headers stay in it: the answer's own have been sent by the time it is made."""
+async def _next_event(answers: AsyncGenerator[InferenceResponse, None]) -> bytes:
+    """The next chunk of the stream, b"" at its end. Headers stay in it: the answer's own go out before it is made."""
+    response = await anext(answers, None)
+    if response is None:
+        return b""
     chunks, _ = encode_response(response, binary=False)
     return _framed(b"data: ", b"".join(chunks))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from mlserve.errors import MLServeError
 from mlserve.rest.headers import accepts_gzip
 from mlserve.rest.packing import MINIMUM_BYTES, pack
+from mlserve.rest.requests import Request
 from mlserve.wire.v2json import encode_json
 
-__all__ = ["CLIENT_GONE", "JSON", "Reply", "Send", "error_reply", "json_reply", "send_reply"]
+__all__ = ["CLIENT_GONE", "JSON", "Reply", "error_reply", "json_reply", "send_reply"]
 
 Buffer = bytes | bytearray | memoryview
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer; only metrics ever see it
@@ -72,20 +72,20 @@ def _words(error: HTTPException) -> str:
     return error.detail
 
 
-async def send_reply(send: Send, reply: Reply, accept_encoding: str | None, *, may_pack: bool) -> None:
+async def send_reply(reply: Reply, request: Request, *, may_pack: bool) -> None:
     """Sends an answer, packed if the client takes that, it is large enough, and packing is switched on."""
     chunks = reply.chunks
     headers = reply.headers
     size = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
     if may_pack and size >= MINIMUM_BYTES:
         headers.append((b"vary", b"Accept-Encoding"))
-        if accept_encoding is not None and accepts_gzip(accept_encoding):
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
             chunks = [await pack(chunks, size)]
             size = len(chunks[0])
             headers.append((b"content-encoding", b"gzip"))
     headers.append((b"content-length", b"%d" % size))
+    send = request.send
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    last = len(chunks) - 1
     for chunk in chunks[:-1]:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": chunks[last] if chunks else b"", "more_body": False})
+    await send({"type": "http.response.body", "body": chunks[-1] if chunks else b"", "more_body": False})

@@ -6,30 +6,40 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
+from starlette.types import Receive, Scope, Send
 
 from mlserve.errors import BodyTooLarge
 from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
 from mlserve.rest.headers import check_content_type, read_headers
 from mlserve.rest.packing import unpack
+from mlserve.types import InferenceRequest
 
-__all__ = ["ClientGone", "Receive", "Request", "Scope"]
+__all__ = ["ClientGone", "Request"]
 
 Buffer = bytes | bytearray | memoryview
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Scope = dict[str, Any]
 T = TypeVar("T")
 
 
 class Request:
-    """What an endpoint sees of a request. `params` are the parts of its path that have names."""
+    """What an endpoint sees of a request. `params` are the parts of its path that have names.
 
-    __slots__ = ("_receive", "headers", "params", "scope")
+    `send` is for endpoints that send their answer themselves; `inference` is set once the body has been read as one.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive, params: dict[str, Any]) -> None:
+    __slots__ = ("_receive", "headers", "inference", "params", "scope", "send")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, params: dict[str, Any]) -> None:
         self.scope = scope
         self.headers = read_headers(scope["headers"])
         self.params = params
+        self.send = send
+        self.inference: InferenceRequest | None = None
         self._receive = receive
+
+    @property
+    def model(self) -> tuple[str, str | None]:
+        """Name and version in the path."""
+        return self.params["model_name"], self.params.get("model_version")
 
     async def json_body(self, limit_bytes: int) -> Buffer:
         """The body, unpacked, that may hold JSON by its headers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -42,26 +42,9 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
     """
 
-    # Field names by what their values must be; checked when an object is made.
-    _texts: ClassVar[tuple[str, ...]] = ()
-    _nested: ClassVar[_Dict] = {}
-
-    def __post_init__(self) -> None:
-        for name in self._texts:
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise fault(self, name, "Input should be a valid string", value, "string_type")
-        for name, kind in self._nested.items():
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, nested_list(self, name, kind, value))
-
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Pairs of field name and value, so that `dict(request)` works."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if value is not None:
-                yield name, value
+        return ((name, getattr(self, name)) for name in self.__struct_fields__)
 
     def model_dump(
         self,
@@ -131,8 +114,11 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
 
     @classmethod
     def model_json_schema(cls, **_: Any) -> _Dict:
-        """The JSON schema of this type."""
-        return msgspec.json.schema(cls)
+        """The JSON schema of this type, with those of its parts under `$defs`."""
+        schema: _Dict = msgspec.json.schema(cls)
+        definitions = schema["$defs"]
+        own = definitions.pop(cls.__name__)
+        return {"$defs": definitions, **own} if definitions else own
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, deep or not (then parts are shared), with `update` applied."""
@@ -144,7 +130,7 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
     @property
     def model_fields_set(self) -> set[str]:
         """The names of the fields that are not None."""
-        return {name for name, _ in self}
+        return {name for name, value in self if value is not None}
 
     if TYPE_CHECKING:
         parse_raw = model_validate_json
@@ -180,15 +166,18 @@ def fault(model: Model, name: str, message: str, value: Any, kind: str = "value_
     return ValidationError.one(type(model).__name__, (name,), message, value, kind)
 
 
+def check_texts(model: Model, *names: str) -> None:
+    """ValidationError if one of these fields of a model that is being made is neither text nor None."""
+    for name in names:
+        value = getattr(model, name)
+        if value.__class__ is not str and value is not None and not isinstance(value, str):
+            raise fault(model, name, "Input should be a valid string", value, "string_type")
+
+
 def nested_list(model: Model, name: str, kind: Any, values: Any) -> list[Any]:
     """A list of models, where some may come as dicts."""
-    if not isinstance(values, list):
-        if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
-            raise fault(model, name, "Input should be a valid list", values, "list_type")
-        values = list(values)
-    if all(one.__class__ is kind for one in values):
-        same: list[Any] = values  # The caller's own list: what it appends later is seen.
-        return same
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        raise fault(model, name, "Input should be a valid list", values, "list_type")
     made = []
     for at, one in enumerate(values):
         try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlserve.datatypes import DTYPES, Datatype
+from mlserve.datatypes import DATATYPES, Datatype
 from mlserve.tensors import TensorData
 from mlserve.types.dumping import dump, dump_json
-from mlserve.types.model import Model, fault, nested_list
+from mlserve.types.model import Model, check_texts, fault, nested_list
 from mlserve.types.parameters import Parameters
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -35,10 +35,9 @@ __all__ = [
     "State",
 ]
 
-_Dict = dict[str, Any]
 _Raw = msgspec.Raw
 _set = msgspec.structs.force_setattr
-_ABSENT = msgspec.Raw(b"")  # `data` of a tensor that has none: its bytes follow in the binary part.
+_NO_DATA = msgspec.Raw(b"")  # `data` of a tensor that has none, such as one whose bytes follow in the binary part.
 
 # What a field holds once the object is made, and what msgspec reads it from. The decoder leaves `data` as text and
 # gives `parameters` as a plain dict; __post_init__ makes the rest.
@@ -56,15 +55,9 @@ class _Message(Model, kw_only=True):
     """A model with parameters: a dict becomes Parameters, also when it is assigned later."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "parameters" and value.__class__ is not Parameters and value is not None:
+        if name == "parameters" and value is not None and value.__class__ is not Parameters:
             value = _parameters(self, value)
         super().__setattr__(name, value)
-
-    def __post_init__(self) -> None:
-        parameters = getattr(self, "parameters", None)
-        if parameters is not None and parameters.__class__ is not Parameters:
-            _set(self, "parameters", _parameters(self, parameters))
-        super().__post_init__()
 
 
 class _Tensor(_Message, kw_only=True):
@@ -74,10 +67,10 @@ class _Tensor(_Message, kw_only=True):
     shape: list[int]
     datatype: _Datatype
     parameters: _Parameters | None = None
-    data: _Data = msgspec.field(default_factory=lambda: _ABSENT)  # type: ignore[assignment,return-value]  # Replaced.
+    data: _Data = msgspec.field(default_factory=lambda: _NO_DATA)  # type: ignore[assignment]  # Replaced.
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "data" and value.__class__ is not TensorData:
+        if name == "data" and type(value) is not TensorData:
             value = TensorData(value)
         super().__setattr__(name, value)
 
@@ -86,17 +79,16 @@ class _Tensor(_Message, kw_only=True):
         parameters = self.parameters
         if parameters is not None and parameters.__class__ is not Parameters:
             _set(self, "parameters", _parameters(self, parameters))
-        if data.__class__ is _Raw and data is not _ABSENT:  # From the decoder, which has checked the rest.
-            _set(self, "data", TensorData.from_json(data))
-            return
-        if data.__class__ is not TensorData:
-            _set(self, "data", TensorData(None if data is _ABSENT else data))
-        if self.name.__class__ is not str and not isinstance(self.name, str):
+        if type(data) is _Raw:
+            if data is not _NO_DATA:  # From the decoder, which has checked the rest.
+                _set(self, "data", TensorData.from_json(data))
+                return
+            _set(self, "data", TensorData(None))
+        elif type(data) is not TensorData:
+            _set(self, "data", TensorData(data))
+        if not isinstance(self.name, str):
             raise fault(self, "name", "Input should be a valid string", self.name, "string_type")
-        if self.datatype.__class__ is not Datatype:
-            _set(self, "datatype", _datatype(self, self.datatype))
-        if self.shape.__class__ is not list or not all(size.__class__ is int for size in self.shape):
-            _set(self, "shape", _shape(self, self.shape))
+        check_datatype_and_shape(self)
 
 
 class RequestInput(_Tensor, kw_only=True):
@@ -110,10 +102,12 @@ class ResponseOutput(_Tensor, kw_only=True):
 class RequestOutput(_Message, kw_only=True):
     """An output that the client asks for."""
 
-    _texts: ClassVar[tuple[str, ...]] = ("name",)
-
     name: str
     parameters: _Parameters | None = None
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+        check_texts(self, "name")
 
 
 class InferenceRequest(_Message, kw_only=True):
@@ -125,21 +119,15 @@ class InferenceRequest(_Message, kw_only=True):
     outputs: list[RequestOutput] | None = None
 
     def __post_init__(self) -> None:
-        if self.id is not None and not isinstance(self.id, str):
-            raise fault(self, "id", "Input should be a valid string", self.id, "string_type")
-        parameters = self.parameters
-        if parameters is not None and parameters.__class__ is not Parameters:
-            _set(self, "parameters", _parameters(self, parameters))
-        _set(self, "inputs", nested_list(self, "inputs", RequestInput, self.inputs))
+        check_parameters(self)
+        check_texts(self, "id")
+        nest(self, "inputs", RequestInput, self.inputs)
         if self.outputs is not None:
-            _set(self, "outputs", nested_list(self, "outputs", RequestOutput, self.outputs))
+            nest(self, "outputs", RequestOutput, self.outputs)
 
 
 class InferenceResponse(_Message, kw_only=True):
     """The answer to a request for inference, or one chunk of a stream of answers."""
-
-    _texts: ClassVar[tuple[str, ...]] = ("model_name", "model_version", "id")
-    _nested: ClassVar[_Dict] = {"outputs": ResponseOutput}
 
     model_name: str
     model_version: str | None = None
@@ -147,11 +135,14 @@ class InferenceResponse(_Message, kw_only=True):
     parameters: _Parameters | None = None
     outputs: list[ResponseOutput]
 
+    def __post_init__(self) -> None:
+        check_parameters(self)
+        check_texts(self, "model_name", "model_version", "id")
+        nest(self, "outputs", ResponseOutput, self.outputs)
+
 
 class MetadataTensor(_Message, kw_only=True):
     """Name, datatype and shape of an input or output; -1 in the shape is any size."""
-
-    _texts: ClassVar[tuple[str, ...]] = ("name",)
 
     name: str
     datatype: _Datatype
@@ -159,28 +150,24 @@ class MetadataTensor(_Message, kw_only=True):
     parameters: _Parameters | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.datatype.__class__ is not Datatype:
-            _set(self, "datatype", _datatype(self, self.datatype))
-        if self.shape.__class__ is not list or not all(size.__class__ is int for size in self.shape):
-            _set(self, "shape", _shape(self, self.shape))
+        check_parameters(self)
+        check_texts(self, "name")
+        check_datatype_and_shape(self)
 
 
 class MetadataServerResponse(Model, kw_only=True):
     """What the server says about itself."""
 
-    _texts: ClassVar[tuple[str, ...]] = ("name", "version")
-
     name: str
     version: str
     extensions: list[str]
 
+    def __post_init__(self) -> None:
+        check_texts(self, "name", "version")
+
 
 class MetadataModelResponse(_Message, kw_only=True):
     """What the server says about a model."""
-
-    _texts: ClassVar[tuple[str, ...]] = ("name", "platform")
-    _nested: ClassVar[_Dict] = {"inputs": MetadataTensor, "outputs": MetadataTensor}
 
     name: str
     versions: list[str] | None = None
@@ -188,6 +175,14 @@ class MetadataModelResponse(_Message, kw_only=True):
     inputs: list[MetadataTensor] | None = None
     outputs: list[MetadataTensor] | None = None
     parameters: _Parameters | None = None
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+        check_texts(self, "name", "platform")
+        if self.inputs is not None:
+            nest(self, "inputs", MetadataTensor, self.inputs)
+        if self.outputs is not None:
+            nest(self, "outputs", MetadataTensor, self.outputs)
 
 
 class State(str, Enum):
@@ -215,15 +210,13 @@ class RepositoryIndexRequest(Model, kw_only=True):
 class RepositoryIndexResponseItem(Model, kw_only=True):
     """One model, or one version of it, in the repository."""
 
-    _texts: ClassVar[tuple[str, ...]] = ("name", "version", "reason")
-
     name: str
     version: str | None = None
     state: State
     reason: str
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_texts(self, "name", "version", "reason")
         if self.state.__class__ is not State:
             try:
                 self.state = State(self.state)
@@ -309,19 +302,49 @@ class RepositoryUnloadErrorResponse(_ErrorResponse, kw_only=True):
     """The body of an error of an unload."""
 
 
+def check_parameters(model: Any) -> None:
+    """Makes the parameters of a model that is being made Parameters."""
+    parameters = model.parameters
+    if parameters is not None and parameters.__class__ is not Parameters:
+        _set(model, "parameters", _parameters(model, parameters))
+
+
+def check_datatype_and_shape(model: Any) -> None:
+    """Makes the datatype a Datatype and the shape a list of ints, or raises a ValidationError."""
+    if model.datatype.__class__ is not Datatype:
+        _set(model, "datatype", _datatype(model, model.datatype))
+    shape = model.shape
+    if shape.__class__ is list:
+        for size in shape:
+            if size.__class__ is not int:
+                break
+        else:
+            return
+    _set(model, "shape", _shape(model, shape))
+
+
+def nest(model: Model, name: str, kind: Any, values: Any) -> None:
+    """Makes the items of a field objects of their type."""
+    if values.__class__ is list:
+        for one in values:
+            if one.__class__ is not kind:
+                break
+        else:
+            return  # The caller's own list stays: what it appends later is seen.
+    _set(model, name, nested_list(model, name, kind, values))
+
+
 def _parameters(model: Model, value: Any) -> Parameters:
-    if isinstance(value, Parameters):
-        return value
     if isinstance(value, Mapping):
-        return Parameters(value)
+        return value if isinstance(value, Parameters) else Parameters(value)
     raise fault(model, "parameters", "Input should be a valid dictionary", value, "dict_type")
 
 
 def _datatype(model: Model, value: Any) -> Datatype:
-    try:
-        return Datatype(value)
-    except ValueError:
-        raise fault(model, "datatype", f"Input should be one of {', '.join(DTYPES)}", value, "enum") from None
+    found = DATATYPES.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise fault(model, "datatype", f"Input should be one of {', '.join(DATATYPES)}", value, "enum")
+    return found
 
 
 def _shape(model: Model, value: Any) -> list[int]:

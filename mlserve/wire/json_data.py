@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from mlserve.datatypes import BYTES, DTYPES, INT_RANGES, Array, cast, does_not_fit, numpy_dtype
+from mlserve.datatypes import DTYPES, INT_RANGES, Array, cast, does_not_fit, numpy_dtype
 from mlserve.errors import CodecError
 from mlserve.wire.raw_data import Buffer, aligned
 
@@ -223,7 +223,7 @@ def _float(value: Any, at: int, datatype: str) -> float:
     if value is None:
         return math.nan
     try:
-        if not isinstance(value, dict | _LISTS):
+        if not isinstance(value, (dict, *_LISTS)):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass

@@ -68,7 +68,7 @@ def bools(numbers: Array) -> Array:
     """True for each number that is not 0; a view of bytes that are 0 or 1."""
     if numbers.dtype == np.uint8 and numbers.max() <= 1:
         return numbers.view(np.bool_)
-    return numbers != 0
+    return numbers.astype(np.bool_)
 
 
 def numbers_to_raw(array: Array) -> bytes | memoryview:

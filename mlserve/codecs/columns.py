@@ -1,0 +1,223 @@
+"""One column of a frame to and from a tensor: numbers as arrays, text, bytes, dates, and everything else as JSON.
+
+The rule for missing values: NaN in floating point, null in text and dates; a column of integers or booleans in which
+one is missing becomes floating point, as pandas itself does it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+import numpy as np
+import orjson
+
+from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.base64 import Base64Codec
+from mlserve.codecs.datetime import DatetimeCodec
+from mlserve.codecs.decoded import NOTHING, decoded_input, get_decoded, has_decoded
+from mlserve.codecs.errors import CodecError, located, unencodable
+from mlserve.codecs.lists import as_list
+from mlserve.codecs.numpy import to_datatype
+from mlserve.codecs.registry import find_input_codec, register_input_codec
+from mlserve.codecs.string import StringCodec, text_of
+from mlserve.datatypes import BYTES, Datatype
+from mlserve.types import RequestInput, ResponseOutput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["JsonContentType", "JsonCodec", "decode_column", "encode_column"]
+
+JsonContentType = "pd_json"
+
+_EXACT = 2**53  # up to here floating point tells integers apart
+_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+@register_input_codec
+class JsonCodec(InputCodec):
+    """Any Python values that JSON has, each as its JSON text: what a column of a frame may hold beside scalars."""
+
+    ContentType: ClassVar[str] = JsonContentType
+
+    @classmethod
+    def decode_input(cls, request_input: RequestInput) -> list[Any]:
+        """The values, each from its JSON text."""
+        return _from_json(request_input)
+
+    @classmethod
+    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
+        """The values, each from its JSON text."""
+        return _from_json(response_output)
+
+    @classmethod
+    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
+        """An output of shape [N, 1] with the JSON text of each value."""
+        data = _to_json(name, as_list(payload), use_bytes)
+        return ResponseOutput(
+            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
+        )
+
+
+def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
+    """A column's datatype, its values as the tensor shall hold them, and its content type if it needs one.
+
+    CodecError names the column if the protocol has no way to carry it.
+    """
+    import pandas as pd
+
+    dtype: Any = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype | pd.SparseDtype):
+        return encode_column(name, pd.Series(np.asarray(column)), use_bytes)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "biuf":
+        array = column.to_numpy() if isinstance(dtype, np.dtype) else _without_mask(name, column)
+        return _of_numpy(name, array), array, None
+    if kind == "M":
+        values = [None if one is pd.NaT else one.isoformat() for one in column.array]
+        return Datatype.BYTES, _texts(values, use_bytes), DatetimeCodec.ContentType
+    if kind in "OUT" and not isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
+        return _encode_objects(name, column.tolist(), use_bytes)
+    raise unencodable(f"column '{name}': no datatype of the protocol holds pandas' {dtype}")
+
+
+def decode_column(tensor: InputOrOutput) -> Any:
+    """A tensor as the values of a column: a flat array, or a list of one object a row.
+
+    Its decoded form if it has one, its content type's, or else numbers by the datatype and text as it came.
+    """
+    value: Any = NOTHING
+    if has_decoded(tensor):
+        value = get_decoded(tensor)
+    elif isinstance(tensor, RequestInput):
+        value = decoded_input(tensor)
+    elif tensor.parameters is not None:
+        value = _decode_output(tensor)
+    if value is not NOTHING:
+        return _rows(value)
+    try:
+        if tensor.datatype == BYTES:
+            return tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
+        return tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False).reshape(-1)
+    except CodecError as error:
+        raise located(error, tensor) from None
+
+
+def _decode_output(tensor: Any) -> Any:
+    codec = find_input_codec(tensor.parameters.content_type) if tensor.parameters.content_type else None
+    return codec.decode_output(tensor) if codec is not None else NOTHING
+
+
+def _rows(value: Any) -> Any:
+    """What a codec made of a tensor, as one entry a row: the last axes of an array stay together in their row."""
+    if isinstance(value, np.ndarray):
+        if value.ndim > 1 and value.size != value.shape[0]:
+            return list(value)
+        flat = value.reshape(-1)
+        return flat.tolist() if value.dtype.kind in "USO" else flat
+    return value if isinstance(value, list) else [value]
+
+
+def _of_numpy(name: str, array: Any) -> Datatype:
+    try:
+        return to_datatype(array.dtype)
+    except CodecError as error:
+        raise unencodable(f"column '{name}': {error.message}") from None
+
+
+def _without_mask(name: str, column: Any) -> Any:
+    """The array of a nullable column: of its own numpy type, or of floats with NaN where something is missing."""
+    wanted = column.dtype.numpy_dtype
+    missing = column.isna()
+    if not missing.any():
+        return column.to_numpy(dtype=wanted)
+    if wanted.kind == "f":
+        return column.to_numpy(dtype=wanted, na_value=np.nan)
+    present = column[~missing]
+    if wanted.kind in "iu" and len(present) and max(abs(int(present.min())), abs(int(present.max()))) > _EXACT:
+        raise unencodable(f"column '{name}': integers beyond 2**53 beside missing values, which make it floating point")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
+    """A column of Python objects: by what all of them are."""
+    import pandas as pd
+
+    values = [None if _is_missing(one, pd) else one for one in values]
+    present = [one for one in values if one is not None]
+    if all(isinstance(one, str) for one in present):
+        return Datatype.BYTES, _texts(values, use_bytes), StringCodec.ContentType
+    if all(isinstance(one, bytes) for one in present):
+        return _encode_blobs(name, values)
+    if all(isinstance(one, datetime.date | np.datetime64) for one in present):
+        tensor = DatetimeCodec.encode_output(name, values, use_bytes)
+        return Datatype.BYTES, tensor.data, DatetimeCodec.ContentType
+    if all(isinstance(one, bool | int | float | np.bool_ | np.number) for one in present):
+        array = _numbers(values)
+        if array is not None:
+            return _of_numpy(name, array), array, None
+    return Datatype.BYTES, _to_json(name, values, use_bytes), JsonContentType
+
+
+def _is_missing(one: Any, pd: Any) -> bool:
+    return one is None or one is pd.NA or one is pd.NaT or (isinstance(one, float | np.floating) and bool(one != one))
+
+
+def _texts(values: list[Any], use_bytes: bool) -> list[Any]:
+    return [one if one is None else one.encode() for one in values] if use_bytes else values
+
+
+def _encode_blobs(name: str, values: list[Any]) -> tuple[Datatype, Any, str | None]:
+    """Bytes go as they are, as MLServer sends them, if all are UTF-8; otherwise as base64, which JSON can carry."""
+    try:
+        for one in values:
+            if one is not None:
+                str(one, "utf-8")
+    except UnicodeDecodeError:
+        return Datatype.BYTES, Base64Codec.encode_output(name, values).data, Base64Codec.ContentType
+    return Datatype.BYTES, values, None
+
+
+def _numbers(values: list[Any]) -> Any:
+    """Numbers as an array, None as NaN; None if they do not go into one without loss."""
+    if None in values:
+        if any(isinstance(one, int | np.integer) and abs(int(one)) > _EXACT for one in values):
+            return None
+        return np.array([np.nan if one is None else float(one) for one in values])
+    if len({isinstance(one, bool | np.bool_) for one in values}) > 1:
+        return None  # true beside 2: numpy would make it 1
+    array = np.array(values)
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _to_json(name: str, values: list[Any], use_bytes: bool) -> list[Any]:
+    try:
+        texts = [orjson.dumps(one, default=_plain, option=_JSON) for one in values]
+    except TypeError as error:
+        raise unencodable(f"column '{name}': a value has no JSON form ({error})") from None
+    return texts if use_bytes else [one.decode() for one in texts]
+
+
+def _plain(value: Any) -> Any:
+    """What orjson shall write for values that it does not know."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is none of JSON's types")
+
+
+def _from_json(tensor: InputOrOutput) -> list[Any]:
+    found: list[Any] = list(text_of(tensor, JsonContentType))
+    for at, one in enumerate(found):
+        if one is not None:
+            try:
+                found[at] = msgspec.json.decode(one)  # keeps integers of any size
+            except msgspec.DecodeError as error:
+                raise located(CodecError(f"data[{at}]: {one[:40]!r} is no JSON ({error})"), tensor) from None
+    return found

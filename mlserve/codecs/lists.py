@@ -1,0 +1,49 @@
+"""Lists of text, bytes or dates: the elements of BYTES tensors, and the values that go into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlserve.codecs.errors import CodecError, located
+from mlserve.datatypes import BYTES
+
+__all__ = ["as_list", "elements", "is_list_of"]
+
+
+def is_list_of(payload: Any, instance_type: type[Any] | tuple[type[Any], ...]) -> bool:
+    """Whether this is a list of such values, None allowed between them; an empty list is."""
+    if not isinstance(payload, list):
+        return False
+    if not payload:
+        return True
+    present = [one for one in payload if one is not None]
+    return bool(present) and all(isinstance(one, instance_type) for one in present)
+
+
+def as_list(payload: Any) -> list[Any]:
+    """A flat list of the values of a list, tuple, array or series; a bare scalar, text or bytes is one value."""
+    if isinstance(payload, list):
+        return payload
+    if isinstance(payload, np.ndarray):
+        flat: list[Any] = payload.ravel().tolist()
+        return flat
+    if isinstance(payload, str | bytes) or not hasattr(payload, "__iter__"):
+        return [payload]
+    return list(payload)
+
+
+def elements(tensor: Any, content_type: str) -> list[Any]:
+    """The text, bytes and None of a BYTES tensor, flat; their number is not held against the shape.
+
+    CodecError for another datatype, and for values that are no text.
+    """
+    if tensor.datatype != BYTES:
+        error = CodecError(f"content type '{content_type}' needs datatype BYTES, got {tensor.datatype}")
+        raise located(error, tensor)
+    try:
+        flat: list[Any] = tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
+        return flat
+    except CodecError as error:
+        raise located(error, tensor) from None

@@ -1,0 +1,97 @@
+"""Content type `str`: lists of text."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, List
+
+from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.errors import CodecError, located, unencodable
+from mlserve.codecs.lists import as_list, elements, is_list_of
+from mlserve.codecs.registry import register_input_codec, register_request_codec
+from mlserve.codecs.single import SingleInputRequestCodec
+from mlserve.datatypes import Datatype
+from mlserve.types import RequestInput, ResponseOutput
+
+__all__ = ["StringCodec", "StringRequestCodec"]
+
+
+@register_input_codec
+class StringCodec(InputCodec):
+    """A list of text as a BYTES tensor of UTF-8; null is None.
+
+    `use_bytes=False` leaves the elements as `str`, for who turns the tensor into JSON by own means.
+    """
+
+    ContentType: ClassVar[str] = "str"
+    TypeHint: ClassVar[Any] = List[str]  # noqa: UP006 - spelled as people compare it
+
+    @classmethod
+    def can_encode(cls, payload: Any) -> bool:
+        """Lists of text; None may stand between."""
+        return is_list_of(payload, str)
+
+    @classmethod
+    def decode_input(cls, request_input: RequestInput) -> list[Any]:
+        """The texts of the input; CodecError if they are no UTF-8."""
+        return _decode(request_input)
+
+    @classmethod
+    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
+        """The texts of the output."""
+        return _decode(response_output)
+
+    @classmethod
+    def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
+        """An input of shape [N, 1] that holds the texts; a bare text is one."""
+        data = _encode(name, payload, use_bytes)
+        return RequestInput(
+            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
+        )
+
+    @classmethod
+    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
+        """An output of shape [N, 1] that holds the texts; a bare text is one."""
+        data = _encode(name, payload, use_bytes)
+        return ResponseOutput(
+            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
+        )
+
+
+@register_request_codec
+class StringRequestCodec(SingleInputRequestCodec):
+    """The only tensor of a request or response, as a list of text."""
+
+    InputCodec = StringCodec
+    ContentType: ClassVar[str] = StringCodec.ContentType
+    TypeHint: ClassVar[Any] = StringCodec.TypeHint
+
+
+def text_of(tensor: InputOrOutput, content_type: str) -> list[str | None]:
+    """The elements of a BYTES tensor as text; CodecError for bytes that are no UTF-8."""
+    found = elements(tensor, content_type)
+    for at, one in enumerate(found):
+        if one.__class__ is bytes:
+            try:
+                found[at] = str(one, "utf-8")
+            except UnicodeDecodeError as error:
+                message = f"data[{at}]: {one[:24]!r} is not UTF-8 ({error.reason} at byte {error.start})"
+                raise located(CodecError(message), tensor) from None
+    return found
+
+
+def _decode(tensor: InputOrOutput) -> list[Any]:
+    return text_of(tensor, StringCodec.ContentType)
+
+
+def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
+    values = as_list(payload)
+    for at, one in enumerate(values):
+        if not isinstance(one, str) and one is not None:
+            what = f"{type(one).__name__} at {at}"
+            raise unencodable(f"'{name}': content type 'str' takes a list of text, got {what}")
+    if not use_bytes:
+        return list(values)
+    try:
+        return [one if one is None else one.encode() for one in values]
+    except UnicodeEncodeError as error:
+        raise unencodable(f"'{name}': text that has no UTF-8 form ({error.reason})") from None

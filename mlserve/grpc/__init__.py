@@ -1,0 +1,1 @@
+"""The gRPC edge: grpclib's server with its hot parts replaced, the protocol's services, health and reflection."""

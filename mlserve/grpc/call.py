@@ -1,0 +1,287 @@
+"""Call: one gRPC call from its headers to its trailers.
+
+    headers ──▶ messages in ◀──▶ messages out ──▶ trailers
+                  │ MLServeError, deadline, shutdown: trailers with that status
+                  │ anything unexpected: INTERNAL, the traceback goes to the log
+                  └ the client is gone: nothing is sent, the handler's task is cancelled
+
+Errors become statuses here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+import logging
+import time
+from typing import Any
+
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from h2.errors import ErrorCodes
+from h2.exceptions import StreamClosedError
+
+from mlserve.errors import InvalidRequest, MLServeError
+from mlserve.grpc.compression import ACCEPTED, pack, unpack
+from mlserve.grpc.connection import HttpStream
+from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
+from mlserve.metrics import Metrics
+from mlserve.wire.protowire import Chunk
+
+__all__ = ["Call", "CallLimits", "Method", "methods_of", "refusal"]
+
+logger = logging.getLogger("mlserve.grpc")
+
+Fields = Sequence[tuple[str, str]]
+
+_CONTENT_TYPES = frozenset(("application/grpc", "application/grpc+proto"))
+_KINDS = {
+    Cardinality.UNARY_UNARY: "UNARY",
+    Cardinality.UNARY_STREAM: "SERVER_STREAMING",
+    Cardinality.STREAM_UNARY: "CLIENT_STREAMING",
+    Cardinality.STREAM_STREAM: "BIDI_STREAMING",
+}
+_HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
+# The data plane ends a call at its deadline; this much later the call itself does, whatever it waits for.
+_DEADLINE_GRACE_SECONDS = 0.1
+_STATUS_NUMBERS = {status.name: str(status.value) for status in Status}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a service. `request_type` is a betterproto class, or bytes for a method that parses itself."""
+
+    func: Any
+    service: str
+    name: str
+    kind: str
+    client_streaming: bool
+    server_streaming: bool
+    request_type: Any
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """What holds for all calls of a server."""
+
+    message_bytes: int
+
+
+def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
+    """The methods of a generated service, by path."""
+    methods = {}
+    for path, handler in mapping.items():
+        _, service, name = path.split("/")
+        streaming = handler.cardinality
+        methods[path] = Method(
+            handler.func,
+            service,
+            name,
+            _KINDS[streaming],
+            streaming.client_streaming,
+            streaming.server_streaming,
+            handler.request_type,
+        )
+    return methods
+
+
+def refusal(fields: Fields, methods: Mapping[str, Method]) -> tuple[Method | None, list[tuple[str, str]]]:
+    """The method that a call's headers name, or the headers of the answer that refuses it."""
+    values = dict(fields)
+    if values.get(":method") != "POST":
+        return None, [(":status", "405")]
+    if values.get("content-type", "").partition(";")[0] not in _CONTENT_TYPES:
+        return None, [(":status", "415"), *_status("INVALID_ARGUMENT", "content-type must be application/grpc")]
+    if values.get("te") != "trailers":
+        return None, [(":status", "400"), *_status("INVALID_ARGUMENT", 'the header "te: trailers" is missing')]
+    method = methods.get(values.get(":path", ""))
+    if method is None:
+        return None, [*_HEADERS, *_status("UNIMPLEMENTED", f"Method {values.get(':path')} not found")]
+    return method, []
+
+
+class Call:
+    """What a handler gets: messages in and out, the client's metadata, and trailing metadata to fill."""
+
+    def __init__(
+        self, stream: HttpStream, method: Method, fields: Fields, metrics: Metrics, limits: CallLimits
+    ) -> None:
+        self.method = method
+        self.trailing: dict[str, Any] = {}  # metadata for the trailers of a call that succeeds
+        self._stream = stream
+        self._fields = fields
+        self._metrics = metrics
+        self._limit_bytes = limits.message_bytes
+        self._values = dict(fields)
+        self._headers_sent = False
+        self._sent = 0
+        self._packing = ""  # the encoding of our answers; "" until a message of the client came packed
+        self._deadline: float | None = None
+        self._end: tuple[str, str] | None = None  # the status with which the call was ended from outside
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The client's metadata, a new dict each time."""
+        return request_headers(self._fields)
+
+    def metadata(self, name: str) -> str | None:
+        """One value of the client's metadata."""
+        return self._values.get(name)
+
+    def time_left(self) -> float | None:
+        """Seconds until the client's deadline; None without one."""
+        return None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def end(self, status: str, message: str) -> None:
+        """Ends the call from outside with this status."""
+        if self._task is not None and self._end is None:
+            self._end = (status, message)
+            self._task.cancel()
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    async def recv_message(self) -> Any:
+        """The client's next message; None at the end of its stream.
+
+        InvalidRequest if it cannot be read, BodyTooLarge if it is over the limit, packed or not.
+        """
+        found = await self._stream.inbox.message(self._limit_bytes)
+        method = self.method
+        if found is None:
+            if method.client_streaming:
+                return None
+            raise InvalidRequest("the call has no message")
+        packed, data = found
+        if packed:
+            data = await self._unpack(data)
+        if method.client_streaming:
+            self._metrics.grpc_received(method.kind, method.service, method.name)
+        return data if method.request_type is bytes else _parse(method.request_type, data)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            message = await self.recv_message()
+            if message is None:
+                return
+            yield message
+
+    async def send_message(self, message: Any) -> None:
+        """Sends a message: the chunks of one, or a betterproto message. Waits while the client does not read."""
+        chunks: Sequence[Chunk] = message if isinstance(message, list) else (bytes(message),)
+        size = sum(map(len, chunks))
+        flag = b"\0"
+        if self._packing:
+            packed = pack(chunks, size, self._packing)
+            if packed is not None:
+                chunks, size, flag = (packed,), len(packed), b"\1"
+        if not self._headers_sent:
+            await self._send_headers()
+        await self._stream.send_chunks((flag + size.to_bytes(4, "big"), *chunks))
+        self._sent += 1
+        if self.method.server_streaming:
+            self._metrics.grpc_sent(self.method.kind, self.method.service, self.method.name)
+
+    async def _unpack(self, data: bytes | memoryview) -> bytes:
+        """The message as it was before the client packed it."""
+        encoding = self._values.get("grpc-encoding", "")
+        if len(data) < _UNPACKED_HERE_BYTES:
+            message = unpack(data, encoding, self._limit_bytes)
+        else:
+            loop = asyncio.get_running_loop()
+            message = await loop.run_in_executor(None, unpack, data, encoding, self._limit_bytes)
+        # grpcio says of every client that it reads gzip. Only one that packs itself thinks that it pays.
+        if not self._headers_sent and encoding in self._values.get("grpc-accept-encoding", "").split(","):
+            self._packing = encoding
+        return message
+
+    async def _send_headers(self) -> None:
+        fields = [*_HEADERS, ("grpc-encoding", self._packing)] if self._packing else _HEADERS
+        await self._stream.send_headers(fields)
+        self._headers_sent = True
+
+    # -- from start to end --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Runs the handler and answers with its status. Raises only CancelledError."""
+        method, started = self.method, time.perf_counter()
+        self._metrics.grpc_started(method.kind, method.service, method.name)
+        code = "CANCELLED"
+        try:
+            status, message = await self._handle()
+            await self._send_trailers(status, message)
+            code = status
+        except (StreamClosedError, ConnectionError):
+            pass  # The client left while we were sending.
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.grpc_done(method.kind, method.service, method.name, code, seconds)
+
+    async def _handle(self) -> tuple[str, str]:
+        """The status of the call, by name, and its message."""
+        self._task = asyncio.current_task()
+        timer = None
+        try:
+            timer = self._start_timer()
+            await self.method.func(self)
+            if not self._sent and not self.method.server_streaming:
+                raise RuntimeError(f"{self.method.name} has sent no answer")
+        except asyncio.CancelledError:
+            if self._end is None:
+                raise
+            return self._end
+        except MLServeError as error:
+            return error.grpc_status, error.message
+        except GRPCError as error:
+            return error.status.name, error.message or ""
+        except (StreamClosedError, ConnectionError):
+            raise
+        except Exception:
+            logger.exception("gRPC call %s/%s failed", self.method.service, self.method.name)
+            return "INTERNAL", "internal error; the server's log says more"
+        finally:
+            self._task = None
+            if timer is not None:
+                timer.cancel()
+        return "OK", ""
+
+    def _start_timer(self) -> asyncio.TimerHandle | None:
+        timeout = self._values.get("grpc-timeout")
+        if timeout is None:
+            return None
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.time() + timeout_seconds(timeout)
+        late = self._deadline + _DEADLINE_GRACE_SECONDS
+        return loop.call_at(late, self.end, "DEADLINE_EXCEEDED", "the call's deadline is over")
+
+    async def _send_trailers(self, status: str, message: str) -> None:
+        fields = [] if self._headers_sent else [*_HEADERS]
+        fields += _status(status, message)
+        if status == "OK":
+            fields += trailing_fields(self.trailing)
+        elif status == "UNIMPLEMENTED":
+            fields.append(("grpc-accept-encoding", ACCEPTED))
+        stream = self._stream
+        await stream.send_headers(fields, end_stream=True)
+        if stream.closable:  # The client still sends; it need not.
+            stream.reset_nowait(ErrorCodes.NO_ERROR)
+            stream.connection.flush()
+
+
+_UNPACKED_HERE_BYTES = 128 << 10
+
+
+def _status(status: str, message: str) -> list[tuple[str, str]]:
+    if status == "OK":
+        return [("grpc-status", "0")]
+    number = _STATUS_NUMBERS.get(status, "13")
+    return [("grpc-status", number), ("grpc-message", quoted_message(message))]
+
+
+def _parse(kind: Any, data: bytes | memoryview) -> Any:
+    """A betterproto message. Its parser raises all sorts of errors for what is none."""
+    try:
+        return kind().parse(bytes(data))
+    except Exception as error:
+        raise InvalidRequest(f"the message is no {kind.__name__}: {error}") from None

@@ -1,0 +1,45 @@
+"""gzip and deflate for gRPC messages, with a limit on what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import zlib
+
+from mlserve.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
+
+__all__ = ["ACCEPTED", "pack", "unpack"]
+
+ACCEPTED = "identity,deflate,gzip"
+
+# What zlib calls the containers: gzip's, and zlib's own, which gRPC (as HTTP) calls deflate.
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+_WORTH_BYTES = 1024
+_LEVEL = 1  # Tensors shrink hardly more at higher levels, which take several times as long.
+
+
+def unpack(data: bytes | memoryview, encoding: str, limit_bytes: int) -> bytes:
+    """The message. BodyTooLarge past the limit, without unpacking the rest; InvalidRequest for broken data."""
+    bits = _WINDOW_BITS.get(encoding)
+    if bits is None:
+        if encoding in ("", "identity"):
+            raise InvalidRequest("a message is marked as compressed, but the call names no grpc-encoding")
+        raise UnsupportedEncoding(f"grpc-encoding {encoding!r} is not known here; known are {ACCEPTED}")
+    engine = zlib.decompressobj(bits)
+    try:
+        message = engine.decompress(data, limit_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"a message is no valid {encoding}: {error}") from None
+    if len(message) > limit_bytes:
+        raise BodyTooLarge(f"a message has more than {limit_bytes} bytes after unpacking")
+    if not engine.eof or engine.unused_data:
+        raise InvalidRequest(f"a message is no valid {encoding}: it " + ("goes on" if engine.eof else "is cut"))
+    return message
+
+
+def pack(chunks: Iterable[bytes | memoryview], size: int, encoding: str) -> bytes | None:
+    """The message packed; None where it is small or hardly shrinks."""
+    if size < _WORTH_BYTES:
+        return None
+    engine = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    packed = b"".join([*map(engine.compress, chunks), engine.flush()])
+    return packed if len(packed) < size * 0.9 else None

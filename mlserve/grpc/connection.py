@@ -1,0 +1,250 @@
+"""One HTTP/2 connection: grpclib's protocol with our h2, our inbox, joined writes, and a bound on idle frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+import logging
+from typing import Any, cast
+
+from grpclib.config import Configuration
+from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol, Stream
+from h2.errors import ErrorCodes
+from h2.events import Event, PingReceived, RemoteSettingsChanged, StreamReset
+from h2.exceptions import ProtocolError, StreamClosedError
+
+from mlserve.grpc.http2 import GrpcH2Connection, data_frame_head, goaway_frame
+from mlserve.grpc.inbox import Inbox
+from mlserve.wire.protowire import Chunk
+
+__all__ = ["GrpcConnection", "GrpcProtocol", "HttpStream", "JoinedWrites"]
+
+logger = logging.getLogger("mlserve.grpc")
+
+_JOINED_BYTES = 64 << 10  # Below it, copying the parts of a write together is cheaper than handing over each.
+_BUFFERED_BYTES = 512 << 10  # Written before the turn of the loop ends, so that the transport can push back.
+_WRITE_BUFFER_BYTES = 1 << 20
+# How many resets, pings and settings a client may send within some seconds beyond its finished calls.
+_CHURN_LIMIT = 2000
+_CHURN_SECONDS = 10.0
+
+
+class JoinedWrites:
+    """A transport that writes once for each turn of the loop, whatever happened in it."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[Chunk] = []
+        self._size = 0
+
+    def write(self, data: Chunk) -> None:
+        """Takes data; it is sent at the end of this turn of the loop, or sooner if there is much of it."""
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _BUFFERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what is there."""
+        parts, size = self._parts, self._size
+        self._parts, self._size = [], 0
+        if not parts or self._transport.is_closing():
+            return
+        if len(parts) == 1:
+            self._transport.write(parts[0])
+        elif size <= _JOINED_BYTES:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+
+    def close(self) -> None:
+        """Closes after what is there is sent."""
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once."""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As asyncio's transports have it."""
+        return self._transport.get_extra_info(name, default)
+
+
+class HttpStream(Stream):
+    """One stream: an inbox for messages, and DATA frames written without copying tensors."""
+
+    def init_stream(self, stream_id: int, connection: Connection) -> None:
+        """Gives the stream its inbox."""
+        self.id = stream_id
+        self.buffer = cast(Any, Inbox(partial(connection.ack, stream_id)))
+
+    @property
+    def inbox(self) -> Inbox:
+        """The received messages."""
+        return cast(Inbox, self.buffer)
+
+    async def send_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Sends DATA; waits for the client's window and for the socket. StreamClosedError if the stream is gone.
+
+        h2 would copy each byte four times on its way. It still keeps the windows and says whether the stream is open.
+        """
+        assert self.id is not None
+        stream_id, h2 = self.id, self._h2_connection
+        write = self._transport.write
+        rest = [memoryview(chunk) for chunk in chunks if len(chunk)]
+        rest.reverse()
+        left = sum(map(len, rest))
+        while left:
+            if not self.connection.write_ready.is_set():
+                await self.connection.write_ready.wait()
+            state = h2.streams.get(stream_id)
+            if state is None or state.closed or self._transport.is_closing():
+                raise StreamClosedError(stream_id)
+            room = min(h2.outbound_flow_control_window, state.outbound_flow_control_window)
+            if room <= 0:
+                self.window_updated.clear()
+                await self.window_updated.wait()
+                continue
+            take = min(room, h2.max_outbound_frame_size, left)
+            h2.outbound_flow_control_window -= take
+            state.outbound_flow_control_window -= take
+            left -= take
+            self.connection.flush()  # Headers that h2 still holds come first.
+            write(data_frame_head(take, stream_id))
+            while take:
+                chunk = rest.pop()
+                if len(chunk) > take:
+                    rest.append(chunk[take:])
+                    chunk = chunk[:take]
+                take -= len(chunk)
+                write(chunk)
+
+
+class GrpcConnection(Connection):
+    """grpclib's Connection with our streams."""
+
+    def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> HttpStream:
+        """A stream that the client has opened."""
+        return HttpStream(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
+
+    def flush(self) -> None:
+        """Writes what h2 has to say; nothing once the connection is closing."""
+        if not self.is_closing():
+            super().flush()
+
+    def goaway(self, error: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
+        """Tells the client to open no more streams here; those that are open go on."""
+        if not self.is_closing():
+            self.flush()
+            self._transport.write(goaway_frame(self._connection.highest_inbound_stream_id, error))
+
+
+class _Events(EventsProcessor):
+    """grpclib's EventsProcessor, deaf to frames that nobody needs and quick to tire of those that only cost."""
+
+    def __init__(self, handler: AbstractHandler, connection: GrpcConnection) -> None:
+        super().__init__(handler, connection)
+        self._loop = asyncio.get_running_loop()
+        self._churn = 0
+        self._churn_since = 0.0
+
+    def process(self, event: Event) -> None:
+        """Acts on one event of h2. Unknown frames must be ignored; grpclib raises for them."""
+        processors = getattr(self, "processors", None)
+        if processors is None or event.__class__ not in processors:
+            return
+        processors[event.__class__](event)
+
+    def process_stream_reset(self, event: StreamReset) -> None:
+        """The client gave up a call."""
+        super().process_stream_reset(event)
+        self._count_churn()
+
+    def process_ping_received(self, event: PingReceived) -> None:
+        """h2 has answered already."""
+        self._count_churn()
+
+    def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
+        """Windows may have changed."""
+        super().process_remote_settings_changed(event)
+        self._count_churn()
+
+    def call_finished(self) -> None:
+        """Pays for one reset, ping or settings frame."""
+        self._churn -= 1
+
+    def _count_churn(self) -> None:
+        now = self._loop.time()
+        if now - self._churn_since > _CHURN_SECONDS:
+            self._churn, self._churn_since = 0, now
+        self._churn += 1
+        if self._churn > _CHURN_LIMIT:
+            logger.warning("closing a gRPC connection: %d resets, pings or settings in a row", self._churn)
+            cast(GrpcConnection, self.connection).goaway(ErrorCodes.ENHANCE_YOUR_CALM)
+            self.close("too many resets, pings or settings")
+
+
+class GrpcProtocol(H2Protocol):
+    """asyncio's view of a connection. `on_change(protocol, is_open)` is told when it opens and when it is gone."""
+
+    connection: GrpcConnection
+    processor: _Events
+    transport: asyncio.Transport
+
+    def __init__(self, handler: AbstractHandler, on_change: Callable[[GrpcProtocol, bool], None]) -> None:
+        super().__init__(handler, _CONFIGURATION, _UNUSED)
+        self._on_change = on_change
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Says hello with our settings."""
+        loop = asyncio.get_running_loop()
+        h2 = GrpcH2Connection()
+        h2.initiate_connection()
+        transport = self.transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        joined = cast(asyncio.Transport, JoinedWrites(transport, loop))
+        self.connection = GrpcConnection(h2, joined, config=self.config)
+        self.connection.flush()
+        self.connection.initialize()
+        self.processor = _Events(self.handler, self.connection)
+        self._on_change(self, True)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds h2 and acts on what it says."""
+        if self.connection.is_closing():
+            return
+        try:
+            events = self.connection.feed(data)
+        except ProtocolError as error:
+            logger.debug("closing a gRPC connection: %s", error)
+            self.connection.flush()  # The GOAWAY that says why.
+            self.processor.close("protocol error")
+            return
+        except Exception:  # An odd client must not be able to reach anything but its own connection.
+            logger.exception("closing a gRPC connection after an unexpected error")
+            self.connection.goaway(ErrorCodes.INTERNAL_ERROR)
+            self.processor.close("internal error")
+            return
+        for event in events:
+            self.processor.process(event)
+        if not self.connection.is_closing():
+            self.connection.flush()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Ends the calls of a client that is gone."""
+        super().connection_lost(exc)
+        self.connection.resume_writing()  # Whoever waits for the socket is to see that it is closed.
+        self._on_change(self, False)
+
+
+_CONFIGURATION = Configuration().__for_server__()
+_UNUSED: Any = None  # grpclib's protocol would make its own h2 connection of this.

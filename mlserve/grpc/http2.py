@@ -1,0 +1,197 @@
+"""h2's connection as gRPC needs it: large frames and windows, cheap headers, no log lines, graceful GOAWAY.
+
+h2 keeps the protocol: framing, states, flow control. What is replaced here costs time for nothing: a repr of every
+frame for a logger that nobody has, Huffman coding of answers, decoding the same request headers again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import Event
+from h2.exceptions import DenialOfServiceError, StreamClosedError, StreamIDTooLowError
+from h2.frame_buffer import FrameBuffer
+from h2.settings import SettingCodes, Settings
+from hpack import Decoder, Encoder
+from hpack.table import HeaderTable
+from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
+
+__all__ = ["GrpcH2Connection", "data_frame_head", "goaway_frame"]
+
+FRAME_BYTES = 1 << 20  # 16 KiB, the default, makes 2448 frames of 40 MB; 16 MiB is slower again.
+WINDOW_BYTES = 64 << 20
+MAX_STREAMS = 1000
+HEADER_BYTES = 64 << 10
+_CACHED_BLOCKS = 64
+_RESIZE = 0x20  # A block that begins so changes the size of the table.
+
+_CONFIG = H2Configuration(
+    client_side=False,
+    header_encoding=None,  # Bytes that are no ASCII would raise in the middle of h2; `call.py` reads them.
+    validate_inbound_headers=False,
+    validate_outbound_headers=False,
+    normalize_inbound_headers=False,
+    normalize_outbound_headers=False,
+)
+
+
+def data_frame_head(size: int, stream_id: int) -> bytes:
+    """The nine bytes before the payload of a DATA frame that does not end its stream."""
+    return size.to_bytes(3, "big") + b"\0\0" + stream_id.to_bytes(4, "big")
+
+
+def goaway_frame(last_stream_id: int, error: ErrorCodes = ErrorCodes.NO_ERROR) -> bytes:
+    """GOAWAY as bytes: h2 would regard the connection as closed after sending one, with calls still running."""
+    frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=int(error))
+    return frame.serialize()
+
+
+class GrpcH2Connection(H2Connection):
+    """The server's side of one connection."""
+
+    def __init__(self) -> None:
+        super().__init__(_CONFIG)
+        self.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES,
+                SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES,
+                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+            },
+        )
+        self.max_inbound_frame_size = FRAME_BYTES
+        self.encoder = StatelessEncoder()
+        self.decoder = RememberingDecoder(HEADER_BYTES)
+        self.incoming_buffer = BoundedFrameBuffer(server=True)
+
+    def initiate_connection(self) -> None:
+        """Our settings, and the window of the connection, which settings do not reach."""
+        super().initiate_connection()
+        self.increment_flow_control_window(WINDOW_BYTES - 65535)
+
+    def _receive_frame(self, frame: Frame) -> list[Event]:
+        """As h2 does it, without a repr of the frame for the log: that one hexlifies every body."""
+        try:
+            frames, events = self._frame_dispatch_table[frame.__class__](frame)
+        except StreamClosedError as error:
+            if not self._stream_is_closed_by_reset(error.stream_id):
+                raise
+            frames, events = [_reset(error.stream_id, error.error_code)], error._events
+        except StreamIDTooLowError as error:
+            if self._stream_is_closed_by_reset(error.stream_id):
+                frames, events = [_reset(error.stream_id, ErrorCodes.STREAM_CLOSED)], []
+            elif self._stream_is_closed_by_end(error.stream_id):
+                raise StreamClosedError(error.stream_id) from error
+            else:
+                raise
+        self._prepare_for_sending(frames)
+        return list(events)
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        """A client that leaves in peace still wants its answers; h2 would refuse to send them."""
+        if frame.error_code == ErrorCodes.NO_ERROR:
+            return [], []
+        frames, events = super()._receive_goaway_frame(frame)
+        return list(frames), list(events)
+
+
+def _reset(stream_id: int, code: int) -> RstStreamFrame:
+    return RstStreamFrame(stream_id, error_code=int(code))
+
+
+class BoundedFrameBuffer(FrameBuffer):
+    """Refuses header blocks beyond HEADER_BYTES while they arrive: h2 would collect 64 frames of any size."""
+
+    _header_bytes = 0
+
+    def _update_header_buffer(self, f: Frame | None) -> Frame | None:
+        if isinstance(f, (HeadersFrame, ContinuationFrame)):
+            self._header_bytes += len(f.data)
+            if self._header_bytes > HEADER_BYTES:
+                raise DenialOfServiceError(f"a header block has more than {HEADER_BYTES} bytes")
+            if "END_HEADERS" in f.flags:
+                self._header_bytes = 0
+        return super()._update_header_buffer(f)
+
+
+class StatelessEncoder(Encoder):
+    """Writes every header field out, without table and Huffman code: a tenth of the time, a few more bytes."""
+
+    def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
+        """The header block of pairs of text."""
+        parts = [_literal(name) + _value(value) if name != ":status" else _status(value) for name, value in headers]
+        if self.table_size_changes:  # The client's decoder waits for an answer to its setting.
+            parts.insert(0, self._encode_table_size_change())
+            self.table_size_changes = []
+        return b"".join(parts)
+
+
+@lru_cache(512)
+def _literal(name: str | bytes) -> bytes:
+    return b"\0" + _value(name)
+
+
+def _value(text: str | bytes) -> bytes:
+    data = text.encode("ascii") if isinstance(text, str) else text
+    size = len(data)
+    if size < 0x7F:
+        return bytes((size,)) + data
+    out = bytearray((0x7F,))
+    size -= 0x7F
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out) + data
+
+
+def _status(value: str | bytes) -> bytes:
+    if value in ("200", b"200"):
+        return b"\x88"  # Entry 8 of the static table.
+    return _literal(":status") + _value(value)
+
+
+class _WatchedTable(HeaderTable):
+    """Tells when the dynamic table changes, which is when remembered blocks lose their meaning."""
+
+    changed = False
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.changed = True
+        super().add(name, value)
+
+    def _shrink(self) -> None:
+        self.changed = True
+        super()._shrink()
+
+
+class RememberingDecoder(Decoder):
+    """Decodes a header block once: clients send the same one for each call to a method.
+
+    A block means what the table says. So only blocks that leave it as it is are remembered, and all are forgotten
+    when another one changes it.
+    """
+
+    def __init__(self, max_header_list_size: int) -> None:
+        super().__init__(max_header_list_size)
+        self.header_table = self._table = _WatchedTable()
+        self._known: dict[bytes, Any] = {}
+
+    def decode(self, data: Any, raw: bool = False) -> Any:
+        """The pairs of a header block, as hpack gives them."""
+        block = bytes(data)
+        found = self._known.get(block)
+        if found is None:
+            self._table.changed = False
+            found = super().decode(block, raw)
+            if self._table.changed or len(self._known) >= _CACHED_BLOCKS:
+                self._known.clear()
+            if not self._table.changed and block and block[0] & 0xE0 != _RESIZE:
+                self._known[block] = found
+        return found

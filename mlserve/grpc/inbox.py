@@ -1,0 +1,125 @@
+"""Inbox: cuts the DATA of one HTTP/2 stream into gRPC messages.
+
+It takes the place of grpclib's Buffer, which joins a message several times, fails on empty frames, and learns of a
+message's size only when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from mlserve.errors import BodyTooLarge, InvalidRequest
+
+__all__ = ["Inbox"]
+
+_PREFIX_BYTES = 5
+_VIEWED_BYTES = 4096  # Smaller messages are copied: parsers want bytes, and a view keeps the whole chunk alive.
+
+
+class Inbox:
+    """The received and unread data of one stream. One reader at a time.
+
+    Flow control: what arrives while a message is awaited is given back to the sender's window at once, so that a
+    message may be larger than the window; what arrives without anybody waiting is given back when it is read.
+    """
+
+    __slots__ = ("_acknowledge", "_chunks", "_eof", "_missing", "_size", "_unacknowledged", "_waiter")
+
+    def __init__(self, acknowledge: Callable[[int], None]) -> None:
+        self._acknowledge = acknowledge
+        self._chunks: deque[bytes | memoryview] = deque()
+        self._size = 0  # Invariant: the sum of the chunks' lengths.
+        self._missing = 0  # The size at which the waiter wants to be woken.
+        self._eof = False
+        self._unacknowledged = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, data: bytes, ack_size: int) -> None:
+        """Takes the payload of a frame; `ack_size` counts its padding too."""
+        if data:
+            self._chunks.append(data)
+            self._size += len(data)
+        if self._waiter is None:
+            self._unacknowledged += ack_size
+            return
+        self._acknowledge(ack_size)
+        if self._size >= self._missing:
+            self._wake()
+
+    def eof(self) -> None:
+        """Notes that the sender has ended the stream."""
+        self._eof = True
+        self._wake()
+
+    def unacked_size(self) -> int:
+        """The bytes that are still to be given back; nothing is left of them afterwards."""
+        size, self._unacknowledged = self._unacknowledged, 0
+        self._chunks.clear()
+        self._size = 0
+        return size
+
+    async def message(self, limit_bytes: int) -> tuple[bool, bytes | memoryview] | None:
+        """Whether the next message is compressed, and its bytes; None at the end of the stream.
+
+        BodyTooLarge as soon as its length is known; InvalidRequest if the stream ends within it.
+        """
+        if not await self._have(_PREFIX_BYTES):
+            return None
+        prefix = self._take(_PREFIX_BYTES)
+        flag, size = prefix[0], int.from_bytes(prefix[1:5], "big")
+        if flag > 1:
+            raise InvalidRequest(f"a message begins with the byte {flag}; expected 0 or 1")
+        if size > limit_bytes:
+            raise BodyTooLarge(f"a message has {size} bytes; the limit is {limit_bytes}")
+        if size and not await self._have(size):
+            raise InvalidRequest(f"a message of {size} bytes is cut: none came")
+        if not size:
+            return flag == 1, b""
+        data = self._take(size)
+        return flag == 1, data if size > _VIEWED_BYTES else bytes(data)
+
+    async def _have(self, size: int) -> bool:
+        """Waits for so many bytes. False if the stream ended before the first; InvalidRequest if before the last."""
+        if self._unacknowledged:
+            self._acknowledge(self._unacknowledged)
+            self._unacknowledged = 0
+        if self._size < size and not self._eof:
+            self._missing = size
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._size >= size:
+            return True
+        if self._size:
+            raise InvalidRequest(f"a message is cut: {size} bytes were announced, {self._size} came")
+        return False
+
+    def _take(self, size: int) -> bytes | memoryview:
+        """The first bytes, which are there; a view where they lie in one chunk, joined once where they do not."""
+        chunks = self._chunks
+        self._size -= size
+        first = chunks[0]
+        if len(first) == size:
+            return chunks.popleft()
+        if len(first) > size:
+            return self._cut_first(size)
+        parts: list[bytes | memoryview] = []
+        while size:
+            length = len(chunks[0])
+            parts.append(chunks.popleft() if length <= size else self._cut_first(size))
+            size -= min(length, size)
+        return b"".join(parts)
+
+    def _cut_first(self, size: int) -> memoryview:
+        """The beginning of the first chunk, which keeps the rest."""
+        view = memoryview(self._chunks[0])
+        self._chunks[0] = view[size:]
+        return view[:size]
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,87 @@
+"""gRPC metadata: HTTP/2 header fields to `parameters.headers`, and back to trailing metadata."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+import binascii
+from collections.abc import Iterable, Mapping
+import re
+from typing import Any
+from urllib.parse import quote
+
+from mlserve.errors import InvalidRequest
+
+__all__ = ["quoted_message", "request_headers", "timeout_seconds", "trailing_fields"]
+
+_HIDDEN = frozenset(("te", "content-type", "host", "content-length"))
+_NAME = re.compile(r"[0-9a-z_.\-]+")
+_PLAIN = re.compile(r"[ -~]*")
+# What quote() leaves as it is: printable ASCII; in messages without the percent sign itself.
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+_MESSAGE = _PRINTABLE.replace("%", "")
+# Clients refuse trailers of more than 8 KiB, and with them the status.
+_LONGEST_MESSAGE = 3000
+_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def request_headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The client's metadata by lower-case name; several values of one name are joined with a comma.
+
+    Binary values, whose names end in `-bin`, are base64 text with padding.
+    """
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        if name[0] == ":" or name in _HIDDEN or name.startswith("grpc-"):
+            continue
+        if name.endswith("-bin"):
+            value += "=" * (-len(value) % 4)
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
+def trailing_fields(headers: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Header fields of what a response has in `parameters.headers`.
+
+    Characters that metadata cannot hold are percent-encoded, as CloudEvents' HTTP binding has it; names that cannot
+    be sent, and empty values of binary names that are no base64 text, are left out.
+    """
+    found: list[tuple[str, str]] = []
+    for name, value in (headers or {}).items():
+        name = str(name).lower()
+        if name in _HIDDEN or name.startswith("grpc-") or not _NAME.fullmatch(name):
+            continue
+        if name.endswith("-bin"):
+            binary = _binary(value)
+            if binary is not None:
+                found.append((name, binary))
+            continue
+        text = str(value)
+        found.append((name, text if _PLAIN.fullmatch(text) else quote(text, safe=_PRINTABLE, errors="replace")))
+    return found
+
+
+def _binary(value: Any) -> str | None:
+    """Bytes, or base64 text of them, as metadata has them: base64 without padding."""
+    if not isinstance(value, bytes):
+        try:
+            text = str(value).rstrip("=")
+            value = b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+    return b64encode(value).decode().rstrip("=")
+
+
+def quoted_message(message: str) -> str:
+    """A status message as it goes into the grpc-message trailer, shortened to what clients take."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE - 20]}... (shortened)"
+    return message if _PLAIN.fullmatch(message) and "%" not in message else quote(message, safe=_MESSAGE, errors="replace")
+
+
+def timeout_seconds(value: str) -> float:
+    """The seconds of a grpc-timeout field."""
+    found = _TIMEOUT.fullmatch(value)
+    if found is None:
+        raise InvalidRequest(f"grpc-timeout {value!r} is no number of up to 8 digits with a unit of H, M, S, m, u or n")
+    return int(found[1]) * _UNITS[found[2]]

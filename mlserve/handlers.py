@@ -1,0 +1,57 @@
+"""Custom handlers: methods of a model that answer REST paths of their own, beside the protocol's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+__all__ = ["CustomHandler", "custom_handler", "get_custom_handlers"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__custom_handler__"
+
+
+@dataclass(frozen=True)
+class CustomHandler:
+    """The path and HTTP method that a handler answers."""
+
+    rest_path: str
+    rest_method: str = "POST"
+
+
+def custom_handler(rest_path: str, rest_method: str = "POST") -> Callable[[F], F]:
+    """A decorator: the method answers this path, in the process where the model lives."""
+    if not rest_path.startswith("/"):
+        raise ValueError(f"rest_path {rest_path!r} must start with '/'")
+
+    def mark(handler: F) -> F:
+        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper()))
+        return handler
+
+    return mark
+
+
+def get_custom_handlers(model: Any) -> list[tuple[CustomHandler, Callable[..., Any]]]:
+    """The handlers of a model with their bound methods, by name. A method that a subclass overrides keeps its path.
+
+    Takes a model object, or its class (then the functions are not bound). Properties are not run.
+    """
+    owner = model if isinstance(model, type) else type(model)
+    found = []
+    for name in dir(owner):
+        handler = _marked(owner, name)
+        if handler is not None:
+            found.append((handler, getattr(model, name)))
+    return found
+
+
+def _marked(owner: type[Any], name: str) -> CustomHandler | None:
+    for base in owner.__mro__:
+        value = vars(base).get(name)
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        handler = getattr(value, _MARK, None)
+        if isinstance(handler, CustomHandler):
+            return handler
+    return None

@@ -1,0 +1,137 @@
+"""Several requests into one, and one response into several: what a model with adaptive batching sees and gives.
+
+Rows are counted and cut exactly. Parameters merge to lists, one value per request in order (None where a request has
+none), and lists in the response are dealt out again in the same order; content types stay as they are, since only
+requests that agree on them come together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlserve.errors import CodecError, ModelError
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
+
+_SHARED = frozenset({"content_type", "binary_data", "binary_data_output"})  # the same in all requests of a batch
+
+
+def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
+    """One request with the rows of all. CodecError if the data of one does not fit its shape."""
+    first = requests[0]
+    return InferenceRequest(
+        id=",".join(one.id or "" for one in requests),
+        parameters=_merge_parameters([one.parameters for one in requests]),
+        inputs=[_merge_inputs([one.inputs[place] for one in requests]) for place in range(len(first.inputs))],
+        outputs=first.outputs,
+    )
+
+
+def rows_of(request: InferenceRequest) -> int:
+    """The number of rows of a request that can be merged."""
+    return request.inputs[0].shape[0]
+
+
+def split(response: InferenceResponse, rows: Sequence[int]) -> list[InferenceResponse]:
+    """One response for each request, which had so many rows. ModelError if the rows do not add up."""
+    parts = [_split_output(output, rows) for output in response.outputs]
+    parameters = _split_parameters(response.parameters, len(rows))
+    return [
+        InferenceResponse(
+            model_name=response.model_name,
+            model_version=response.model_version,
+            parameters=parameters[place],
+            outputs=[part[place] for part in parts],
+        )
+        for place in range(len(rows))
+    ]
+
+
+def _merge_inputs(inputs: Sequence[RequestInput]) -> RequestInput:
+    first = inputs[0]
+    arrays = [_rows(one) for one in inputs]
+    return RequestInput(
+        name=first.name,
+        shape=[sum(one.shape[0] for one in inputs), *first.shape[1:]],
+        datatype=first.datatype,
+        parameters=_merge_parameters([one.parameters for one in inputs]),
+        data=np.concatenate(arrays),
+    )
+
+
+def _rows(tensor: RequestInput | ResponseOutput) -> np.ndarray[Any, Any]:
+    """The tensor's values in its exact shape: also for BYTES, where a lone request may be lenient."""
+    array = tensor.data.to_numpy(tensor.datatype, tensor.shape)
+    if list(array.shape) != list(tensor.shape):
+        raise CodecError(f"'{tensor.name}': shape {tensor.shape} does not hold the {array.size} values that came")
+    return array
+
+
+def _split_output(output: ResponseOutput, rows: Sequence[int]) -> list[ResponseOutput]:
+    total = sum(rows)
+    given = output.shape[0] if output.shape else 0
+    if given != total:
+        raise ModelError(
+            f"output '{output.name}' has {given} rows, but the batch of {len(rows)} requests had {total}; a model "
+            f"with max_batch_size must return one row per row of its input"
+        )
+    array = _rows(output)
+    parameters = _split_parameters(output.parameters, len(rows))
+    parts = []
+    start = 0
+    for place, count in enumerate(rows):
+        parts.append(
+            ResponseOutput(
+                name=output.name,
+                shape=[count, *output.shape[1:]],
+                datatype=output.datatype,
+                parameters=parameters[place],
+                data=array[start : start + count],
+            )
+        )
+        start += count
+    return parts
+
+
+def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters | None:
+    known = [dict(one) if one is not None else {} for one in all_parameters]
+    merged: dict[str, Any] = {}
+    for name in _in_order(known):
+        values = [one.get(name) for one in known]
+        if name in _SHARED:
+            merged[name] = values[0]
+        elif name == "headers":
+            merged[name] = _merge_headers([value or {} for value in values])
+        else:
+            merged[name] = values
+    return Parameters(merged) if any(one is not None for one in all_parameters) else None
+
+
+def _merge_headers(all_headers: Sequence[dict[str, str]]) -> dict[str, str]:
+    """As HTTP joins repeated headers: values that differ stand side by side."""
+    return {
+        name: ", ".join(dict.fromkeys(one[name] for one in all_headers if name in one))
+        for name in _in_order(all_headers)
+    }
+
+
+def _in_order(mappings: Iterable[dict[str, Any]]) -> list[str]:
+    """All keys, in the order in which they first appear."""
+    return list(dict.fromkeys(name for one in mappings for name in one))
+
+
+def _split_parameters(parameters: Parameters | None, count: int) -> list[Parameters | None]:
+    if parameters is None:
+        return [None] * count
+    return [
+        Parameters({name: _dealt(value, place, count) for name, value in parameters.items()}) for place in range(count)
+    ]
+
+
+def _dealt(value: Any, place: int, count: int) -> Any:
+    """A list of at most one value per request is dealt out; anything else belongs to all."""
+    if isinstance(value, list) and len(value) <= count:
+        return value[place] if place < len(value) else None
+    return value

@@ -1,0 +1,159 @@
+"""MLModel: the base class of every runtime. Authors override load and predict, and use the helpers for codecs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+import inspect
+from typing import Any
+
+from mlserve.codecs.decoded import NOTHING, decoded_input, decoded_request
+from mlserve.codecs.encoding import encode_inference_response, encode_response_output
+from mlserve.codecs.errors import unencodable
+from mlserve.codecs.registry import InputCodecLike, RequestCodecLike
+from mlserve.errors import MLServeError
+from mlserve.settings import ModelSettings
+from mlserve.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataModelResponse,
+    MetadataTensor,
+    Parameters,
+    RequestInput,
+    RequestOutput,
+    ResponseOutput,
+)
+
+__all__ = ["MLModel"]
+
+
+class MLModel:
+    """One model, loaded in one process.
+
+    `load` runs once in each worker, before any call; `predict` and `predict_stream` may run side by side where they
+    await something. All four may be plain or async methods.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        # None until load() was called. False, set here or given by load(), refuses the model.
+        self.ready: bool | None = None
+        self._by_name: dict[str, tuple[Any, int, dict[str, MetadataTensor]]] = {}
+
+    def __repr__(self) -> str:
+        version = f" {self.version}" if self.version else ""
+        return f"<{type(self).__name__} {self.name}{version}>"
+
+    @property
+    def name(self) -> str:
+        """The model's name, as clients use it."""
+        return self._settings.name
+
+    @property
+    def version(self) -> str | None:
+        """The model's version, where its settings name one."""
+        return self._settings.parameters.version if self._settings.parameters is not None else None
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The model's settings."""
+        return self._settings
+
+    @property
+    def inputs(self) -> list[MetadataTensor]:
+        """The declared inputs: by the settings, or by a runtime that finds them in its artifact."""
+        return self._settings.inputs
+
+    @inputs.setter
+    def inputs(self, value: list[MetadataTensor] | None) -> None:
+        self._settings.inputs = [] if value is None else value
+
+    @property
+    def outputs(self) -> list[MetadataTensor]:
+        """The declared outputs."""
+        return self._settings.outputs
+
+    @outputs.setter
+    def outputs(self, value: list[MetadataTensor] | None) -> None:
+        self._settings.outputs = [] if value is None else value
+
+    async def load(self) -> bool:
+        """Loads the artifact. Override; give False to refuse, True or nothing when the model can serve."""
+        return True
+
+    async def unload(self) -> bool:
+        """Frees what load took. Override where something must be freed."""
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """The answer to one request. Override."""
+        raise MLServeError(f"model '{self.name}' has no predict(): {type(self).__name__} does not define it", 500)
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        """The answers to a stream of requests, in any number. Override; here each request has the one of predict."""
+        async for payload in payloads:
+            answer: Any = self.predict(payload)  # which a subclass may have made a plain method
+            yield await answer if inspect.isawaitable(answer) else answer
+
+    async def metadata(self) -> MetadataModelResponse:
+        """What the model's metadata endpoint says."""
+        settings = self._settings
+        return MetadataModelResponse(
+            name=self.name,
+            versions=list(settings.versions),
+            platform=settings.platform,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            parameters=Parameters(),
+        )
+
+    def decode(self, request_input: RequestInput, default_codec: InputCodecLike | None = None) -> Any:
+        """The object in an input: by its content type, by that of its metadata, by the default codec; else its data.
+
+        CodecError if the data is not what the content type says.
+        """
+        decoded = decoded_input(request_input, self._metadata_by_name("inputs"))
+        if decoded is not NOTHING:
+            return decoded
+        return request_input.data if default_codec is None else default_codec.decode_input(request_input)
+
+    def decode_request(self, inference_request: InferenceRequest, default_codec: RequestCodecLike | None = None) -> Any:
+        """The object in a request: by its content type, by the model's, by the default codec; else the request."""
+        decoded = decoded_request(inference_request, self._settings, self._metadata_by_name("inputs"))
+        if decoded is not NOTHING:
+            return decoded
+        return inference_request if default_codec is None else default_codec.decode_request(inference_request)
+
+    def encode(
+        self, payload: Any, request_output: RequestOutput, default_codec: InputCodecLike | None = None
+    ) -> ResponseOutput:
+        """An output with the value: by the content type asked for, by that of its metadata, by the value itself.
+
+        CodecError (500) if no codec takes the value.
+        """
+        output = encode_response_output(payload, request_output, self._metadata_by_name("outputs"))
+        if output is not None:
+            return output
+        if default_codec is not None:
+            return default_codec.encode_output(request_output.name, payload)
+        kind = type(payload).__name__
+        raise unencodable(f"output '{request_output.name}' of model '{self.name}': no codec for its value, a {kind}")
+
+    def encode_response(self, payload: Any, default_codec: RequestCodecLike | None = None) -> InferenceResponse:
+        """A response with the value, by the codec that its type asks for. CodecError (500) if there is none."""
+        response = encode_inference_response(payload, self._settings)
+        if response is not None:
+            return response
+        if default_codec is not None:
+            return default_codec.encode_response(self.name, payload, self.version)
+        kind = type(payload).__name__
+        raise unencodable(f"response of model '{self.name}': no codec for its value, a {kind}")
+
+    def _metadata_by_name(self, which: str) -> dict[str, MetadataTensor] | None:
+        """The declared inputs or outputs by name; None if there are none. Runtimes may declare them at any time."""
+        declared = getattr(self._settings, which)
+        if not declared:
+            return None
+        known = self._by_name.get(which)
+        if known is None or known[0] is not declared or known[1] != len(declared):
+            known = self._by_name[which] = (declared, len(declared), {one.name: one for one in declared})
+        return known[2]

@@ -1,0 +1,64 @@
+"""Frames on their way from a worker to its pool: several in one write, but none kept waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+import time
+
+import anyio
+
+from mlserve import frames
+from mlserve.arena import Views
+from mlserve.frames import Channel, ChannelClosed
+
+FLUSH_SECONDS = 0.0002  # a frame waits at most so long for company while there is other work
+
+
+class Outbox:
+    """The worker's sending side. Belongs to its event loop."""
+
+    def __init__(self, channel: Channel, views: Views, on_closed: Callable[[], None]) -> None:
+        self._channel = channel
+        self._views = views
+        self._on_closed = on_closed
+        self._loop = asyncio.get_running_loop()
+        self._oldest_at = 0.0  # when the oldest frame not yet written was put; 0: there is none
+        self._planned = False
+        self._writable = anyio.Event()
+
+    def put(self, frame: frames.ToPool) -> None:
+        """Sends a frame soon: at the end of this turn of the loop, or at once if one has waited FLUSH_SECONDS."""
+        self._channel.put(frame)
+        now = time.perf_counter()
+        if not self._oldest_at:
+            self._oldest_at = now
+        elif now - self._oldest_at > FLUSH_SECONDS:
+            self.flush()
+            return
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Writes what waits, and which slots have become free."""
+        self._planned = False
+        self._oldest_at = 0.0
+        freed = self._views.take_freed()
+        if freed:
+            self._channel.put(frames.Freed(freed))
+        try:
+            self._channel.flush()
+        except ChannelClosed:
+            self._on_closed()
+        if self._channel.backlog:
+            self._writable.set()
+
+    async def drain(self) -> None:
+        """Writes on when the pool reads slower than this worker answers. Runs until cancelled."""
+        while True:
+            await self._writable.wait()
+            self._writable = anyio.Event()
+            while self._channel.backlog:
+                await anyio.wait_writable(self._channel.sock)
+                self.flush()

@@ -1,0 +1,292 @@
+"""Calls that run in a worker: unary, batched and streamed ones, each answered exactly once.
+
+Before a call begins, its number is written to the progress cell, memory that the pool shares: when this process dies,
+the pool knows which calls had begun. A call is answered by Reply, Failed or End, whatever happens to it; a cancelled
+one by Failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+import struct
+import time
+from typing import Any
+
+import anyio
+
+from mlserve import execute, frames
+from mlserve.arena import Views
+from mlserve.errors import CodecError, MLServeError
+from mlserve.eventloop import Waiter, new_waiter
+from mlserve.frames import Message
+from mlserve.layout import output_forms, pack_response, unpack_request
+from mlserve.merging import merge, rows_of, split
+from mlserve.model import MLModel
+from mlserve.outbox import FLUSH_SECONDS, Outbox
+from mlserve.reply_slots import ReplySlots
+from mlserve.types import InferenceRequest, InferenceResponse
+
+_PROGRESS = struct.Struct("<Q")
+_HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
+_CANCELLED_STATUS = 499
+
+
+class Cancelled(Exception):
+    """Nobody waits for this call any more."""
+
+
+class LoadedModel:
+    """A model that this worker holds."""
+
+    def __init__(self, model: MLModel, modules: Any) -> None:
+        self.model = model
+        self.modules = modules
+        self.slow = False  # its last call took long: finished answers shall not wait for the next one
+
+
+class Running:
+    """Runs calls on models. `give_way` awaits something that may take long, while others get their turn."""
+
+    def __init__(
+        self,
+        progress: Any,
+        views: Views,
+        reply_slots: ReplySlots,
+        outbox: Outbox,
+        give_way: Callable[[Awaitable[Any]], Awaitable[Any]],
+    ) -> None:
+        self._progress = progress
+        self._views = views
+        self._reply_slots = reply_slots
+        self._outbox = outbox
+        self._give_way = give_way
+        self._loop = asyncio.get_running_loop()
+        self._scopes: dict[int, _Scope] = {}  # calls that may be awaiting something
+        self.streams: dict[int, Stream] = {}
+
+    def find(self, number: int) -> Any:
+        """The owner of views on a slot."""
+        hold = self._views.hold(number)
+        return _Copies(hold) if len(self._views.held) > _HELD_SLOTS else hold
+
+    def cancel(self, call: int) -> bool:
+        """Cancels a running call; False if no such call runs. A batch goes on until all of its calls are cancelled."""
+        scope = self._scopes.get(call)
+        if scope is None:
+            return False
+        scope.wanted.discard(call)
+        if not scope.wanted:
+            scope.cancel_scope.cancel()
+        return True
+
+    # -- unary calls --------------------------------------------------------------------------------------------------
+
+    async def infer(self, frame: frames.Infer, loaded: LoadedModel) -> None:
+        """Runs one call."""
+        if loaded.slow:
+            self._outbox.flush()
+        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        started = time.perf_counter()
+        request: InferenceRequest | None = None
+        response: Any = None
+        try:
+            request = unpack_request(frame.request, self.find)
+            response = await self._predict(loaded.model, request, [frame.call])
+            self._reply(frame.call, frame.form, request, response, started)
+        except (Exception, SystemExit) as error:
+            self.failed(frame.call, loaded.model, frame.request.id, error, time.perf_counter() - started)
+        del request, response
+        loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
+
+    async def _predict(self, model: MLModel, request: InferenceRequest, calls: list[int]) -> InferenceResponse:
+        response: Any = model.predict(request)
+        if not isinstance(response, InferenceResponse) and hasattr(response, "__await__"):
+            response = await self._await(calls, response)
+        return execute.complete(model, request.id, response)
+
+    async def _await(self, calls: list[int], response: Any) -> Any:
+        """Awaits an asynchronous predict in a scope of its own, so that it can be cancelled. Cancelled."""
+        with anyio.CancelScope() as cancel_scope:
+            scope = _Scope(cancel_scope, set(calls))
+            for call in calls:
+                self._scopes[call] = scope
+            self._loop.call_soon(self._tell_waiting, calls[0])
+            try:
+                return await self._give_way(response)
+            finally:
+                for call in calls:
+                    del self._scopes[call]
+        raise Cancelled
+
+    def _tell_waiting(self, call: int) -> None:
+        """One turn of the loop later: if the call is still here, it has given way, and the worker can take more."""
+        if call in self._scopes:
+            self._outbox.put(frames.Waiting(call))
+
+    def _reply(self, call: int, form: str, request: InferenceRequest, response: Any, started: float) -> None:
+        message: Message | None = None
+        try:
+            forms = output_forms(request, response, form)
+            message = pack_response(response, forms, self._reply_slots.lease)
+            self._outbox.put(frames.Reply(call, message, time.perf_counter() - started))
+        except BaseException:
+            if message is not None and message.slot is not None:
+                self._reply_slots.give_back([message.slot.number])
+            raise
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    async def infer_batch(self, frame: frames.Batch, loaded: LoadedModel, dropped: set[int]) -> None:
+        """Runs several calls as one. Those that spoil it run alone: one bad request does not fail the others."""
+        members = [one for one in frame.calls if one.call not in dropped]
+        for one in frame.calls:
+            if one.call in dropped:
+                self.refuse(one.call, "the call was cancelled", _CANCELLED_STATUS, "CANCELLED")
+        if not members:
+            return
+        if len(members) == 1 or not await self._try_as_one(members, loaded):
+            for one in members:
+                await self.infer(one, loaded)
+
+    async def _try_as_one(self, members: list[frames.Infer], loaded: LoadedModel) -> bool:
+        """Runs calls as one; False, with nothing answered, if they have to run one by one."""
+        _PROGRESS.pack_into(self._progress, 0, members[-1].call)
+        started = time.perf_counter()
+        try:
+            requests = [unpack_request(one.request, self.find) for one in members]
+            merged = merge(requests)
+        except CodecError:
+            return False
+        rows = [rows_of(one) for one in requests]
+        try:
+            response = await self._predict(loaded.model, merged, [one.call for one in members])
+        except Cancelled as error:
+            self._fail_all(members, loaded, error, started)
+            return True
+        except (Exception, SystemExit):
+            return False  # each runs alone now, and the one that failed fails again
+        try:
+            answers = split(response, rows)
+        except (Exception, SystemExit) as error:
+            self._fail_all(members, loaded, error, started)
+            return True
+        for one, request, answer in zip(members, requests, answers):
+            answer.id = request.id
+            try:
+                self._reply(one.call, one.form, request, answer, started)
+            except Exception as error:
+                self.failed(one.call, loaded.model, request.id, error, 0.0)
+        loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
+        return True
+
+    def _fail_all(
+        self, members: list[frames.Infer], loaded: LoadedModel, error: BaseException, started: float
+    ) -> None:
+        for one in members:
+            self.failed(one.call, loaded.model, one.request.id, error, time.perf_counter() - started)
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def begin_stream(self, frame: frames.Open) -> None:
+        """Notes that a stream begins, so that it can be cancelled from now on."""
+        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        self._scopes[frame.call] = _Scope(anyio.CancelScope(), {frame.call})
+        self._outbox.put(frames.Waiting(frame.call))
+
+    async def run_stream(self, frame: frames.Open, loaded: LoadedModel) -> None:
+        """Runs one streamed call; `begin_stream` came before."""
+        stream = self.streams[frame.call]
+        scope = self._scopes[frame.call].cancel_scope
+        try:
+            with scope:
+                await self._send_chunks(loaded.model, stream, frame.form)
+            if scope.cancelled_caught:
+                raise Cancelled
+            self._outbox.put(frames.End(frame.call))
+        except (Exception, SystemExit) as error:
+            self.failed(frame.call, loaded.model, None, error, 0.0)
+        finally:
+            del self._scopes[frame.call]
+            self.streams.pop(frame.call).close()
+
+    async def _send_chunks(self, model: MLModel, stream: Stream, form: str) -> None:
+        answers = execute.stream(model, self._requests(stream))
+        try:
+            async for answer in answers:
+                await stream.take_credit()
+                forms = output_forms(None, answer, form)
+                self._outbox.put(frames.Chunk(stream.call, pack_response(answer, forms, self._reply_slots.lease)))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await answers.aclose()
+
+    async def _requests(self, stream: Stream) -> AsyncIterator[InferenceRequest]:
+        async for request in stream.requests:
+            self._outbox.put(frames.Pulled(stream.call))
+            yield request
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def failed(
+        self, call: int, model: MLModel, request_id: str | None, error: BaseException, busy_seconds: float
+    ) -> None:
+        """Answers a call with what went wrong."""
+        if isinstance(error, Cancelled):
+            known = MLServeError("the call was cancelled", _CANCELLED_STATUS)
+        else:
+            known = execute.describe_failure(model, request_id, error)
+        self._outbox.put(frames.Failed(call, known.message, known.http_status, known.grpc_status, busy_seconds))
+
+    def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
+        """Answers a call that never begins."""
+        self._outbox.put(frames.Failed(call, message, http_status, grpc_status))
+
+
+class Stream:
+    """The worker's end of one streamed call."""
+
+    def __init__(self, call: int, credit: int) -> None:
+        self.call = call
+        self.credit = credit  # chunks that may still be sent before the client has taken some
+        self._credit_came: Waiter | None = None
+        # The pool bounds how many requests wait here.
+        self.add_request, self.requests = anyio.create_memory_object_stream[InferenceRequest](float("inf"))
+
+    def add_credit(self, chunks: int) -> None:
+        """The client has taken some chunks."""
+        self.credit += chunks
+        if self._credit_came is not None:
+            self._credit_came.set()
+
+    async def take_credit(self) -> None:
+        """Waits until another chunk may be sent: a slow client slows its generator, nothing else."""
+        while self.credit <= 0:
+            self._credit_came = new_waiter()
+            await self._credit_came.wait()
+        self._credit_came = None
+        self.credit -= 1
+
+    def close(self) -> None:
+        self.add_request.close()
+        self.requests.close()
+
+
+class _Scope:
+    """A cancel scope that several calls share; those that still want its outcome."""
+
+    __slots__ = ("cancel_scope", "wanted")
+
+    def __init__(self, cancel_scope: anyio.CancelScope, wanted: set[int]) -> None:
+        self.cancel_scope = cancel_scope
+        self.wanted = wanted
+
+
+class _Copies:
+    """Gives copies instead of views, so that the slot goes back at once."""
+
+    def __init__(self, hold: Any) -> None:
+        self._hold = hold
+
+    def view(self, offset: int, length: int) -> Any:
+        return self._hold.view(offset, length).copy()

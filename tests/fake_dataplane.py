@@ -1,0 +1,151 @@
+"""A data plane of scripted models, for tests of the transports: no workers, no repository, no queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from mlserve.errors import ModelNotFound, from_exception
+from mlserve.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataModelResponse,
+    MetadataServerResponse,
+    Parameters,
+    RepositoryIndexRequest,
+    RepositoryIndexResponseItem,
+    ResponseOutput,
+    State,
+)
+
+Predict = Callable[[InferenceRequest], Any]
+
+
+def echo(request: InferenceRequest) -> InferenceResponse:
+    """Sends every input back, its data in the form it came in."""
+    outputs = [
+        ResponseOutput(
+            name=one.name, shape=one.shape, datatype=one.datatype, parameters=one.parameters, data=one.data
+        )
+        for one in request.inputs
+    ]
+    parameters = {key: value for key, value in (request.parameters or {}).items() if key != "headers"}
+    return InferenceResponse(model_name="", parameters=parameters, outputs=outputs)
+
+
+class FakeDataPlane:
+    """Calls `models[name](request)`: a response, an awaitable of one, an async generator of several, or an error."""
+
+    def __init__(self, **models: Predict) -> None:
+        self.models: dict[str, Predict] = {"echo": echo, **models}
+        self.versions: dict[str, tuple[str, ...]] = {}
+        self.metadata: dict[str, MetadataModelResponse] = {}
+        self.is_ready = True
+        self.unready: set[str] = set()
+        self.calls: list[tuple[str, str | None, InferenceRequest, float | None]] = []
+        self.repository: list[str] = []
+        self.routes: list[tuple[str, str, Any]] = []
+
+    def custom_routes(self) -> list[tuple[str, str, Any]]:
+        return self.routes
+
+    def server_live(self) -> bool:
+        return True
+
+    def server_ready(self) -> bool:
+        return self.is_ready
+
+    def server_metadata(self) -> MetadataServerResponse:
+        return MetadataServerResponse(name="mlserve", version="0", extensions=[])
+
+    def model_ready(self, name: str, version: str | None = None) -> bool:
+        self._find(name, version)
+        return name not in self.unready
+
+    def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
+        self._find(name, version)
+        plain = MetadataModelResponse(name=name, versions=[], platform="", inputs=[], outputs=[], parameters={})
+        return self.metadata.get(name, plain)
+
+    def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
+        states = {name: State.UNAVAILABLE if name in self.unready else State.READY for name in self.models}
+        return [
+            RepositoryIndexResponseItem(name=name, state=state, reason="")
+            for name, state in states.items()
+            if state is State.READY or not request.ready
+        ]
+
+    async def repository_load(self, name: str) -> None:
+        self._find(name, None)
+        self.repository.append(f"load {name}")
+
+    async def repository_unload(self, name: str) -> None:
+        self._find(name, None)
+        self.repository.append(f"unload {name}")
+
+    async def infer(
+        self,
+        request: InferenceRequest,
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> InferenceResponse:
+        predict = self._find(name, version)
+        self.calls.append((name, version, request, timeout_seconds))
+        request.id = request.id or "an-id"
+        response = predict(request)
+        if isinstance(response, Awaitable):
+            response = await response
+        return self._finish(response, name, version, request.id)
+
+    async def infer_stream(
+        self,
+        requests: AsyncIterator[InferenceRequest],
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[InferenceResponse, None]:
+        predict = self._find(name, version)
+        async for request in requests:
+            self.calls.append((name, version, request, timeout_seconds))
+            request.id = request.id or "an-id"
+            made = predict(request)
+            if isinstance(made, InferenceResponse):
+                yield self._finish(made, name, version, request.id)
+                continue
+            try:
+                async for response in made:
+                    yield self._finish(response, name, version, request.id)
+            finally:
+                await made.aclose()
+
+    def _find(self, name: str, version: str | None) -> Predict:
+        if name not in self.models or (version is not None and version not in self.versions.get(name, ())):
+            raise ModelNotFound(name, version)
+        return self.models[name]
+
+    def _finish(
+        self, response: InferenceResponse, name: str, version: str | None, request_id: str
+    ) -> InferenceResponse:
+        response.model_name = name
+        versions = self.versions.get(name)
+        response.model_version = version or (versions[-1] if versions else None)
+        response.id = response.id or request_id
+        if response.parameters is None:
+            response.parameters = Parameters()
+        headers = response.parameters.headers or {}
+        response.parameters.headers = {**headers, "Ce-Id": request_id, "Ce-Endpoint": name}
+        return response
+
+
+def failing(error: BaseException) -> Predict:
+    """A model that always raises what the data plane would make of an error in it."""
+
+    def predict(request: InferenceRequest) -> InferenceResponse:
+        raise from_exception(error)
+
+    return predict

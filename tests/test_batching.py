@@ -1,0 +1,127 @@
+"""The rule that forms batches: pure, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlserve.batching import Line, Rule, batch_key, rule_of
+from mlserve.calls import Call
+from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest
+from tests.engine import request
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"  # calls need a running loop for their waiters; nothing here waits
+
+
+def _call(rows: int = 1, width: int = 2, at: float = 0.0, **more) -> Call:
+    inputs = [{"name": "x", "shape": [rows, width], "datatype": "FP32", "data": [0.0] * rows * width}]
+    call = Call(1, InferenceRequest(**{"inputs": inputs, **more}), "json")
+    call.arrived_at = at
+    return call
+
+
+def _line(*calls: Call, **rule) -> Line:
+    line = Line(Rule(**rule))
+    for call in calls:
+        line.add(call)
+    return line
+
+
+async def test_without_batching_calls_go_one_by_one_in_order():
+    calls = [_call(at=n) for n in range(3)]
+    line = _line(*calls)
+    assert [line.take(0.0) for _ in calls] == [[call] for call in calls]
+    assert line.take(0.0) == []
+
+
+async def test_an_eager_line_gives_what_waits_up_to_the_size():
+    calls = [_call(at=n) for n in range(5)]
+    line = _line(*calls, calls=3, wait_seconds=9.0)
+    assert line.take(0.0) == calls[:3]
+    assert line.take(0.0) == calls[3:]
+
+
+async def test_a_patient_line_waits_for_company_until_its_time_is_over():
+    line = _line(first := _call(at=10.0), calls=3, wait_seconds=0.5, eager=False)
+    assert line.take(10.2) == []
+    assert line.look_again_at == 10.5
+    line.add(second := _call(at=10.3))
+    assert line.take(10.5) == [first, second]
+
+
+async def test_a_patient_line_goes_at_once_when_the_batch_is_full():
+    calls = [_call() for _ in range(3)]
+    assert _line(*calls, calls=3, wait_seconds=9.0, eager=False).take(0.0) == calls
+
+
+async def test_only_compatible_calls_come_together():
+    narrow, wide = [_call(width=2, at=0), _call(width=2, at=2)], [_call(width=3, at=1)]
+    line = _line(narrow[0], wide[0], narrow[1], calls=8, wait_seconds=1.0)
+    assert line.take(0.0) == narrow
+    assert line.take(0.0) == wide
+
+
+async def test_the_row_limit_cuts_a_batch_and_a_larger_call_goes_alone():
+    calls = [_call(rows=3), _call(rows=3), _call(rows=3), _call(rows=50)]
+    line = _line(*calls, calls=8, wait_seconds=9.0, rows=6, eager=False)
+    assert line.take(0.0) == calls[:2]
+    assert line.take(0.0) == calls[2:3], "cut off by the next call, which would not fit"
+    assert line.take(9.0) == calls[3:]
+
+
+async def test_a_call_that_left_is_not_taken():
+    calls = [_call() for _ in range(3)]
+    line = _line(*calls, calls=3, wait_seconds=1.0)
+    assert line.remove(calls[1])
+    assert not line.remove(calls[1])
+    assert line.take(0.0) == [calls[0], calls[2]]
+    assert len(line) == 0
+
+
+async def test_a_call_put_back_is_first_again():
+    old, new = _call(at=1.0), _call(at=2.0)
+    line = _line(new)
+    line.add(old, in_front=True)
+    assert line.take(0.0) == [old]
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"outputs": [{"name": "y"}]},
+        {"parameters": {"content_type": "pd"}},
+        {"parameters": {"binary_data_output": True}},
+        {"inputs": [{"name": "z", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]},
+        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [0, 0]}]},
+        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0], "parameters": {"content_type": "np"}}]},
+    ],
+)
+def test_what_the_model_would_see_differently_separates_groups(different):
+    inputs = [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]
+    plain = InferenceRequest(inputs=inputs)
+    other = InferenceRequest(**{"inputs": inputs, **different})
+    assert batch_key(plain) != batch_key(other)
+
+
+def test_other_parameters_and_ids_do_not_separate():
+    assert batch_key(request([1.0, 2.0], id="a", parameters={"k": 1})) == batch_key(request([3.0, 4.0], id="b"))
+
+
+@pytest.mark.parametrize("inputs", [[], [("x", [])], [("x", [0, 2])], [("x", [2, 1]), ("y", [3, 1])]])
+def test_requests_without_common_rows_run_alone(inputs):
+    made = [{"name": name, "shape": shape, "datatype": "FP32", "data": []} for name, shape in inputs]
+    assert batch_key(InferenceRequest(inputs=made)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls"),
+    [({}, 1), ({"max_batch_size": 8}, 1), ({"max_batch_size": 1, "max_batch_time": 1.0}, 1),
+     ({"max_batch_size": 8, "max_batch_time": 0.5}, 8)],
+)
+def test_batching_needs_a_size_and_a_time(settings, calls):
+    assert rule_of(ModelSettings(name="m", implementation="x.Y", **settings)).calls == calls

@@ -1,0 +1,112 @@
+"""Requests into one and a response into several: every row and every parameter back to its owner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlserve.errors import CodecError, ModelError
+from mlserve.merging import merge, rows_of, split
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
+
+
+def _request(rows, id=None, parameters=None, **more):
+    array = np.asarray(rows, np.float32)
+    one = RequestInput(name="x", shape=list(array.shape), datatype="FP32", data=array, parameters=parameters)
+    return InferenceRequest(id=id, inputs=[one], **more)
+
+
+def _echo(request):
+    one = request.inputs[0]
+    output = ResponseOutput(
+        name="y", shape=one.shape, datatype=one.datatype, data=one.data, parameters=one.parameters
+    )
+    return InferenceResponse(model_name="m", outputs=[output], parameters=request.parameters)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(1, 4))
+def test_each_call_gets_its_own_rows_back(counts, width):
+    arrays = [np.full((count, width), place, np.float32) for place, count in enumerate(counts)]
+    requests = [_request(array, id=str(place)) for place, array in enumerate(arrays)]
+    merged = merge(requests)
+    assert merged.inputs[0].shape == [sum(counts), width]
+    answers = split(_echo(merged), [rows_of(one) for one in requests])
+    for array, answer in zip(arrays, answers):
+        output = answer.outputs[0]
+        assert output.shape == list(array.shape)
+        assert output.data.to_numpy("FP32", output.shape).tolist() == array.tolist()
+
+
+def test_text_and_bytes_travel_with_their_rows():
+    requests = [
+        InferenceRequest(inputs=[RequestInput(name="t", shape=[len(words)], datatype="BYTES", data=words)])
+        for words in (["a", "é"], ["🙂"], ["", "z"])
+    ]
+    merged = merge(requests)
+    assert merged.inputs[0].data.tolist() == ["a", "é", "🙂", "", "z"]
+    answers = split(_echo(merged), [2, 1, 2])
+    assert [one.outputs[0].data.tolist() for one in answers] == [["a", "é"], ["🙂"], ["", "z"]]
+
+
+def test_parameters_merge_to_lists_and_come_back_to_their_owners():
+    requests = [
+        _request([[1]], parameters={"content_type": "np", "p": "one"}),
+        _request([[2]], parameters={"content_type": "np"}),
+        _request([[3]], parameters={"content_type": "np", "p": "three"}),
+    ]
+    merged = merge(requests)
+    assert dict(merged.inputs[0].parameters) == {"content_type": "np", "p": ["one", None, "three"]}
+    found = [dict(one.outputs[0].parameters) for one in split(_echo(merged), [1, 1, 1])]
+    assert found == [{"content_type": "np", "p": "one"}, {"content_type": "np"}, {"content_type": "np", "p": "three"}]
+
+
+def test_a_shorter_list_in_the_response_is_dealt_out_from_the_first_on():
+    output = ResponseOutput(
+        name="foo",
+        datatype="INT32",
+        shape=[3, 3],
+        data=list(range(1, 10)),
+        parameters=Parameters(content_type="np", foo=["foo_1", "foo_2"], bar=["bar_1", "bar_2", "bar_3"]),
+    )
+    answers = split(InferenceResponse(model_name="m", outputs=[output]), [1, 1, 1])
+    assert [one.outputs[0].data.tolist() for one in answers] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert [dict(one.outputs[0].parameters) for one in answers] == [
+        {"content_type": "np", "foo": "foo_1", "bar": "bar_1"},
+        {"content_type": "np", "foo": "foo_2", "bar": "bar_2"},
+        {"content_type": "np", "bar": "bar_3"},
+    ]
+
+
+def test_headers_that_differ_stand_side_by_side():
+    requests = [
+        _request([[1]], parameters=None),
+        _request([[2]], parameters=None),
+    ]
+    requests[0].parameters = Parameters(headers={"host": "a", "x": "1"})
+    requests[1].parameters = Parameters(headers={"host": "a", "x": "2"})
+    assert merge(requests).parameters.headers == {"host": "a", "x": "1, 2"}
+
+
+def test_a_wrong_number_of_rows_names_both_numbers():
+    output = ResponseOutput(name="y", shape=[4], datatype="FP32", data=[1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(ModelError, match="'y' has 4 rows, but the batch of 2 requests had 5"):
+        split(InferenceResponse(model_name="m", outputs=[output]), [2, 3])
+
+
+def test_data_that_does_not_fit_its_shape_is_no_part_of_a_batch():
+    bad = InferenceRequest(inputs=[{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1.0]}])
+    with pytest.raises(CodecError):
+        merge([_request([[1], [2]]), bad])
+
+
+def test_text_whose_count_does_not_fit_its_shape_is_no_part_of_a_batch():
+    """A lone request may be lenient there; in a batch it would move other people's rows."""
+    requests = [
+        InferenceRequest(inputs=[{"name": "t", "shape": shape, "datatype": "BYTES", "data": ["a"]}])
+        for shape in ([1, 8], [1, 8])
+    ]
+    with pytest.raises(CodecError):
+        merge(requests)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-import re
 from urllib.parse import unquote, urlsplit
 
 from mlserve.errors import InvalidModelURI

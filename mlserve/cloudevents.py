@@ -31,12 +31,12 @@ class CloudEvents:
     def response_headers(self, model: str, request_id: str) -> dict[str, str]:
         """What goes out with the response."""
         return {
-            "ce-specversion": _SPEC_VERSION,
-            "ce-source": self._source,
-            "ce-type": "io.seldon.serving.inference.response",
-            "ce-modelid": model,
-            "ce-inferenceservicename": self._name,
-            "ce-endpoint": model,
-            "ce-id": request_id,
-            "ce-requestid": request_id,
+            "Ce-Specversion": _SPEC_VERSION,
+            "Ce-Source": self._source,
+            "Ce-Type": "io.seldon.serving.inference.response",
+            "Ce-Modelid": model,
+            "Ce-Inferenceservicename": self._name,
+            "Ce-Endpoint": model,
+            "Ce-Id": request_id,
+            "Ce-Requestid": request_id,
         }

@@ -1,18 +1,17 @@
 """Metrics of the model's own: `register` and `log`, which work the same in a worker and in the server process.
 
-Where a value goes is the matter of whoever runs the model: it binds a sink and the model's labels for the time that
-code of the model runs. Outside of that, as in a script or a test, values are dropped.
+Where values go is the matter of whoever runs the models: it binds a sink, and for each call the labels of the model
+that runs. Elsewhere, as in a script or a test, values are dropped. Both are context variables, so that calls of several
+models can run side by side; threads that a model starts itself do not have them (`asyncio.to_thread` hands them on).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
 import logging
+from contextvars import ContextVar, Token
 from typing import Any, Protocol
 
-__all__ = ["Binding", "CustomMetric", "MetricsSink", "bind", "bound", "log", "register", "unbind"]
+__all__ = ["CustomMetric", "MetricsSink", "bind_model", "bind_sink", "log", "register"]
 
 _logger = logging.getLogger("mlserve.metrics")
 
@@ -25,17 +24,6 @@ class MetricsSink(Protocol):
 
     def observe(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
         """Takes one value for each named metric; unknown names are registered."""
-
-
-class Binding:
-    """A sink together with the labels of one model. Made once for a model, bound for each call."""
-
-    __slots__ = ("model_name", "model_version", "sink")
-
-    def __init__(self, sink: MetricsSink, model_name: str, model_version: str | None = None) -> None:
-        self.sink = sink
-        self.model_name = model_name
-        self.model_version = model_version or ""
 
 
 class CustomMetric:
@@ -53,36 +41,27 @@ class CustomMetric:
         return f"<CustomMetric {self.name}>"
 
 
-_current: ContextVar[Binding | None] = ContextVar("mlserve_custom_metrics", default=None)
+_sink: ContextVar[MetricsSink | None] = ContextVar("mlserve_metrics_sink", default=None)
+_model: ContextVar[tuple[str, str]] = ContextVar("mlserve_metrics_model", default=("", ""))
 
 
-def bind(binding: Binding) -> Token[Binding | None]:
-    """From here on, in this context, values go to this sink; `unbind` with the token ends it."""
-    return _current.set(binding)
+def bind_sink(sink: MetricsSink | None) -> Token[MetricsSink | None]:
+    """From here on, in this context and in tasks started from it, values go to this sink."""
+    return _sink.set(sink)
 
 
-def unbind(token: Token[Binding | None]) -> None:
-    """Puts back what was bound before."""
-    _current.reset(token)
-
-
-@contextmanager
-def bound(binding: Binding) -> Iterator[None]:
-    """Within this context, values go to this sink."""
-    token = _current.set(binding)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def bind_model(model_name: str, model_version: str | None = None) -> None:
+    """From here on, in this context, values carry the labels of this model. Bound anew before each call."""
+    _model.set((model_name, model_version or ""))
 
 
 def register(name: str, description: str, unit: str = "") -> CustomMetric:
     """Makes a metric known, so that it shows before its first value. Safe to call again."""
-    binding = _current.get()
-    if binding is None:
+    sink = _sink.get()
+    if sink is None:
         _logger.debug("metric '%s' is not registered: no model is running here", name)
     else:
-        binding.sink.register(name, f"{description} ({unit})" if unit else description)
+        sink.register(name, f"{description} ({unit})" if unit else description)
     return CustomMetric(name, description)
 
 
@@ -94,8 +73,8 @@ def log(**metrics: Any) -> None:
             values[name] = float(value)
         except (TypeError, ValueError):
             raise TypeError(f"log({name}=...): a number is wanted, got {value!r:.40}") from None
-    binding = _current.get()
-    if binding is None:
+    sink = _sink.get()
+    if sink is None:
         _logger.debug("metrics %s are dropped: no model is running here", ", ".join(values))
-    else:
-        binding.sink.observe(binding.model_name, binding.model_version, values)
+        return
+    sink.observe(*_model.get(), values)

@@ -85,6 +85,8 @@ class DataPlane:
         """
         model = self._admit(name, version)
         self._prepare(request, model)
+        if model.batched:
+            self._metrics.batch_queue(name, version, model.pool.waiting_for(model.number))
         timeout = self._timeout(model, timeout_seconds)
         started = time.perf_counter()
         succeeded = False
@@ -102,7 +104,7 @@ class DataPlane:
             succeeded = True
         finally:
             self.in_flight -= 1
-            self._metrics.infer_done(model.name, model.version, time.perf_counter() - started, succeeded)
+            self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
         return self._finish(response, model, request.id or "")
 
     async def infer_stream(
@@ -145,7 +147,7 @@ class DataPlane:
             succeeded = True
         finally:
             self.in_flight -= 1
-            self._metrics.infer_done(model.name, model.version, time.perf_counter() - started, succeeded)
+            self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
 
     def _admit(self, name: str, version: str | None) -> Model:
         """The model for a new call, if it may be called now."""

@@ -130,13 +130,14 @@ class InferenceError(MLServeError):
 
 
 class ModelNotFound(MLServeError):
-    """No model, or no version of it, has that name."""
+    """No model, or no version of it, has that name; `reason` says why, where a load was tried and failed."""
 
     http_status = 404
     grpc_status = "NOT_FOUND"
 
-    def __init__(self, name: str, version: str | None = None) -> None:
-        super().__init__(f"Model {name}{_with_version(version)} not found")
+    def __init__(self, name: str, version: str | None = None, reason: str = "") -> None:
+        tail = f": {reason}" if reason else ""
+        super().__init__(f"Model {name}{_with_version(version)} not found{tail}")
 
 
 class ModelNotReady(MLServeError):

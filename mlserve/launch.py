@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import json
 import mmap
 import os
 import socket
@@ -20,8 +21,9 @@ from mlserve.frames import Channel, ToPool, ToWorker
 
 _POLL_SECONDS = 0.05
 
-# `-c` and not `-m`, which would put the working directory in front of the installed packages.
-_COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from mlserve.worker_main import main; main()"
+# The worker gets the server's import path, as multiprocessing does it; without `-m`, which would put the working
+# directory in front of the installed packages.
+_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from mlserve.worker_main import main; main()"
 
 
 class Launched(Protocol):
@@ -61,7 +63,15 @@ class _Process:
         progress_fd: int = progress._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
         with theirs:
             self._popen = subprocess.Popen(
-                [python, "-c", _COMMAND, str(theirs.fileno()), str(progress_fd), str(os.getpid())],
+                [
+                    python,
+                    "-c",
+                    _COMMAND,
+                    json.dumps([one for one in sys.path if one]),
+                    str(theirs.fileno()),
+                    str(progress_fd),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), progress_fd),
                 env=dict(env),

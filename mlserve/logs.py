@@ -121,43 +121,60 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 class Configured:
-    """A log set-up in force; `close` puts back what was there before."""
+    """A log set-up in force; `close` takes it back, and leaves alone what others changed meanwhile."""
 
     def __init__(self) -> None:
-        self._before = []
-        for logger in map(logging.getLogger, ("", *OURS)):
-            handlers = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
-            self._before.append((logger, handlers, logger.level, logger.propagate))
+        self._before = _state()
+        self._after = self._before
+
+    def _done(self) -> None:
+        self._after = _state()
 
     def close(self) -> None:
-        """Puts back handlers and levels as they were."""
-        for logger, handlers, level, propagate in self._before:
-            logger.handlers[:] = handlers
+        """Takes away the handlers that came with the set-up; puts back those that went, and levels as they were."""
+        for logger, (handlers, level, propagate) in self._before.items():
+            added = [handler for handler in self._after[logger][0] if handler not in handlers]
+            for handler in added:
+                logger.removeHandler(handler)
+                handler.close()
+            for handler in handlers:
+                if handler not in self._after[logger][0] and not isinstance(handler, _Handler):
+                    logger.addHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
+
+
+def _state() -> dict[logging.Logger, tuple[list[logging.Handler], int, bool]]:
+    """Handlers, level and propagation of the loggers that a set-up changes."""
+    loggers = [logging.getLogger(name) for name in ("", *OURS)]
+    return {logger: (list(logger.handlers), logger.level, logger.propagate) for logger in loggers}
 
 
 def configure(settings: Settings, part: str = "") -> Configured:
     """Sets this process's logs up as the settings say; a second call replaces the first.
 
-    `part` names the process on each line ("worker 2"). Raises SettingsError if `logging_settings` cannot be used.
+    `part` names the process on each line ("worker 2"). Raises SettingsError if `logging_settings` cannot be used,
+    and leaves no set-up of ours behind then.
     """
-    before = Configured()
+    configured = Configured()
     root = logging.getLogger()
-    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, _Handler)]
+    for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
+        root.removeHandler(old)
     handler = _Handler()
     handler.setFormatter(_JsonFormatter(part) if settings.use_structured_logging else _TextFormatter(part))
     root.addHandler(handler)
     root.setLevel(logging.INFO)  # other libraries' debug lines would bury ours
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if settings.debug else logging.NOTSET)
-    if settings.logging_settings:
-        try:
+    try:
+        if settings.logging_settings:
             _apply(settings.logging_settings)
-        except SettingsError:
-            before.close()
-            raise
-    return before
+    except SettingsError:
+        configured._done()
+        configured.close()
+        raise
+    configured._done()
+    return configured
 
 
 def _apply(given: str | dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 import inspect
+from collections.abc import AsyncIterator
 from typing import Any
 
 from mlserve.codecs.decoded import NOTHING, decoded_input, decoded_request

@@ -1,11 +1,12 @@
 """Which models are loaded, in which versions and states: load, swap, unload.
 
     (unknown) ──load──▶ LOADING ──▶ READY ──unload──▶ UNLOADING ──▶ UNAVAILABLE
-                           └──────▶ UNAVAILABLE, with the reason
+                           ├──────▶ UNAVAILABLE, with the reason: load() raised
+                           └──────▶ UNKNOWN, with the reason: load() said that the model is not ready
 
 A reload brings the new model up beside the old one and then exchanges them: calls that began on the old one end on it,
-and only then is it unloaded. If the new one fails to load, the old one stays. Loads and unloads of one name happen one
-after the other; calls never wait for them.
+and only then is it unloaded. If the new one raises, the old one stays; if it says that it is not ready, that holds, and
+the old one goes. Loads and unloads of one name happen one after the other; calls never wait for them.
 """
 
 from __future__ import annotations
@@ -42,13 +43,25 @@ class Model:
         self.version = settings.version
         self.state = State.LOADING
         self.reason = ""
+        self.wanted = False  # the server is not ready without it: it was there at the start, or has been ready since
         self.metadata = MetadataModelResponse(name=settings.name, platform=settings.platform)
         self.details: dict[str, Any] = {}
+        self.rule = rule_of(settings)  # how its calls are grouped
         self._in_use = 0
         self._unused = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.version or '-'}: {self.state.value}, {self._in_use} calls>"
+
+    @property
+    def batched(self) -> bool:
+        """Whether its calls may be grouped."""
+        return self.rule.calls > 1
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is as if it had never been there: unloaded, or never loaded since."""
+        return self.state in (State.UNAVAILABLE, State.UNLOADING) and not self.wanted
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -88,8 +101,8 @@ class Models:
     def find(self, name: str, version: str | None = None) -> Model:
         """The model, in any state; without a version the newest that is ready. ModelNotFound if there is none."""
         model = self._models.get(name, {}).get(version) if version else self._default.get(name)
-        if model is None or model.state in (State.UNAVAILABLE, State.UNLOADING) and not model.reason:
-            raise ModelNotFound(name, version or None)
+        if model is None or model.is_gone:
+            raise ModelNotFound(name, version or None, model.reason if model is not None else "")
         return model
 
     def ready(self, name: str, version: str | None = None) -> Model:
@@ -102,8 +115,8 @@ class Models:
         return model
 
     def all_ready(self) -> bool:
-        """Whether no model is loading or failed. Those that were unloaded on purpose do not count."""
-        return all(model.state is State.READY or _was_unloaded(model) for model in self)
+        """Whether all models are ready that should be: those that were unloaded on purpose should not."""
+        return all(model.state is State.READY for model in self if model.wanted)
 
     def any_ready(self) -> bool:
         return any(model.state is State.READY for model in self)
@@ -125,7 +138,7 @@ class Models:
         for settings in self._repository.list():
             try:
                 async with self._lock(settings.name):
-                    await self._load(settings)
+                    await self._load(settings, wanted=True)
             except MLServeError:
                 pass  # told in the log, in the index and in the start-up table
 
@@ -148,7 +161,7 @@ class Models:
     async def unload(self, name: str) -> None:
         """Unloads all versions of a model, after the calls under way. ModelNotFound if none is loaded."""
         async with self._lock(name):
-            loaded = [one for one in self._models.get(name, {}).values() if not _was_unloaded(one)]
+            loaded = [one for one in self._models.get(name, {}).values() if not one.is_gone]
             if not loaded:
                 raise ModelNotFound(name)
             for model in loaded:
@@ -157,45 +170,47 @@ class Models:
     def _lock(self, name: str) -> anyio.Lock:
         return self._locks.setdefault(name, anyio.Lock())
 
-    async def _load(self, settings: ModelSettings) -> None:
+    async def _load(self, settings: ModelSettings, *, wanted: bool = False) -> None:
         """Brings one version up, and puts it in the place of the one that was there."""
-        versions = self._models.setdefault(settings.name, {})
-        old = versions.get(settings.version)
+        old = self._models.get(settings.name, {}).get(settings.version)
         pool = await self._pools.of(settings)
         model = Model(next(self._numbers), settings, pool)
+        model.wanted = wanted
         if old is None or old.state is not State.READY:
             self._put(model)
         try:
-            await self._load_in_pool(model)
+            loaded = await self._load_in_pool(model)
         except MLServeError as error:
             model.state, model.reason = State.UNAVAILABLE, error.message
             _log_failure(model, error)
             await self._pools.leave(pool)
             raise
-        model.state = State.READY
+        model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
+        model.details = msgspec.json.decode(loaded.details)
+        model.wanted = True
+        model.state = State.READY if loaded.ready else State.UNKNOWN
         self._put(model)
         if old is not None and old.state is State.READY:
             await self._retire(old)
-        _logger.info("model '%s'%s is ready", model.name, f" version {model.version}" if model.version else "")
+        if not loaded.ready:
+            model.reason = "its load() said that it is not ready (it returned False)"
+            raise ModelLoadError(f"model '{model.name}' was loaded, but {model.reason}")
+        _logger.info("model %s is ready", _title(model))
 
-    async def _load_in_pool(self, model: Model) -> None:
+    async def _load_in_pool(self, model: Model) -> frames.Loaded:
         folder = str(model.settings.source_dir or "")
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
-        loaded = await model.pool.load(frame, rule_of(model.settings))
-        if not loaded.ready:
-            await model.pool.unload(model.number)
-            raise ModelLoadError(f"load() of model '{model.name}' said that it is not ready (it returned False)")
-        model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
-        model.details = msgspec.json.decode(loaded.details)
+        return await model.pool.load(frame, model.rule)
 
     async def _unload(self, model: Model) -> None:
-        if model.state is State.READY:
-            model.state = State.UNLOADING
-            self._choose_default(model.name)
-            await self._retire(model)
-        model.state, model.reason = State.UNAVAILABLE, ""
+        was_loaded = model.state in (State.READY, State.UNKNOWN)
+        model.state, model.reason, model.wanted = State.UNLOADING, "", False
         self._choose_default(model.name)
-        _logger.info("model '%s'%s is unloaded", model.name, f" version {model.version}" if model.version else "")
+        if was_loaded:
+            await self._retire(model)
+        model.state = State.UNAVAILABLE
+        self._choose_default(model.name)
+        _logger.info("model %s is unloaded", _title(model))
 
     async def _retire(self, model: Model) -> None:
         """Unloads from the workers, once no call uses it."""
@@ -214,8 +229,8 @@ class Models:
         self._default[name] = max(candidates, key=lambda one: version_key(one.version or ""))
 
 
-def _was_unloaded(model: Model) -> bool:
-    return model.state is State.UNAVAILABLE and not model.reason
+def _title(model: Model) -> str:
+    return f"'{model.name}'" + (f" version {model.version}" if model.version else "")
 
 
 def _item(name: str, version: str | None, state: State, reason: str) -> RepositoryIndexResponseItem:

@@ -42,7 +42,7 @@ Found = list[ModelSettings]
 
 
 def version_key(version: str) -> tuple[Any, ...]:
-    """Sorts versions as people count: "10" after "2", "v0.10.0" after "v0.9.0", "1.0" after "1.0-rc1", "v2" after "1"."""
+    """Sorts versions as people count: "10" after "2", "v0.10.0" after "v0.9.0", "1.0" after "1.0-rc1"."""
     parts: list[tuple[int, int, str]] = []
     for part in _DIGITS.split(_LEADING_V.sub("", version.strip().lower())):
         if part.isdecimal():

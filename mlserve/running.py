@@ -17,6 +17,7 @@ import anyio
 
 from mlserve import execute, frames
 from mlserve.arena import Views
+from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError
 from mlserve.eventloop import Waiter, new_waiter
 from mlserve.frames import Message
@@ -92,14 +93,18 @@ class Running:
         response: Any = None
         try:
             request = unpack_request(frame.request, self.find)
-            response = await self._predict(loaded.model, request, [frame.call])
+            response = await self._predict(loaded, request, [frame.call])
             self._reply(frame.call, frame.form, request, response, started)
         except (Exception, SystemExit) as error:
             self.failed(frame.call, loaded.model, frame.request.id, error, time.perf_counter() - started)
         del request, response
         loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
 
-    async def _predict(self, model: MLModel, request: InferenceRequest, calls: list[int]) -> InferenceResponse:
+    async def _predict(
+        self, loaded: LoadedModel, request: InferenceRequest, calls: list[int]
+    ) -> InferenceResponse:
+        model = loaded.model
+        bind_model(model.name, model.version)
         response: Any = model.predict(request)
         if not isinstance(response, InferenceResponse) and hasattr(response, "__await__"):
             response = await self._await(calls, response)
@@ -160,7 +165,7 @@ class Running:
             return False
         rows = [rows_of(one) for one in requests]
         try:
-            response = await self._predict(loaded.model, merged, [one.call for one in members])
+            response = await self._predict(loaded, merged, [one.call for one in members])
         except Cancelled as error:
             self._fail_all(members, loaded, error, started)
             return True
@@ -199,6 +204,7 @@ class Running:
         stream = self.streams[frame.call]
         scope = self._scopes[frame.call].cancel_scope
         try:
+            bind_model(loaded.model.name, loaded.model.version)
             with scope:
                 await self._send_chunks(loaded.model, stream, frame.form)
             if scope.cancelled_caught:

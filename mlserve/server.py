@@ -22,7 +22,8 @@ from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, open_repository
-from mlserve.rest.app import MetricsApp, RestApp
+from mlserve.rest.app import RestApp
+from mlserve.rest.metrics_page import MetricsApp
 from mlserve.rest.serve import serve as serve_http
 from mlserve.settings import Settings, load_settings
 
@@ -37,7 +38,7 @@ class Server:
 
     def __init__(self, settings: Settings, repository: ModelRepository) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
         self.models = Models(repository, self.pools)
         self.dataplane = DataPlane(settings, self.models, self.metrics)

@@ -214,10 +214,10 @@ class TensorData:
     def __eq__(self, other: object) -> bool:
         mine = self.tolist()
         if type(other) is TensorData:
-            return bool(mine == other.tolist())
+            return bool(_listed(mine) == _listed(other.tolist()))
         if isinstance(other, np.ndarray):
             return bool(mine == _none_for_nan(other.ravel()))
-        return bool(mine == (list(other) if isinstance(other, tuple) and isinstance(mine, list) else other))
+        return bool(_listed(mine) == _listed(other))
 
     __hash__ = None  # type: ignore[assignment]  # Mutable through `root`, like a list.
 
@@ -374,6 +374,10 @@ def _make(form: str, payload: Any, datatype: str | None, shape: Sequence[int] | 
     made._array_type = None
     made._checked = False
     return made
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _none_for_nan(flat: Array) -> list[Any]:

@@ -26,7 +26,7 @@ import msgspec
 
 from mlserve import frames
 from mlserve.arena import Views
-from mlserve.custom_metrics import bind_sink
+from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError
 from mlserve.eventloop import Waiter, new_waiter, watch
 from mlserve.frames import Channel, ChannelClosed, SlotRef
@@ -219,6 +219,7 @@ class Worker:
         folder = Path(frame.folder) if frame.folder else None
         settings.source_dir = folder
         modules = self._loader.open(folder)
+        bind_model(settings.name, settings.version)
         try:
             with self._loader.active(modules):
                 model = import_implementation(settings.implementation, settings, folder)(settings)

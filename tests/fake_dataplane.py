@@ -24,12 +24,10 @@ Predict = Callable[[InferenceRequest], Any]
 def echo(request: InferenceRequest) -> InferenceResponse:
     """Sends every input back, its data in the form it came in."""
     outputs = [
-        ResponseOutput(
-            name=one.name, shape=one.shape, datatype=one.datatype, parameters=one.parameters, data=one.data
-        )
+        ResponseOutput(name=one.name, shape=one.shape, datatype=one.datatype, parameters=one.parameters, data=one.data)
         for one in request.inputs
     ]
-    parameters = {key: value for key, value in (request.parameters or {}).items() if key != "headers"}
+    parameters = Parameters({key: value for key, value in (request.parameters or {}).items() if key != "headers"})
     return InferenceResponse(model_name="", parameters=parameters, outputs=outputs)
 
 
@@ -64,7 +62,9 @@ class FakeDataPlane:
 
     def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
         self._find(name, version)
-        plain = MetadataModelResponse(name=name, versions=[], platform="", inputs=[], outputs=[], parameters={})
+        plain = MetadataModelResponse(
+            name=name, versions=[], platform="", inputs=[], outputs=[], parameters=Parameters()
+        )
         return self.metadata.get(name, plain)
 
     def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:

@@ -236,7 +236,11 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(address)
+        try:
+            self.sock.connect(address)
+        except OSError:
+            self.sock.close()
+            raise
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
 
@@ -264,20 +268,25 @@ class Client:
         try:
             return Response(status, headers, self._body(headers), True)
         except EOFError:
-            return Response(status, headers, self.received, "content-length" not in headers and len(headers) < 4)
+            return Response(status, headers, self.received, False)
 
     def _body(self, headers: dict[str, str]) -> bytes:
         if "content-length" in headers:
             return self._exactly(int(headers["content-length"]))
         if "transfer-encoding" not in headers:
-            while True:
-                self._more()
+            return self._to_the_end()
         body = b""
         while size := int(self._until(b"\r\n"), 16):
             body += self._exactly(size)
             self._exactly(2)
         self._exactly(2)
         return body
+
+    def _to_the_end(self) -> bytes:
+        while data := self.sock.recv(1 << 20):
+            self.received += data
+        taken, self.received = self.received, b""
+        return taken
 
     def _until(self, end: bytes) -> bytes:
         while end not in self.received:

@@ -32,13 +32,18 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Stderr:
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test leaves the logs as it found them, whatever it configured."""
-    state = logs.Configured()
-    root_level = logging.getLogger().level
+    configure, done = logs.configure, []
+
+    def remember(settings: Settings, part: str = "") -> logs.Configured:
+        done.append(configure(settings, part))
+        return done[-1]
+
+    monkeypatch.setattr(logs, "configure", remember)
     yield
-    state.close()
-    assert logging.getLogger().level == root_level
+    for configured in reversed(done):
+        configured.close()
 
 
 def test_lines_go_to_stderr_with_time_level_and_logger(stderr: Stderr) -> None:
@@ -75,7 +80,12 @@ def test_setting_up_twice_writes_each_line_once(stderr: Stderr) -> None:
 def test_closing_puts_back_what_was_there(stderr: Stderr) -> None:
     root, ours = logging.getLogger(), logging.getLogger("mlserve")
     before = (list(root.handlers), root.level, ours.level)
-    logs.configure(Settings(_env_file=None, debug=True)).close()
+    configured = logs.configure(Settings(_env_file=None, debug=True))
+    others = logging.NullHandler()
+    root.addHandler(others)
+    configured.close()
+    assert others in root.handlers
+    root.removeHandler(others)
     assert (list(root.handlers), root.level, ours.level) == before
 
 

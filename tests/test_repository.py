@@ -6,10 +6,12 @@ import json
 import logging
 import os
 from pathlib import Path
+import random
 import sys
 from typing import Any
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 from mlserve.errors import SettingsError, StartupError
@@ -267,10 +269,10 @@ def test_a_repository_of_ones_own_class_is_asked(root: Path, kind: str) -> None:
 
 def test_a_repository_class_may_be_given_itself(root: Path) -> None:
     class Own:
-        def list(self) -> list[ModelSettings]:
+        def list(self) -> Any:
             return [ModelSettings(name="x")]
 
-        async def find(self, name: str) -> list[ModelSettings]:
+        async def find(self, name: str) -> Any:
             raise KeyError(name)
 
     repository = open_repository(root, Settings(model_repository_implementation=Own))
@@ -281,7 +283,7 @@ def test_a_repository_class_may_be_given_itself(root: Path) -> None:
 
 def test_a_repository_class_that_is_not_there_stops_the_start(root: Path) -> None:
     settings = Settings(model_repository_implementation="nowhere.Own", model_repository_root=str(root))
-    with pytest.raises(StartupError, match="model_repository_implementation: .*no module 'nowhere'"):
+    with pytest.raises(StartupError, match=r"model_repository_implementation: .*no module 'nowhere'"):
         open_repository(root, settings)
 
 
@@ -304,7 +306,7 @@ def test_versions_are_ordered_as_people_count() -> None:
         "v2",
         "10",
     ]
-    assert sorted(reversed(ordered), key=version_key) == ordered
+    assert sorted(random.Random(0).sample(ordered, len(ordered)), key=version_key) == ordered
     assert sorted(["2024-10-01", "2024-9-30", "2024"], key=version_key) == ["2024", "2024-9-30", "2024-10-01"]
     assert version_key("9" * 5000) < version_key("1" + "0" * 5000)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pickle
 from typing import Any
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 from mlserve.errors import SettingsError
@@ -181,7 +182,7 @@ two lines"
     assert len(values) == 8
 
 
-@given(st.text(alphabet=st.characters(blacklist_characters="'\r\0", blacklist_categories=("Cs",))))
+@given(st.text(alphabet=st.characters(exclude_characters="'\r\0", exclude_categories=["Cs"])))
 def test_single_quotes_in_dotenv_keep_any_text(value: str) -> None:
     assert parse_dotenv(f"A=1\nKEY='{value}'\nZ=2\n") == {"A": "1", "KEY": value, "Z": "2"}
 
@@ -214,7 +215,7 @@ def test_a_version_may_be_written_as_a_number() -> None:
 
 
 def test_tensors_become_objects() -> None:
-    tensor = {"name": "x", "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "str"}}
+    tensor: dict[str, Any] = {"name": "x", "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "str"}}
     settings = ModelSettings(inputs=[tensor], outputs=[MetadataTensor(**tensor)])
     assert settings.inputs == settings.outputs
     assert settings.inputs[0].parameters is not None and settings.inputs[0].parameters.content_type == "str"
@@ -281,6 +282,10 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="variable mlserver_extensions: expected a list, got 3"):
         Settings()
     monkeypatch.delenv("mlserver_extensions")
+    monkeypatch.setenv("MLSERVE_CORS_SETTINGS", '{"max_age": "x"}')
+    with pytest.raises(SettingsError, match="variable MLSERVE_CORS_SETTINGS: 'max_age': expected a whole number"):
+        Settings()
+    monkeypatch.delenv("MLSERVE_CORS_SETTINGS")
     monkeypatch.setenv("MLSERVER_HTTP_PORT", "tcp://10.0.0.1:8080")
     with pytest.raises(SettingsError, match="enableServiceLinks"):
         Settings()
@@ -329,6 +334,14 @@ def test_the_folder_is_the_repository_unless_its_file_names_another(
 def test_a_saved_model_takes_the_settings_of_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "m" / "settings.json", {"http_port": 1})
     assert load_settings(write(tmp_path / "m" / "model.joblib", ""), {}).http_port == 1
+
+
+def test_a_logging_file_belongs_to_the_folder_or_else_to_the_working_directory(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "settings.json", {"logging_settings": "./logging.ini"})
+    write(tmp_path / "logging.ini", "")
+    assert load_settings(tmp_path / "m", {}).logging_settings == str(tmp_path / "logging.ini")
+    inside = write(tmp_path / "m" / "logging.ini", "")
+    assert load_settings(tmp_path / "m", {}).logging_settings == str(inside)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
 import warnings
+from typing import Any, ClassVar
 
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
@@ -103,7 +103,9 @@ class RequestCodec:
         return cls.decode_request(request)
 
     @classmethod
-    def encode(cls, model_name: str, payload: Any, model_version: str | None = None, **kwargs: Any) -> InferenceResponse:
+    def encode(
+        cls, model_name: str, payload: Any, model_version: str | None = None, **kwargs: Any
+    ) -> InferenceResponse:
         """`encode_response` under its old name."""
         _warn_of_old_name(cls, "encode", "encode_response")
         return cls.encode_response(model_name, payload, model_version, **kwargs)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 import binascii
-from typing import Any, ClassVar, List
+from base64 import b64decode, b64encode
+from typing import Any, ClassVar
 
-from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, elements, is_list_of
+from mlserve.codecs.lists import as_list, bytes_tensor, elements, is_list_of
 from mlserve.codecs.registry import register_input_codec
-from mlserve.datatypes import Datatype
 from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["Base64Codec"]
@@ -25,7 +24,7 @@ class Base64Codec(InputCodec):
     """
 
     ContentType: ClassVar[str] = "base64"
-    TypeHint: ClassVar[Any] = List[bytes]  # noqa: UP006 - spelled as people compare it
+    TypeHint: ClassVar[Any] = list[bytes]
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
@@ -45,18 +44,12 @@ class Base64Codec(InputCodec):
     @classmethod
     def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
         """An input of shape [N, 1] that holds the bytes; a bare bytes object is one."""
-        data = _encode(name, payload, use_bytes)
-        return RequestInput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """An output of shape [N, 1] that holds the bytes; a bare bytes object is one."""
-        data = _encode(name, payload, use_bytes)
-        return ResponseOutput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
 
 def _decode(tensor: InputOrOutput) -> list[Any]:

@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import orjson
 
-from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.base64 import Base64Codec
 from mlserve.codecs.datetime import DatetimeCodec
 from mlserve.codecs.decoded import NOTHING, decoded_input, get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list
+from mlserve.codecs.lists import as_list, bytes_tensor
 from mlserve.codecs.numpy import to_datatype
 from mlserve.codecs.registry import find_input_codec, register_input_codec
 from mlserve.codecs.string import StringCodec, text_of
@@ -27,9 +27,9 @@ from mlserve.datatypes import BYTES, Datatype
 from mlserve.types import RequestInput, ResponseOutput
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]  # pandas brings no types
 
-__all__ = ["JsonContentType", "JsonCodec", "decode_column", "encode_column"]
+__all__ = ["JsonCodec", "JsonContentType", "decode_column", "encode_column"]
 
 JsonContentType = "pd_json"
 
@@ -56,10 +56,7 @@ class JsonCodec(InputCodec):
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """An output of shape [N, 1] with the JSON text of each value."""
-        data = _to_json(name, as_list(payload), use_bytes)
-        return ResponseOutput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return ResponseOutput(**bytes_tensor(name, _to_json(name, as_list(payload), use_bytes), cls.ContentType))
 
 
 def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
@@ -163,7 +160,9 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
 
 
 def _is_missing(one: Any, pd: Any) -> bool:
-    return one is None or one is pd.NA or one is pd.NaT or (isinstance(one, float | np.floating) and bool(one != one))
+    return (
+        one is None or one is pd.NA or one is pd.NaT or (isinstance(one, float | np.floating) and bool(np.isnan(one)))
+    )
 
 
 def _texts(values: list[Any], use_bytes: bool) -> list[Any]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Any, ClassVar, List
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, is_list_of
+from mlserve.codecs.lists import as_list, bytes_tensor, is_list_of
 from mlserve.codecs.registry import register_input_codec
 from mlserve.codecs.string import text_of
-from mlserve.datatypes import Datatype
 from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["DatetimeCodec"]
@@ -34,7 +33,7 @@ class DatetimeCodec(InputCodec):
     """
 
     ContentType: ClassVar[str] = "datetime"
-    TypeHint: ClassVar[Any] = List[datetime.datetime]  # noqa: UP006 - spelled as people compare it
+    TypeHint: ClassVar[Any] = list[datetime.datetime]
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
@@ -54,18 +53,12 @@ class DatetimeCodec(InputCodec):
     @classmethod
     def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
         """An input of shape [N, 1] that holds the dates; a bare one is one. ISO text passes as it is."""
-        data = _encode(name, payload, use_bytes)
-        return RequestInput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """An output of shape [N, 1] that holds the dates; a bare one is one. ISO text passes as it is."""
-        data = _encode(name, payload, use_bytes)
-        return ResponseOutput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
 
 def parse(text: str) -> datetime.datetime:
@@ -93,7 +86,7 @@ def _zone(text: str | None) -> datetime.timezone | None:
     if text is None:
         return None
     if text == "Z":
-        return datetime.timezone.utc
+        return datetime.timezone.utc  # noqa: UP017 - datetime.UTC is new in Python 3.11
     minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
     return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
 

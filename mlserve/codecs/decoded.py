@@ -119,7 +119,9 @@ def decode_inference_request(
     return None if decoded is NOTHING else decoded
 
 
-def decoded_request(request: InferenceRequest, settings: Any, metadata_inputs: Mapping[str, MetadataTensor] | None) -> Any:
+def decoded_request(
+    request: InferenceRequest, settings: Any, metadata_inputs: Mapping[str, MetadataTensor] | None
+) -> Any:
     """`decode_inference_request`, with NOTHING for "no codec". Offers the decoded inputs in any case."""
     parameters = request.parameters
     if parameters is not None and DecodedParameterName in parameters.__dict__:
@@ -165,9 +167,7 @@ def _offer_input(request_input: RequestInput, metadata_inputs: Mapping[str, Meta
         parameters._defer(DecodedParameterName, make)
 
 
-def _input_codec(
-    tensor: InputOrOutput, metadata: Mapping[str, MetadataTensor] | None
-) -> InputCodecLike | None:
+def _input_codec(tensor: InputOrOutput, metadata: Mapping[str, MetadataTensor] | None) -> InputCodecLike | None:
     parameters = tensor.parameters
     content_type = parameters.get("content_type") if parameters is not None else None
     if content_type is None:

@@ -6,10 +6,10 @@ exist before (a forward reference, a codec registered later).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing
 import functools
 import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -236,7 +236,7 @@ def _metadata(model: Any, which: str) -> Any:
     return model._metadata_by_name(which) if hasattr(model, "_metadata_by_name") else None
 
 
-async def _async(chunks: Any) -> AsyncIterator[Any]:
+async def _async(chunks: Any) -> AsyncGenerator[Any, None]:
     """The results of an async or a plain generator, which is closed at the end."""
     if isinstance(chunks, Iterable):
         try:

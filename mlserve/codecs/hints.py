@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections.abc
-from dataclasses import dataclass
 import inspect
 import types
+from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import numpy as np

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from mlserve.codecs.base import typed
 from mlserve.codecs.errors import CodecError, located
-from mlserve.datatypes import BYTES
+from mlserve.datatypes import BYTES, Datatype
+from mlserve.tensors import TensorData
 
-__all__ = ["as_list", "elements", "is_list_of"]
+__all__ = ["as_list", "bytes_tensor", "elements", "is_list_of"]
 
 
 def is_list_of(payload: Any, instance_type: type[Any] | tuple[type[Any], ...]) -> bool:
@@ -47,3 +49,14 @@ def elements(tensor: Any, content_type: str) -> list[Any]:
         return flat
     except CodecError as error:
         raise located(error, tensor) from None
+
+
+def bytes_tensor(name: str, values: list[Any], content_type: str) -> dict[str, Any]:
+    """The fields of a BYTES tensor of shape [N, 1] with these elements."""
+    return {
+        "name": name,
+        "shape": [len(values), 1],
+        "datatype": Datatype.BYTES,
+        "parameters": typed(content_type),
+        "data": TensorData(values),
+    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from mlserve.codecs.registry import register_request_codec
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]  # pandas brings no types
 
 __all__ = ["PandasCodec"]
 

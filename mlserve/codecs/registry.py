@@ -35,13 +35,13 @@ _request_codecs: dict[str, RequestCodecLike] = {}
 _SEQUENCES = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 
 
-def register_input_codec(CodecKlass: _I) -> _I:  # noqa: N803 - MLServer's name, which callers may use as a keyword
+def register_input_codec(CodecKlass: _I) -> _I:
     """A decorator: makes a codec known under its ContentType."""
     _input_codecs[_content_type(CodecKlass)] = CodecKlass
     return CodecKlass
 
 
-def register_request_codec(CodecKlass: _R) -> _R:  # noqa: N803 - MLServer's name, which callers may use as a keyword
+def register_request_codec(CodecKlass: _R) -> _R:
     """A decorator: makes a codec for whole requests known under its ContentType."""
     _request_codecs[_content_type(CodecKlass)] = CodecKlass
     return CodecKlass

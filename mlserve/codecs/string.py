@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, List
+from typing import Any, ClassVar
 
-from mlserve.codecs.base import InputCodec, InputOrOutput, typed
+from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, elements, is_list_of
+from mlserve.codecs.lists import as_list, bytes_tensor, elements, is_list_of
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
-from mlserve.datatypes import Datatype
 from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["StringCodec", "StringRequestCodec"]
@@ -23,7 +22,7 @@ class StringCodec(InputCodec):
     """
 
     ContentType: ClassVar[str] = "str"
-    TypeHint: ClassVar[Any] = List[str]  # noqa: UP006 - spelled as people compare it
+    TypeHint: ClassVar[Any] = list[str]
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
@@ -43,18 +42,12 @@ class StringCodec(InputCodec):
     @classmethod
     def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
         """An input of shape [N, 1] that holds the texts; a bare text is one."""
-        data = _encode(name, payload, use_bytes)
-        return RequestInput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """An output of shape [N, 1] that holds the texts; a bare text is one."""
-        data = _encode(name, payload, use_bytes)
-        return ResponseOutput(
-            name=name, shape=[len(data), 1], datatype=Datatype.BYTES, parameters=typed(cls.ContentType), data=data
-        )
+        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
 
 
 @register_request_codec

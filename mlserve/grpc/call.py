@@ -136,9 +136,10 @@ class Call:
 
     def end(self, status: str, message: str) -> None:
         """Ends the call from outside with this status."""
-        if self._task is not None and self._end is None:
+        if self._end is None:
             self._end = (status, message)
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -224,6 +225,8 @@ class Call:
         timer = None
         try:
             timer = self._start_timer()
+            if self._end is not None:
+                return self._end
             await self.method.func(self)
             if not self._sent and not self.method.server_streaming:
                 raise RuntimeError(f"{self.method.name} has sent no answer")

@@ -25,10 +25,17 @@ class CallHandler(AbstractHandler):
     """Starts, cancels and keeps count of calls.
 
     Tasks are the loop's own, not a task group's: a group costs more than a small call, and these tasks have an owner
-    too. `drain` and `wait` are how the server ends them.
+    too: the listener, which waits for them at the end.
     """
 
-    def __init__(self, methods: Mapping[str, Method], metrics: Metrics, limits: CallLimits) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        metrics: Metrics,
+        limits: CallLimits,
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        self._all_tasks = tasks  # of all connections; a call may outlive its own while it cleans up
         self._methods = methods
         self._metrics = metrics
         self._limits = limits
@@ -36,11 +43,6 @@ class CallHandler(AbstractHandler):
         self._calls: dict[Stream, tuple[asyncio.Task[None], Call | None]] = {}
         self.draining = False
         self.protocol: GrpcProtocol | None = None  # set by whoever makes both
-
-    @property
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """The calls that run."""
-        return [task for task, _ in self._calls.values()]
 
     def accept(self, stream: Stream, headers: Sequence[Any], release_stream: Callable[[], Any]) -> None:
         """Starts the call that a client has opened."""
@@ -58,6 +60,7 @@ class CallHandler(AbstractHandler):
             call = Call(http_stream, method, fields, self._metrics, self._limits)
             task = self._loop.create_task(call.run())
         self._calls[stream] = (task, call)
+        self._all_tasks.add(task)
         task.add_done_callback(partial(self._done, stream, release_stream))
 
     def cancel(self, stream: Stream) -> None:
@@ -68,7 +71,7 @@ class CallHandler(AbstractHandler):
 
     def close(self) -> None:
         """Ends all calls: the client is gone."""
-        for task in self.tasks:
+        for task, _ in self._calls.values():
             task.cancel()
 
     def drain(self) -> None:
@@ -87,6 +90,7 @@ class CallHandler(AbstractHandler):
     def _done(self, stream: Stream, release_stream: Callable[[], Any], task: asyncio.Task[None]) -> None:
         """Runs after each call, also after one that was cancelled before it began."""
         del self._calls[stream]
+        self._all_tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("a gRPC call ended without an answer", exc_info=task.exception())
         release_stream()

@@ -14,7 +14,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import Event
-from h2.exceptions import DenialOfServiceError, StreamClosedError, StreamIDTooLowError
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, StreamClosedError, StreamIDTooLowError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from hpack import Decoder, Encoder
@@ -28,6 +28,7 @@ WINDOW_BYTES = 64 << 20
 MAX_STREAMS = 1000
 HEADER_BYTES = 64 << 10
 _CACHED_BLOCKS = 64
+_HEADER_FRAMES = (HeadersFrame.type, ContinuationFrame.type)
 _RESIZE = 0x20  # A block that begins so changes the size of the table.
 
 _CONFIG = H2Configuration(
@@ -106,9 +107,22 @@ def _reset(stream_id: int, code: int) -> RstStreamFrame:
 
 
 class BoundedFrameBuffer(FrameBuffer):
-    """Refuses header blocks beyond HEADER_BYTES while they arrive: h2 would collect 64 frames of any size."""
+    """Refuses what is too large when its length is known.
+
+    h2 would collect a frame of up to 16 MiB before it looks, and 64 frames of any size for one header block.
+    """
 
     _header_bytes = 0
+
+    def __next__(self) -> Frame:
+        head = self._data[:4]
+        if len(head) == 4:
+            size, kind = head[0] << 16 | head[1] << 8 | head[2], head[3]
+            if size > self.max_frame_size:
+                raise FrameTooLargeError(f"a frame has {size} bytes; the limit is {self.max_frame_size}")
+            if size > HEADER_BYTES and kind in _HEADER_FRAMES:
+                raise DenialOfServiceError(f"a header block has more than {HEADER_BYTES} bytes")
+        return super().__next__()
 
     def _update_header_buffer(self, f: Frame | None) -> Frame | None:
         if isinstance(f, (HeadersFrame, ContinuationFrame)):

@@ -21,6 +21,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import socket
+import struct
 import time
 from collections import deque
 from typing import Any, Protocol
@@ -203,7 +205,7 @@ class H1Connection(asyncio.BufferedProtocol):
         if exchange is self._current:
             self._current = None
             if exchange.scope["http_version"] == "1.0":
-                self.abort()  # a normal end would look like the end of the body
+                self._reset()
             else:
                 self._close()
 
@@ -333,6 +335,12 @@ class H1Connection(asyncio.BufferedProtocol):
         self._since = time.monotonic()
         self._transport.write_eof()
         self._steer_reading()
+
+    def _reset(self) -> None:
+        """End the connection with an error, where a normal end would look like the end of the body."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def _drop(self, nbytes: int) -> None:
         self._dropped_bytes += nbytes

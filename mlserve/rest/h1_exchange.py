@@ -152,13 +152,15 @@ class Exchange:
     async def receive(self) -> dict[str, Any]:
         """ASGI's receive: what arrived of the body, then `http.disconnect` once client or answer are gone."""
         body = self.body
-        while not (self.client_left or self.answered):
+        while not (self.lost or self.answered):
             if body.buffered or (body.complete and not self._given_whole):
                 self._given_whole = body.complete
                 message = {"type": "http.request", "body": body.take(), "more_body": not body.complete}
                 if not body.complete:
                     self._link.body_wanted(self, False)
                 return message
+            if self.client_left:
+                break
             await self._wait_for_arrival()
         return {"type": "http.disconnect"}
 

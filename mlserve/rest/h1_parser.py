@@ -68,7 +68,7 @@ class RequestParser:
         self._head_bytes = 0
         self._framing = b""  # the framing header of a request with Upgrade, until its body is parsed
         self._replaying = False  # a head is fed that was reported before
-        self._idle_bytes = 0  # fed since the last head, piece of body or end: bounds what httptools holds back
+        self._idle_bytes = 0  # of whole feeds since the last head, piece of body or end: bounds what httptools holds back
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse `data`; nothing of it is kept by reference. See `refusal` afterwards."""
@@ -91,9 +91,9 @@ class RequestParser:
         self._idle_bytes = 0
 
     def close(self) -> None:
-        """Parse nothing more, and break the cycle of references with httptools."""
+        """Parse nothing more, and break the cycles of references, so that a closed connection is freed at once."""
         self.refusal = self.refusal or Refusal(400, "the connection is closed")
-        del self._http
+        del self._http, self._sink
 
     def refuse(self, status: int, reason: str) -> None:
         """From within a callback only: stop here."""

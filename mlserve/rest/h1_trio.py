@@ -124,6 +124,7 @@ class TrioTransport:
             if not self._detached:
                 self.abort()
                 protocol.connection_lost(None)
+            del self._protocol  # it knows us: without the cycle both are freed at once
 
     async def _read(self) -> None:
         protocol = self._protocol

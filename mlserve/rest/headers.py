@@ -26,10 +26,10 @@ _PLAIN = "".join(map(chr, range(0x20, 0x7F)))
 
 
 def read_headers(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Header fields as text with lower-case names; fields of one name are joined, as HTTP allows."""
+    """Header fields as text; fields of one name are joined, as HTTP allows. Names come in lower case (ASGI)."""
     headers: dict[str, str] = {}
     for name, value in fields:
-        key = name.decode("latin-1").lower()
+        key = name.decode("latin-1")
         text = value.decode("latin-1")
         if key in headers:
             headers[key] += ("; " if key == "cookie" else ", ") + text
@@ -45,15 +45,22 @@ def write_headers(values: Mapping[str, Any], into: RawHeaders) -> None:
     hold (line breaks among them) are percent-encoded.
     """
     for name, value in values.items():
-        key = _header_name(name)
-        if key is not None:
-            into.append((key, _header_value(value if value.__class__ is str else str(value))))
+        text = value if value.__class__ is str else str(value)
+        field = _field(name, text) if len(text) <= _CACHED_LENGTH else _make_field(name, text)
+        if field is not None:
+            into.append(field)
 
 
-@lru_cache(maxsize=1024)
-def _header_name(name: str) -> bytes | None:
-    key = name.lower()
-    return key.encode("ascii") if _TOKEN.match(key) and key not in _RESERVED else None
+def _make_field(name: str, text: str) -> tuple[bytes, bytes] | None:
+    key = str(name).lower()
+    if key in _RESERVED or not _TOKEN.match(key):
+        return None
+    return key.encode("ascii"), _header_value(text)
+
+
+# Of the eight fields of an event, six are the same for every answer of a model.
+_field = lru_cache(maxsize=1024)(_make_field)
+_CACHED_LENGTH = 200
 
 
 def _header_value(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from hypercorn.events import Event, Updated
@@ -9,6 +10,8 @@ from hypercorn.events import Event, Updated
 from mlserve.rest.h1_server import H1Server
 
 __all__ = ["Http2Mixin"]
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
 
@@ -33,6 +36,8 @@ class Http2Mixin(_Base):
         server.enter(self)
         try:
             await self.run()
+        except Exception:  # an error in Hypercorn ends this connection, not the task group of all
+            log.exception("a connection of HTTP/2 failed")
         finally:
             server.leave(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
 from mlserve.rest.replies import JSON, Reply, error_reply
@@ -64,12 +64,16 @@ class InferEndpoints:
             async with aclosing(answers):
                 event = await _next_event(answers)
                 await http.send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
-                more = True
-                while more:  # Once even without any event: the answer shall be framed as a stream in any case.
-                    more = bool(event)
-                    await http.send({"type": "http.response.body", "body": event, "more_body": True})
-                    if more:
-                        event = await _next_event_or_error(answers, request)
+                await http.send(_piece(event))  # Also if empty: from here on it is a stream.
+                while event:
+                    try:
+                        event = await _next_event(answers)
+                    except Exception as error:
+                        await http.send(_piece(_error_event(error, request.id)))
+                        break
+                    if event:
+                        await http.send(_piece(event))
+            await http.send(_piece(b"", more=False))
 
         await http.while_connected(events)
 
@@ -106,6 +110,14 @@ async def _next_event(answers: AsyncGenerator[InferenceResponse, None]) -> bytes
         return b""
     chunks, _ = encode_response(response, binary=False)
     return _framed(b"data: ", b"".join(chunks))
+
+
+def _error_event(error: Exception, request_id: str | None) -> bytes:
+    return _framed(b"event: error\ndata: ", bytes(error_reply(error, request_id).chunks[0]))
+
+
+def _piece(data: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 def _framed(head: bytes, text: bytes) -> bytes:

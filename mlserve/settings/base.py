@@ -59,10 +59,6 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
     _reads_variables: ClassVar[bool] = True
     _converters: ClassVar[Mapping[str, Converter]] = {}
 
-    if TYPE_CHECKING:
-
-        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...
-
     @property
     def model_fields_set(self) -> set[str]:
         """The names that a caller, a file or a variable gave, as against defaults."""
@@ -104,8 +100,15 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
 
         return cls.model_validate(read_json_object(Path(path))[0])
 
-    parse_obj = model_validate
-    parse_raw = model_validate_json
+    @classmethod
+    def parse_obj(cls, obj: Any) -> Self:
+        """`model_validate` under pydantic's older name."""
+        return cls.model_validate(obj)
+
+    @classmethod
+    def parse_raw(cls, json_data: str | bytes | bytearray) -> Self:
+        """`model_validate_json` under pydantic's older name."""
+        return cls.model_validate_json(json_data)
 
     def model_dump(
         self,
@@ -210,7 +213,9 @@ def _from_variable(cls: Any, name: str, variable: str, text: str, sources: Sourc
     try:
         return convert_field(cls, name, parse_text(text, field_types(cls)[name]), sources)
     except ValueError as error:
-        reason = error.text if isinstance(error, BadValue) else str(error)
+        reason = str(error)
+        if isinstance(error, BadValue):  # the variable's own name stands for the first part of the way
+            reason = str(BadValue(error.path[1:], error.text)) if error.path[1:] else error.text
         hint = ""
         if text.startswith("tcp://"):
             hint = " (Kubernetes sets it for a service of that name; enableServiceLinks: false in the pod stops that)"

@@ -40,6 +40,8 @@ def load_settings(folder: Path | str | None, overrides: Mapping[str, Any] | None
     data, text = read_json_object(path) if path is not None and path.is_file() else ({}, "")
     if place is not None:
         data["model_repository_root"] = str(place / str(data.get("model_repository_root") or ""))
+        if isinstance(data.get("logging_settings"), str):
+            data["logging_settings"] = resolve_path(data["logging_settings"], place)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     try:
         settings: Settings = build(Settings, {**data, **given}, Sources(variables, _reporter(path)))

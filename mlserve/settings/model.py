@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -42,6 +42,10 @@ class ModelParameters(SettingsBase):
     format: str | None = None
     content_type: str | None = None
     extra: dict[str, Any] = {}
+
+    if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
+
+        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...
 
     def __getattr__(self, name: str) -> Any:  # tells type checkers that other attributes may be there
         raise AttributeError(f"ModelParameters has no '{name}': the model's settings do not give it")
@@ -124,6 +128,10 @@ class ModelSettings(SettingsBase):
     devices: list[int | str] = []
     recycle_after_requests: Count = 0
     recycle_above_bytes: Count = 0
+
+    if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
+
+        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...
 
     @property
     def implementation_(self) -> str:

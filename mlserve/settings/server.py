@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -30,6 +31,10 @@ class CORSSettings(SettingsBase):
     allow_headers: list[str] = []
     expose_headers: list[str] = []
     max_age: int = 600
+
+    if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
+
+        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...
 
 
 def _cors(value: Any, sources: Sources) -> CORSSettings | None:
@@ -99,3 +104,7 @@ class Settings(SettingsBase):
     readiness: Literal["strict", "partial"] = "strict"
     grpc_stream_response: Literal["mlserver", "triton"] = "mlserver"
     parallel_backend: Literal["process", "ray"] = "process"
+
+    if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
+
+        def __init__(self, *, _env_file: str | Path | None = ".env", **values: Any) -> None: ...

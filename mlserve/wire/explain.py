@@ -56,8 +56,6 @@ def request_fault(text: Any, error: BaseException) -> str:
         _request(text)
     except _Fault as fault:
         return str(fault)
-    except (msgspec.DecodeError, RecursionError):
-        pass  # Cannot be, the body has been read before; but then the first reader's words are as good.
     return f"the body is no inference request: {error}"
 
 

@@ -34,6 +34,8 @@ _NO_REQUEST = 422  # Valid JSON that is no request. What is no JSON at all is 40
 _decode_request = msgspec.json.Decoder(InferenceRequest, strict=False).decode  # "2" and 2.0 are sizes, as on MLServer.
 _encode = msgspec.json.Encoder(enc_hook=json_hook).encode
 _check_value = msgspec.json.Decoder().decode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # An exponent that may be too large for a float; where one is, the data is read in full.
 _HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
@@ -55,10 +57,8 @@ def decode_request(body: Buffer, header_length: int | None = None) -> InferenceR
         if not (isinstance(text, bytes | bytearray) and text.isascii()):
             str(text, "utf-8")  # msgspec does not look inside strings that it leaves as they are.
         request = _decode_request(text)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(request_fault(text, error), _NO_REQUEST) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(json_fault(text, error)) from None
+    except _UNREADABLE as error:
+        raise _refusal(text, error) from None
     if request.parameters is not None:
         _check_parameters(request.parameters, "parameters")
     if request.outputs:
@@ -75,6 +75,18 @@ def decode_request(body: Buffer, header_length: int | None = None) -> InferenceR
     if _has_huge_exponent(text):
         _check_numbers(request.inputs)
     return request
+
+
+def _refusal(text: Buffer, error: Exception) -> InvalidRequest:
+    """What to say about a body that the decoder refused."""
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            _skip(text)  # The decoder stops at the first value of a wrong type, which may be the least that is wrong.
+        except _UNREADABLE as worse:
+            error = worse
+        else:
+            return InvalidRequest(request_fault(text, error), _NO_REQUEST)
+    return InvalidRequest(json_fault(text, error))
 
 
 def _split(body: Buffer, header_length: int) -> tuple[Buffer, memoryview]:
@@ -179,7 +191,7 @@ def _check_numbers(inputs: Sequence[RequestInput]) -> None:
         if tensor.data.form == "json":
             try:
                 _check_value(tensor.data.payload)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except _UNREADABLE as error:
                 raise InvalidRequest(f"inputs[{at}].data: {error}") from None
 
 
@@ -193,14 +205,13 @@ def decode_index_request(body: Buffer) -> bool:
     if not len(body):
         return False
     try:
-        ready = _decode_index(body).ready
+        return bool(_decode_index(body).ready)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$")
         place = place.rstrip("`").lstrip(".") or "the body"
         raise InvalidRequest(f"{place}: {what[:1].lower()}{what[1:]}", _NO_REQUEST) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InvalidRequest(json_fault(body, error)) from None
-    return bool(ready)
 
 
 class _Index(msgspec.Struct):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from mlserve.datatypes import BYTES, value_count
+from mlserve.datatypes import BYTES
 from mlserve.errors import CodecError, InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import (
@@ -43,9 +43,8 @@ _STREAM_ERROR, _STREAM_RESPONSE = 1, 2
 
 # Messages up to this size are given to upb whole: copying their tensors costs less than looking for them.
 _SMALL_BYTES = 32 * 1024
-# BYTES tensors with more elements are counted where they are decoded, not on the event loop.
-_COUNTED_ELEMENTS = 1 << 16
-_UNCHECKED_BYTES = 1 << 20
+# Elements of larger BYTES tensors are counted where they are decoded, one by one, and not on the event loop.
+_COUNTED_BYTES = 256 * 1024
 
 
 class Decoded(NamedTuple):
@@ -77,7 +76,7 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str] | None = No
         ]
         or None,
     )
-    return Decoded(request, message.model_name, message.model_version or None, "raw" if raw else "contents")
+    return Decoded(request, message.model_name, message.model_version, "raw" if raw else "contents")
 
 
 def decode_response(data: bytes | memoryview) -> InferenceResponse:
@@ -150,13 +149,10 @@ def _parse(
         found = _cut(memoryview(data), tensors, raw, contents) if len(data) > _SMALL_BYTES else None
         if found is None:
             message = kind.FromString(data)
-            return message, contents, getattr(message, "raw_input_contents" if raw == _REQUEST_RAW else _RAW_OUT)
+            return message, contents, message.raw_input_contents if kind is _Request else message.raw_output_contents
         return kind.FromString(found[0]), contents, found[1]
     except (DecodeError, ValueError) as error:
         raise InvalidRequest(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
-
-
-_RAW_OUT = "raw_output_contents"
 
 
 def _cut(
@@ -203,8 +199,6 @@ def _inputs(
         try:
             if typed or used == given:
                 _check_typed(typed, datatype, shape)
-                if given and not typed and value_count(shape):
-                    raise InvalidRequest(f"has no data: the request has {given} raw contents")
                 data = TensorData.from_contents(typed, datatype, shape)
             else:
                 payload = raw[used]
@@ -225,17 +219,17 @@ def _check_typed(buffer: Chunk, datatype: str, shape: list[int]) -> None:
 
     Not so for BYTES: MLServer's documentation sends one text in a shape of its length.
     """
-    if datatype == BYTES and len(buffer) > _UNCHECKED_BYTES:
+    if datatype == BYTES and len(buffer) > _COUNTED_BYTES:
         return
     try:
         check_contents(buffer, datatype, shape)
     except CodecError:
-        if datatype != BYTES or not (buffer and value_count(shape)):
+        if datatype != BYTES or not buffer or min(shape) < -1:
             raise
 
 
 def _check_raw(buffer: Chunk, datatype: str, shape: list[int]) -> None:
-    if datatype != BYTES or value_count(shape) <= _COUNTED_ELEMENTS:
+    if datatype != BYTES or len(buffer) <= _COUNTED_BYTES:
         check_raw(buffer, datatype, shape)
 
 

@@ -1,0 +1,144 @@
+"""The servers that are measured: how each is installed, started, and asked.
+
+    python bench/peers.py mlserver mosec litserve     makes their environments, bench/.venv-NAME
+
+mlserve itself comes from the environment that runs the script. Each peer has a virtual environment of its own, made
+once, by uv where it is installed and by pip otherwise, with the same scikit-learn as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+__all__ = ["OURS", "PEERS", "Peer", "Ports", "python_of", "version_of"]
+
+OURS = "mlserve"
+_HERE = Path(__file__).parent
+_OWN_BIN = Path(sys.executable).parent
+
+
+class Ports(NamedTuple):
+    """Where a server listens; one without gRPC or metrics leaves those alone."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One server program."""
+
+    key: str
+    label: str
+    package: str  # whose version is shown
+    command: Callable[[Path, Path, Ports], list[str]]  # (its python, folder of models, ports)
+    requirements: tuple[str, ...] = ()  # of its own environment; none: it is installed in ours
+    transports: frozenset[str] = frozenset({"rest", "grpc"})
+    ready_path: str = "/v2/health/ready"
+    infer_path: str | None = None  # where it isn't the protocol's
+
+    @property
+    def environment(self) -> Path:
+        """Its virtual environment."""
+        return _HERE / f".venv-{self.key}"
+
+
+def _start(program: str) -> Callable[[Path, Path, Ports], list[str]]:
+    """A server with MLServer's command line; its ports are in settings.json."""
+    return lambda python, folder, ports: [str(python.parent / program), "start", str(folder)]
+
+
+def _app(name: str) -> Callable[[Path, Path, Ports], list[str]]:
+    """A server that is a Python program of its own, with one model."""
+
+    def command(python: Path, folder: Path, ports: Ports) -> list[str]:
+        return [str(python), str(_HERE / "apps" / f"{name}_iris.py"), str(folder), str(ports.http)]
+
+    return command
+
+
+PEERS: dict[str, Peer] = {
+    peer.key: peer
+    for peer in (
+        Peer(OURS, "mlserve", "mlserve", _start("mlserve")),
+        Peer(
+            "mlserver",
+            "MLServer",
+            "mlserver",
+            _start("mlserver"),
+            # A fresh install of 1.7.1 fails to start with a newer uvloop.
+            requirements=("mlserver", "mlserver-sklearn", "uvloop<0.22", "pandas<3"),
+        ),
+        Peer(
+            "mosec",
+            "mosec",
+            "mosec",
+            _app("mosec"),
+            requirements=("mosec", "numpy"),
+            transports=frozenset({"rest"}),
+            ready_path="/",
+            infer_path="/inference",
+        ),
+        Peer(
+            "litserve",
+            "LitServe",
+            "litserve",
+            _app("litserve"),
+            requirements=("litserve", "numpy"),
+            transports=frozenset({"rest"}),
+            ready_path="/health",
+            infer_path="/predict",
+        ),
+    )
+}
+
+
+def python_of(peer: Peer) -> Path:
+    """The interpreter that runs it. Makes its environment if need be: SystemExit with the reason where that fails."""
+    if not peer.requirements:
+        if not (_OWN_BIN / peer.key).exists():
+            raise SystemExit(f"{peer.label} is not installed beside {sys.executable}: pip install -e '.'")
+        return Path(sys.executable)
+    python = peer.environment / "bin" / "python"
+    wanted = "\n".join([*peer.requirements, f"scikit-learn=={metadata.version('scikit-learn')}"])
+    made_for = peer.environment / "made-for.txt"  # written last: an environment without it is half made
+    if not made_for.exists() or made_for.read_text() != wanted:
+        print(f"making {peer.environment} for {peer.label} …", file=sys.stderr, flush=True)
+        try:
+            _make(peer.environment, wanted.split("\n"))
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"cannot install {peer.label}: {' '.join(error.cmd)} failed") from None
+        made_for.write_text(wanted)
+    return python
+
+
+def version_of(peer: Peer) -> str:
+    """The version of its package, as its environment has it."""
+    command = f"from importlib.metadata import version; print(version('{peer.package}'))"
+    found = subprocess.run([python_of(peer), "-c", command], capture_output=True, text=True)
+    return found.stdout.strip() or "?"
+
+
+def _make(environment: Path, requirements: list[str]) -> None:
+    shutil.rmtree(environment, ignore_errors=True)
+    python = environment / "bin" / "python"
+    uv = shutil.which("uv") or shutil.which("uv", path=str(_OWN_BIN))
+    if uv:
+        subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(environment)], check=True)
+        subprocess.run([uv, "pip", "install", "-q", "--python", str(python), *requirements], check=True)
+    else:
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or sorted(PEERS):
+        print(PEERS[name].label, version_of(PEERS[name]), python_of(PEERS[name]))

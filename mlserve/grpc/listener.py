@@ -1,0 +1,108 @@
+"""Listener: the accepting socket and all its connections, in asyncio, from the first to the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+import logging
+import socket
+
+from mlserve.grpc.call import CallLimits, Method
+from mlserve.grpc.connection import GrpcProtocol
+from mlserve.grpc.handler import CallHandler
+from mlserve.metrics import Metrics
+
+__all__ = ["Listener"]
+
+logger = logging.getLogger("mlserve.grpc")
+
+# How long ended calls may take to clean up, and closing connections to send what is left.
+_CLEANUP_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
+_STOPPING = "the server is stopping"
+
+
+class Listener:
+    """Accepts connections until `drain` or `close`. After `close` there is no task, connection or socket left."""
+
+    def __init__(self, methods: Mapping[str, Method], metrics: Metrics, limits: CallLimits) -> None:
+        self._methods = methods
+        self._metrics = metrics
+        self._limits = limits
+        self._server: asyncio.AbstractServer | None = None
+        self._open: dict[GrpcProtocol, CallHandler] = {}  # the connections
+        self._tasks: set[asyncio.Task[None]] = set()  # the calls, those of lost connections too
+        self._all_closed: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Listener: {len(self._open)} connections, {len(self._tasks)} calls>"
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accepts connections on a bound socket."""
+        self._server = await asyncio.get_running_loop().create_server(self._make_protocol, sock=sock)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Takes no more connections and calls; waits so long for those that run. Idle connections close at once."""
+        self._stop_accepting()
+        for handler in list(self._open.values()):
+            # Those that only watch would go on for ever.
+            handler.end_calls("UNAVAILABLE", _STOPPING, _is_watching)
+            handler.drain()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+
+    async def close(self) -> None:
+        """Ends what still runs, and closes every connection."""
+        self._stop_accepting()
+        late = set(self._tasks)
+        for handler in list(self._open.values()):
+            handler.end_calls("UNAVAILABLE", _STOPPING, _any)
+            handler.drain()
+        if late:
+            logger.warning("gRPC: ended %d unfinished calls", len(late))
+            await asyncio.wait(late, timeout=_CLEANUP_SECONDS)
+        for protocol in list(self._open):
+            protocol.connection.close()
+        await self._until_closed(_CLOSE_SECONDS)
+        for protocol in list(self._open):
+            protocol.transport.abort()
+        await self._until_closed(_CLEANUP_SECONDS)
+        if self._tasks:
+            logger.error("gRPC: %d calls do not end", len(self._tasks))
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    def _stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _until_closed(self, seconds: float) -> None:
+        """Waits until no connection is open."""
+        if not self._open:
+            return
+        self._all_closed = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._all_closed], timeout=seconds)
+
+    def _make_protocol(self) -> GrpcProtocol:
+        handler = CallHandler(self._methods, self._metrics, self._limits, self._tasks)
+        handler.protocol = protocol = GrpcProtocol(handler, self._changed)
+        return protocol
+
+    def _changed(self, protocol: GrpcProtocol, is_open: bool) -> None:
+        """A connection has opened, or is gone."""
+        if is_open:
+            handler = protocol.handler
+            assert isinstance(handler, CallHandler)
+            self._open[protocol] = handler
+            return
+        self._open.pop(protocol, None)
+        if not self._open and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
+
+
+def _is_watching(method: Method) -> bool:
+    return method.service.startswith("grpc.")
+
+
+def _any(method: Method) -> bool:
+    return True

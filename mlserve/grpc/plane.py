@@ -1,0 +1,130 @@
+"""What the gRPC services call: the data plane itself on asyncio; on trio, the data plane one hop away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Protocol
+
+from mlserve.errors import StartupError
+from mlserve.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataModelResponse,
+    MetadataServerResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponseItem,
+)
+
+__all__ = ["Plane", "TrioPlane", "trio_asyncio"]
+
+_ANSWERS_AHEAD = 16
+
+
+class Plane(Protocol):
+    """The operations of `mlserve.dataplane.DataPlane` that have a gRPC call."""
+
+    def server_live(self) -> bool: ...
+    def server_ready(self) -> bool: ...
+    def server_metadata(self) -> MetadataServerResponse: ...
+    def model_ready(self, name: str, version: str | None = None) -> bool: ...
+    def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse: ...
+    def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]: ...
+    async def repository_load(self, name: str) -> None: ...
+    async def repository_unload(self, name: str) -> None: ...
+
+    async def infer(
+        self,
+        request: InferenceRequest,
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> InferenceResponse: ...
+
+    def infer_stream(
+        self,
+        requests: AsyncIterator[InferenceRequest],
+        name: str,
+        version: str | None = None,
+        *,
+        form: str = "json",
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[InferenceResponse, None]: ...
+
+
+def trio_asyncio() -> Any:
+    """The package that runs grpclib, which knows asyncio only, inside trio."""
+    try:
+        import trio_asyncio as package
+    except ImportError:
+        raise StartupError(
+            'gRPC on the trio backend needs the package trio-asyncio: pip install trio-asyncio, or set "backend" to '
+            '"asyncio"'
+        ) from None
+    return package
+
+
+class TrioPlane:
+    """A data plane that lives in trio, for callers that live in trio-asyncio's loop.
+
+    Cancelling the caller cancels the call, as on asyncio.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._package = trio_asyncio()
+        hop = self._package.trio_as_aio
+        # What does not wait needs no hop.
+        self.server_live = plane.server_live
+        self.server_ready = plane.server_ready
+        self.server_metadata = plane.server_metadata
+        self.model_ready = plane.model_ready
+        self.model_metadata = plane.model_metadata
+        self.repository_index = plane.repository_index
+        self.repository_load = hop(plane.repository_load)
+        self.repository_unload = hop(plane.repository_unload)
+        self.infer = hop(plane.infer)
+
+    async def infer_stream(
+        self, requests: AsyncIterator[InferenceRequest], name: str, version: str | None = None, **options: Any
+    ) -> AsyncGenerator[InferenceResponse, None]:
+        """The answers of the plane's generator, which runs in one trio task from beginning to end."""
+        import trio
+
+        send, receive = trio.open_memory_channel[InferenceResponse](_ANSWERS_AHEAD)
+
+        async def pump() -> None:
+            async with send, _closing(self._plane.infer_stream(self._hopped(requests), name, version, **options)) as it:
+                async for response in it:
+                    await send.send(response)
+
+        task = self._package.trio_as_aio(pump)()
+        take = self._package.trio_as_aio(receive.receive)
+        try:
+            while True:
+                try:
+                    response = await take()
+                except trio.EndOfChannel:
+                    break
+                yield response
+            await task
+        finally:
+            task.cancel()
+            receive.close()
+
+    async def _hopped(self, requests: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceRequest]:
+        """Requests that are read in asyncio, for a reader in trio."""
+        following = self._package.aio_as_trio(requests.__anext__)
+        while True:
+            try:
+                request: InferenceRequest = await following()
+            except StopAsyncIteration:
+                return
+            yield request
+
+
+def _closing(generator: AsyncGenerator[InferenceResponse, None]) -> Any:
+    from contextlib import aclosing
+
+    return aclosing(generator)

@@ -1,0 +1,198 @@
+"""ModelStreamInfer in both its forms: MLServer's, one call over many requests; and Triton's, many calls in one stream.
+
+    mlserver  the first request names the model; all requests go into one `infer_stream`; each answer is a
+              ModelInferResponse; an error ends the stream with its status
+    triton    each request is a call of its own, maybe to another model; each answer is a ModelStreamInferResponse in
+              the order of the requests; an error is a message in the stream, which goes on
+
+The call's metadata chooses with `mlserve-stream-response: mlserver` or `triton`, otherwise the setting
+`grpc_stream_response` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+import logging
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from mlserve.errors import InvalidRequest, MLServeError
+from mlserve.grpc.call import Call
+from mlserve.grpc.plane import Plane
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters
+from mlserve.wire.protowire import Chunk
+from mlserve.wire.v2proto import Decoded, decode_request, encode_response, stream_answer
+
+__all__ = ["STREAM_FORM_KEY", "StreamInfer"]
+
+logger = logging.getLogger("mlserve.grpc")
+
+STREAM_FORM_KEY = "mlserve-stream-response"
+_FORMS = ("mlserver", "triton")
+# In Triton's form: how many calls of one stream run at once, and how many answers of each wait for their turn.
+_CALLS_AT_ONCE = 64
+_ANSWERS_AHEAD = 8
+# Triton's names for "tell me when a request has got all its answers".
+_WANTS_FINAL, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
+
+_Answers = MemoryObjectReceiveStream[list[Chunk]]
+
+
+class StreamInfer:
+    """The handler of ModelStreamInfer."""
+
+    def __init__(self, plane: Plane, default_form: str) -> None:
+        self._plane = plane
+        self._default_form = default_form
+
+    async def __call__(self, call: Call) -> None:
+        form = call.metadata(STREAM_FORM_KEY) or self._default_form
+        if form not in _FORMS:
+            raise InvalidRequest(f"{STREAM_FORM_KEY} is {form!r}; expected one of {', '.join(_FORMS)}")
+        if form == "triton":
+            await _TritonStream(self._plane, call).run()
+        else:
+            await self._run(call)
+
+    async def _run(self, call: Call) -> None:
+        """MLServer's form. A stream without requests has no answers."""
+        first = await call.recv_message()
+        if first is None:
+            return
+        decoded = decode_request(first, call.headers)
+        requests = _Requests(call, decoded.request)
+        answers = self._plane.infer_stream(
+            requests,
+            decoded.model_name,
+            decoded.model_version,
+            form=decoded.form,
+            timeout_seconds=call.time_left(),
+        )
+        try:
+            async with aclosing(answers):
+                async for response in answers:
+                    if response.parameters is not None:
+                        call.trailing = response.parameters.headers or {}
+                    await call.send_message(encode_response(response, decoded.form))
+        except Exception as error:
+            if requests.failure is None or isinstance(error, MLServeError):
+                raise
+            raise requests.failure from None
+
+
+class _Requests(AsyncIterator[InferenceRequest]):
+    """The requests of a stream. What is wrong with one is kept: on its way through the data plane it may get lost."""
+
+    def __init__(self, call: Call, first: InferenceRequest) -> None:
+        self._call = call
+        self._first: InferenceRequest | None = first
+        self.failure: MLServeError | None = None
+
+    async def __anext__(self) -> InferenceRequest:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        try:
+            data = await self._call.recv_message()
+            if data is None:
+                raise StopAsyncIteration
+            return decode_request(data, self._call.headers).request
+        except MLServeError as error:
+            self.failure = error
+            raise
+
+
+class _TritonStream:
+    """One stream in Triton's form."""
+
+    def __init__(self, plane: Plane, call: Call) -> None:
+        self._plane = plane
+        self._call = call
+        self._failure: BaseException | None = None
+        self._slots = anyio.Semaphore(_CALLS_AT_ONCE)
+
+    async def run(self) -> None:
+        """Reads requests, runs their calls side by side, and sends the answers in the requests' order."""
+        send, receive = anyio.create_memory_object_stream[_Answers](_CALLS_AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._read, tasks, send)
+            try:
+                async with receive:
+                    async for answers in receive:
+                        async with answers:
+                            async for chunks in answers:
+                                await self._call.send_message(chunks)
+            except Exception as error:  # A task group would wrap it.
+                self._failure = error
+                tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _read(self, tasks: Any, queue: MemoryObjectSendStream[_Answers]) -> None:
+        """Opens a call for each request."""
+        async with queue:
+            try:
+                async for data in self._call:
+                    await self._slots.acquire()
+                    send, receive = anyio.create_memory_object_stream[list[Chunk]](_ANSWERS_AHEAD)
+                    tasks.start_soon(self._answer, data, send)
+                    await queue.send(receive)
+            except Exception as error:
+                self._failure = error
+
+    async def _answer(self, data: bytes, answers: MemoryObjectSendStream[list[Chunk]]) -> None:
+        """Runs one call; its failure is an answer too."""
+        decoded: Decoded | None = None
+        async with answers:
+            try:
+                decoded = decode_request(data, self._call.headers)
+                await self._infer(decoded, answers)
+            except MLServeError as error:
+                await answers.send(_failed(decoded, error.message))
+            except anyio.BrokenResourceError:
+                pass  # The stream has ended.
+            except Exception:
+                logger.exception("a call in a gRPC stream failed")
+                await answers.send(_failed(decoded, "internal error; the server's log says more"))
+            finally:
+                self._slots.release()
+
+    async def _infer(self, decoded: Decoded, answers: MemoryObjectSendStream[list[Chunk]]) -> None:
+        request, name, version, form = decoded
+        wants_final = request.parameters is not None and request.parameters.get(_WANTS_FINAL) is True
+        timeout = self._call.time_left()
+        responses = self._plane.infer_stream(_one(request), name, version, form=form, timeout_seconds=timeout)
+        async with aclosing(responses):
+            async for response in responses:
+                if wants_final:
+                    response.parameters = Parameters() if response.parameters is None else response.parameters
+                    response.parameters[_IS_FINAL] = False
+                await answers.send(stream_answer(encode_response(response, form)))
+        if wants_final:
+            await answers.send(stream_answer(encode_response(_final(decoded))))
+
+
+async def _one(request: InferenceRequest) -> AsyncIterator[InferenceRequest]:
+    yield request
+
+
+def _final(decoded: Decoded) -> InferenceResponse:
+    """Triton's empty answer that says there are no more."""
+    return InferenceResponse(
+        model_name=decoded.model_name,
+        model_version=decoded.model_version,
+        id=decoded.request.id,
+        parameters=Parameters({_IS_FINAL: True}),
+        outputs=[],
+    )
+
+
+def _failed(decoded: Decoded | None, message: str) -> list[Chunk]:
+    """An error, with what tells its request apart."""
+    response = InferenceResponse(model_name="", outputs=[])
+    if decoded is not None:
+        response.model_name, response.id = decoded.model_name, decoded.request.id
+    return stream_answer(encode_response(response), message or "error")

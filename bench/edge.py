@@ -24,7 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-GET = b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n"
+GET = (
+    b"GET /v2/health/ready HTTP/1.1\r\n"
+    b"Host: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n"
+)
 ANSWER_BODY = b"x" * 200
 
 
@@ -127,7 +130,7 @@ def small_requests(server: Server, connections: int, seconds: float) -> tuple[fl
     selector = selectors.DefaultSelector()
     clients = [server.connect() for _ in range(connections)]
     for client in clients:
-        selector.register(client, selectors.EVENT_READ)
+        selector.register(client, selectors.EVENT_READ, client)
         client.sendall(GET)
     done, warm = 0, False
     started, cpu = time.perf_counter(), 0.0
@@ -138,7 +141,7 @@ def small_requests(server: Server, connections: int, seconds: float) -> tuple[fl
         elif warm and now - started > seconds:
             break
         for key, _ in selector.select():
-            client = key.fileobj
+            client = key.data
             if not client.recv(65536).endswith(ANSWER_BODY):  # the stock server writes head and body apart
                 continue
             done += 1

@@ -28,7 +28,7 @@ _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 
 _END_STREAM = _ACK = 0x1
 _END_HEADERS, _PADDED, _PRIORITY = 0x4, 0x8, 0x20
 _TABLE_SIZE, _INITIAL_WINDOW, _MAX_FRAME = 1, 4, 5  # settings
-_OUR_WINDOW = 64 * 1024 * 1024  # of a stream and of the connection: what grpcio's client grows to when answers are large
+_OUR_WINDOW = 64 * 1024 * 1024  # of a stream and of the connection: wide, as grpcio makes it for large answers
 _OUR_FRAME = 1024 * 1024
 
 

@@ -53,7 +53,6 @@ class HttpConnection(asyncio.BufferedProtocol):
     # -- asyncio calls these --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # a TCP transport it is
 
     def connection_lost(self, error: Exception | None) -> None:

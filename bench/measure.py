@@ -43,19 +43,20 @@ class Cell:
 
     def median(self, key: str, figure: str) -> float:
         """Over the rounds of one server."""
-        return statistics.median(getattr(sample, figure) for sample in self.samples[key])
+        return statistics.median(self._figures(key, figure))
 
     def spread(self, key: str, figure: str) -> float:
         """Half the distance between the best and the worst round, as a share of the median."""
-        values = [getattr(sample, figure) for sample in self.samples[key]]
+        values = self._figures(key, figure)
         return (max(values) - min(values)) / 2 / self.median(key, figure)
 
     def ratio(self, ours: str, theirs: str, figure: str) -> float:
         """Our figure divided by theirs, median over pairs of neighbouring rounds."""
-        pairs = zip(self.samples[ours], self.samples[theirs], strict=True)
-        return statistics.median(
-            getattr(our, figure) / max(getattr(their, figure), 1e-9) for our, their in pairs
-        )
+        pairs = zip(self._figures(ours, figure), self._figures(theirs, figure), strict=True)
+        return statistics.median(our / max(their, 1e-9) for our, their in pairs)
+
+    def _figures(self, key: str, figure: str) -> list[float]:
+        return [float(getattr(sample, figure)) for sample in self.samples[key]]
 
     def as_dict(self) -> dict[str, Any]:
         """For the results file."""
@@ -76,9 +77,7 @@ def measure(
     least_calls: int = 0,
 ) -> Sample:
     """One round. `idle` are the servers that are up but not asked; LoadError if an answer is wrong."""
-    plan = Plan(
-        server.call(call), server.port(call.transport), connections, streams, seconds, least_calls=least_calls
-    )
+    plan = Plan(server.call(call), server.port(call.transport), connections, streams, seconds, least_calls=least_calls)
     try:
         outcome, cpu = _loaded(server, plan, idle)
     except LoadError as error:

@@ -53,13 +53,13 @@ class Answers:
         """Whether the next answer's bytes are needed, rather than their number."""
         return self._right is not None or self._right_length < 0
 
-    def error_in(self, head: bytes, body: bytes | bytearray, length: int) -> str | None:
+    def error_in(self, head: bytes | bytearray, body: bytes | bytearray, length: int) -> str | None:
         """What is wrong with an answer; `body` may be empty when `wants_body` was false."""
         if not self.wants_body:
             return None if length == self._right_length else f"{length} bytes, expected {self._right_length}"
         if body == self._right:
             return None
-        error = self._call.error_in(head, bytes(body))
+        error = self._call.error_in(bytes(head), bytes(body))
         if error is None:
             self._right_length = length
             self._right = bytes(body) if length <= _KEEP_BYTES else None

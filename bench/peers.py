@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+import importlib.util
 from pathlib import Path
 import shutil
 import subprocess
@@ -51,9 +52,12 @@ class Peer:
         return _HERE / f".venv-{self.key}"
 
 
-def _start(program: str) -> Callable[[Path, Path, Ports], list[str]]:
-    """A server with MLServer's command line; its ports are in settings.json."""
-    return lambda python, folder, ports: [str(python.parent / program), "start", str(folder)]
+def _mlserve(python: Path, folder: Path, ports: Ports) -> list[str]:
+    return [str(python), "-m", "mlserve", "start", str(folder)]  # the ports are in the folder's settings.json
+
+
+def _mlserver(python: Path, folder: Path, ports: Ports) -> list[str]:
+    return [str(python.parent / "mlserver"), "start", str(folder)]
 
 
 def _app(name: str) -> Callable[[Path, Path, Ports], list[str]]:
@@ -68,12 +72,12 @@ def _app(name: str) -> Callable[[Path, Path, Ports], list[str]]:
 PEERS: dict[str, Peer] = {
     peer.key: peer
     for peer in (
-        Peer(OURS, "mlserve", "mlserve", _start("mlserve")),
+        Peer(OURS, "mlserve", "mlserve", _mlserve),
         Peer(
             "mlserver",
             "MLServer",
             "mlserver",
-            _start("mlserver"),
+            _mlserver,
             # A fresh install of 1.7.1 fails to start with a newer uvloop.
             requirements=("mlserver", "mlserver-sklearn", "uvloop<0.22", "pandas<3"),
         ),
@@ -104,7 +108,7 @@ PEERS: dict[str, Peer] = {
 def python_of(peer: Peer) -> Path:
     """The interpreter that runs it. Makes its environment if need be: SystemExit with the reason where that fails."""
     if not peer.requirements:
-        if not (_OWN_BIN / peer.key).exists():
+        if importlib.util.find_spec(peer.key) is None:
             raise SystemExit(f"{peer.label} is not installed beside {sys.executable}: pip install -e '.'")
         return Path(sys.executable)
     python = peer.environment / "bin" / "python"
@@ -122,6 +126,10 @@ def python_of(peer: Peer) -> Path:
 
 def version_of(peer: Peer) -> str:
     """The version of its package, as its environment has it."""
+    if peer.key == OURS:
+        from mlserve import __version__
+
+        return __version__
     command = f"from importlib.metadata import version; print(version('{peer.package}'))"
     found = subprocess.run([python_of(peer), "-c", command], capture_output=True, text=True)
     return found.stdout.strip() or "?"

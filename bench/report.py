@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 import json
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from measure import Cell
 from peers import PEERS
 
-__all__ = ["comparison", "labels", "machine", "markdown", "number", "save"]
+__all__ = ["busy_note", "comparison", "labels", "machine", "markdown", "number", "save"]
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +47,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns are aligned for reading as text, too."""
     full = [list(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     widths = [max(len(row[at]) for row in full) for at in range(len(head))]
-    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in full]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in full
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
@@ -77,10 +79,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def busy_note() -> str:
+    """A sentence when other work was running: to be called before the servers start."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 0.3 * processors:
+        return ""
+    return f"The machine was busy (load {load:.1f} on {processors} processors): trust CPU and ratios, not times.\n"
+
+
 def save(name: str, options: Mapping[str, Any], versions: Mapping[str, str], found: Mapping[str, Any]) -> Path:
     """Write bench/results/NAME-TIME.json."""
     _RESULTS.mkdir(exist_ok=True)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     path = _RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
     content = {"time": now.isoformat(), "options": dict(options), "versions": dict(versions), **found}
     path.write_text(json.dumps(content, indent=1))

@@ -86,7 +86,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the measuring process, which stops the servers
-                env=_clean_environment(),
+                env=_environment(peer=self.peer),
             )
         self._seen: dict[int, int] = {}
         try:
@@ -197,9 +197,10 @@ def _write_settings(repository: Path, ports: Ports, settings: Mapping[str, Any])
     (repository / "settings.json").write_text(json.dumps({**own, **settings}, indent=2))
 
 
-def _clean_environment() -> dict[str, str]:
-    """Ours, without what would change a server's settings or paths."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLSERVE", "PYTHON", "VIRTUAL_ENV"))}
+def _environment(peer: Peer) -> dict[str, str]:
+    """Ours, without what would change a server's settings, or the packages that a peer finds."""
+    foreign = ("MLSERVE", "PYTHON", "VIRTUAL_ENV") if peer.requirements else ("MLSERVE",)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "NO_COLOR": "1"}
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-from measure import Sample, measure, take_turns
 import numpy as np
+
+from measure import Sample, measure, take_turns
 from oip import Call, grpc_contents, rest_json
 from peers import OURS, PEERS, version_of
-from report import comparison, labels, machine, save
+from report import busy_note, comparison, labels, machine, save
 from servers import Model, Server, exit_on_sigterm
 
 ROW = np.array([[6.1, 2.8, 4.7, 1.2]], np.float32)
@@ -58,6 +59,7 @@ def main() -> None:
     keys = _servers(options)
     exit_on_sigterm()
     found: dict[str, Any] = {"machine": machine()}
+    note = busy_note()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         file, expected = train(folder)
@@ -69,7 +71,7 @@ def main() -> None:
     versions = {key: version_of(PEERS[key]) for key in keys}
     print(comparison(["call", "connections"], cells, labels(versions), OURS, FIGURES))
     found["cells"] = [cell.as_dict() for cell in cells]
-    print(f"\nevery round: {save('small', vars(options), versions, found)}")
+    print(f"\n{note}every round: {save('small', vars(options), versions, found)}")
 
 
 def _measure(options: argparse.Namespace, servers: dict[str, Server], calls: dict[str, Call]) -> list[Any]:

@@ -54,7 +54,7 @@ class Tally:
         assert self._finished is not None
         try:
             await asyncio.wait_for(self._finished, timeout_seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.errors[f"no answer within {timeout_seconds:.0f} s"] += self._asking
         self.elapsed = time.perf_counter() - self._began
 

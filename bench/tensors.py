@@ -18,11 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from measure import Cell, Sample, measure, take_turns
 import numpy as np
+
+from measure import Cell, Sample, measure, take_turns
 from oip import Call, grpc_raw, rest_binary, rest_json
 from peers import OURS, PEERS, version_of
-from report import comparison, labels, machine, markdown, number, save
+from report import busy_note, comparison, labels, machine, markdown, number, save
 from servers import Memory, Model, Server, exit_on_sigterm
 
 FIGURES = {"p50 ms": "p50_ms", "CPU ms": "cpu_ms"}
@@ -52,6 +53,7 @@ def main() -> None:
     keys = ([] if options.without_mlserve else [OURS]) + ([] if options.without_peer else [PEER])
     exit_on_sigterm()
     found: dict[str, Any] = {"machine": machine()}
+    note = busy_note()
     with ExitStack() as stack:
         model = echo(options.model)
         servers = {key: stack.enter_context(Server(PEERS[key], [model], SETTINGS)) for key in keys}
@@ -63,7 +65,7 @@ def main() -> None:
     print("\n" + _memory_table(labels(versions), fresh, after))
     found["cells"] = [cell.as_dict() for cell in cells]
     found["memory"] = {key: {"fresh": vars(fresh[key]), "after": vars(after[key])} for key in keys}
-    print(f"\nevery round: {save('tensors', vars(options), versions, found)}")
+    print(f"\n{note}every round: {save('tensors', vars(options), versions, found)}")
 
 
 def _measure(options: argparse.Namespace, servers: Mapping[str, Server]) -> list[Cell]:

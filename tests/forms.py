@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlserve.tensors import TensorData
-from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 
 FORMS = ("json", "raw", "contents")
 
@@ -29,16 +29,20 @@ def sent(tensor: Any, form: str) -> Any:
 def sent_request(request: InferenceRequest, form: str) -> InferenceRequest:
     """The request as the server gets it."""
     inputs = [sent(one, form) for one in request.inputs]
-    return InferenceRequest(id=request.id, parameters=dict(request.parameters or {}), inputs=inputs)
+    return InferenceRequest(id=request.id, parameters=_parameters(request), inputs=inputs)
 
 
 def sent_response(response: InferenceResponse, form: str) -> InferenceResponse:
     """The response as the client gets it."""
     outputs = [sent(one, form) for one in response.outputs]
-    parameters = dict(response.parameters or {})
-    return InferenceResponse(model_name=response.model_name, parameters=parameters, outputs=outputs)
+    return InferenceResponse(model_name=response.model_name, parameters=_parameters(response), outputs=outputs)
 
 
 def can_carry(form: str, datatype: str) -> bool:
     """Whether a form has a way to carry a datatype: contents have no field for FP16."""
     return form != "contents" or datatype != "FP16"
+
+
+def _parameters(message: Any) -> Parameters:
+    """What of the parameters travels: no private attributes."""
+    return Parameters(dict(message.parameters or {}))

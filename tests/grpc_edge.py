@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 import socket
 import threading
 from typing import Any
@@ -17,7 +16,7 @@ from hpack import Encoder
 from mlserve.grpc.server import GrpcServer
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
-from tests.fake_dataplane import FakeDataPlane
+from tests.fake_dataplane import FakeDataPlane, Predict
 
 SECONDS = 10.0  # more than anything here takes, and less than a test may
 BACKENDS = ("asyncio", "trio")
@@ -28,12 +27,19 @@ END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x1, 0x4, 0x8, 0x20
 NAMES = ("DATA", "HEADERS", "PRIORITY", "RST", "SETTINGS", "PUSH", "PING", "GOAWAY", "WINDOW", "CONTINUATION")
 
 
+class FakePlane(FakeDataPlane):
+    """The scripted data plane; like the real one it takes an empty version for none."""
+
+    def _find(self, name: str, version: str | None) -> Predict:
+        return super()._find(name, version or None)
+
+
 @dataclass
 class Running:
     """A server that runs."""
 
     port: int
-    plane: FakeDataPlane
+    plane: FakePlane
     metrics: Metrics
     portal: BlockingPortal
     stop_now: anyio.Event
@@ -59,10 +65,10 @@ class Running:
 
 @contextmanager
 def serving(
-    backend: str = "asyncio", plane: FakeDataPlane | None = None, grace: float = SECONDS, **settings: Any
+    backend: str = "asyncio", plane: FakePlane | None = None, grace: float = SECONDS, **settings: Any
 ) -> Iterator[Running]:
     """Runs a server in a thread; at the end it must have left nothing behind."""
-    plane = FakeDataPlane() if plane is None else plane
+    plane = FakePlane() if plane is None else plane
     metrics = Metrics()
     server = GrpcServer(plane, metrics, Settings(**settings), poll_seconds=0.01)
     ended = threading.Event()
@@ -187,6 +193,6 @@ def wait_for(event: threading.Event) -> None:
 
 __all__ = [
     "ACK", "BACKENDS", "CONTINUATION", "DATA", "END_HEADERS", "END_STREAM", "GOAWAY", "HEADERS", "PADDED", "PING",
-    "PREFACE", "PRIORITIZED", "PRIORITY", "PUSH", "RST", "SECONDS", "SETTINGS", "WINDOW", "Heard", "Running", "frame",
+    "PREFACE", "PRIORITIZED", "PRIORITY", "PUSH", "RST", "SECONDS", "SETTINGS", "WINDOW", "FakePlane", "Heard", "Running", "frame",
     "framed", "serving", "talk", "wait_for",
 ]  # fmt: skip

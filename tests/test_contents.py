@@ -67,7 +67,7 @@ def numbers(datatype: str) -> st.SearchStrategy[Any]:
         return st.booleans()
     if datatype in INT_RANGES:
         low, high = INT_RANGES[datatype]
-        return st.integers(low, high) | st.integers(max(low, -3), 130 if high > 130 else high)
+        return st.integers(low, high) | st.integers(max(low, -3), min(high, 130))
     return st.floats(width=32 if datatype == "FP32" else 64)
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -170,8 +171,8 @@ def test_a_metric_of_a_model_with_an_impossible_name_is_left_out_with_one_warnin
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
-        ("", "text/plain; version=1.0.0; charset=utf-8"),
-        ("text/plain;version=0.0.4", "text/plain; version=1.0.0; charset=utf-8"),
+        ("", CONTENT_TYPE_LATEST),
+        ("text/plain;version=0.0.4", CONTENT_TYPE_LATEST),
         ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", "application/openmetrics-text; version=1.0.0"),
     ],
 )

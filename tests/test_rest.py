@@ -16,6 +16,7 @@ import anyio.lowlevel
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from mlserve.errors import MLServeError, Overloaded, WorkerDied
 from mlserve.metrics import Metrics
@@ -105,7 +106,7 @@ class Caller:
         async def receive() -> Any:
             if pieces:
                 return pieces.pop()
-            await anyio.sleep_forever()
+            return await anyio.sleep_forever()
 
         async def send(message: Any) -> None:
             await anyio.lowlevel.checkpoint()
@@ -139,7 +140,7 @@ def words(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
             if word == "bug":
                 raise KeyError("a secret")
             yield InferenceResponse(
-                model_name="", outputs=[ResponseOutput(name="w", shape=[1], datatype="BYTES", data=[word])]
+                model_name="", outputs=[ResponseOutput(name="w", shape=[1], datatype="BYTES", data=TensorData([word]))]
             )
 
     return answers()
@@ -879,7 +880,7 @@ async def test_the_metrics_port_has_one_page() -> None:
     call.app = MetricsApp(call.metrics, Settings(metrics_endpoint="/figures"))
     answer = await call("GET", "/figures")
     assert answer.status == 200
-    assert answer["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+    assert answer["content-type"] == CONTENT_TYPE_LATEST
     assert b"rest_server_requests_total{" in answer.body
     packed = await call("GET", "/figures", accept_encoding="gzip")
     assert gzip.decompress(packed.body).startswith(b"# HELP")

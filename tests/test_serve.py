@@ -72,14 +72,16 @@ def test_a_foreign_address_is_named() -> None:
 
 
 def test_a_name_that_does_not_exist_is_named() -> None:
-    with pytest.raises(StartupError, match=r"'no-such-host\.invalid' cannot be resolved"):
-        with bind("no-such-host.invalid", 0):
-            pass
+    with (
+        pytest.raises(StartupError, match=r"'no-such-host\.invalid' cannot be resolved"),
+        bind("no-such-host.invalid", 0),
+    ):
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may take every port")
 def test_a_privileged_port_is_named() -> None:
-    with pytest.raises(StartupError, match="port 1 .* above 1023"), bind("127.0.0.1", 1):
+    with pytest.raises(StartupError, match=r"port 1 .* above 1023"), bind("127.0.0.1", 1):
         pass
 
 
@@ -208,7 +210,8 @@ def test_the_lifespan_surrounds_the_requests_and_its_state_reaches_each_of_them(
 
 
 def test_an_application_that_cannot_start_is_a_startup_error(kind: str) -> None:
-    with pytest.raises(StartupError, match="the application cannot start: no model"), running(kind, WithLifespan("startup")):
+    app = WithLifespan("startup")
+    with pytest.raises(StartupError, match="the application cannot start: no model"), running(kind, app):
         pass
 
 

@@ -6,7 +6,10 @@ import array
 import copy
 import json
 import math
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -147,6 +150,27 @@ def test_bytes_survive_raw_and_contents(values: list[bytes]) -> None:
     assert data.to_raw(BYTES) == raw
 
 
+WRITES_JSON = """
+import sys
+import numpy as np
+from mlserve.tensors import TensorData
+random = np.random.default_rng(7)
+pool = np.array([-1.2345678901234567e-300, -1.2345678901234567e300, 1.2345678901234567e-300, 0.5, np.nan, -0.0001234567])
+for _ in range(4000):
+    some = pool[random.integers(0, len(pool), random.integers(1, 6))].astype(sys.argv[1])
+    TensorData(some[random.integers(0, len(some), random.integers(1, 1500))]).to_json()
+"""
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_writing_the_longest_numbers_leaves_the_heap_alone(dtype: str) -> None:
+    """Fails with orjson 3.12 and 3.13 where float64 arrays are given to it as they are."""
+    environment = {**os.environ, "PYTHONMALLOC": "debug", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-c", WRITES_JSON, dtype]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # -- the traps of the quick reader ------------------------------------------------------------------------------------
 
 LONG = json_data._SMALL_BYTES  # Longer texts go through simdjson.
@@ -172,7 +196,7 @@ def test_ragged_lists_are_refused_however_their_values_add_up(rows: list[Any], d
     if datatype == BYTES:
         rows = json.loads(json.dumps(rows).replace("1", '"a"').replace("0", '"b"'))
     text = json.dumps(rows).encode() + b" " * count
-    with pytest.raises(CodecError, match="ragged|no string"):
+    with pytest.raises(CodecError, match=r"ragged|no string"):
         TensorData.from_json(text).to_numpy(datatype, [-1])
 
 
@@ -458,7 +482,7 @@ def test_any_bytes_are_raw_elements_or_refused(buffer: bytes) -> None:
 def test_bytes_that_are_no_utf8_have_no_json_form() -> None:
     data = TensorData.from_raw(TensorData([b"ok", b"\x00\xff"]).to_raw(BYTES), BYTES, [2])
     for one in (data, TensorData([b"\xff"]), TensorData(b"\xff"), TensorData(np.array([b"\xff"]))):
-        with pytest.raises(CodecError, match="is not UTF-8 .* use base64, binary outputs or gRPC"):
+        with pytest.raises(CodecError, match=r"is not UTF-8 .* use base64, binary outputs or gRPC"):
             one.to_json(BYTES)
 
 
@@ -478,7 +502,7 @@ def test_a_json_text_is_passed_on_only_if_it_is_utf8() -> None:
 
 
 def test_json_text_is_passed_on_as_it_stands() -> None:
-    text = b' [ [-0.0, 1e-320], [9007199254740993, 0.10] ] '
+    text = b" [ [-0.0, 1e-320], [9007199254740993, 0.10] ] "
     data = TensorData.from_json(text)
     data.to_numpy("FP64", [2, 2])
     assert data.to_json("FP64") is text

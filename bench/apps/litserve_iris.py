@@ -36,4 +36,4 @@ class Iris(litserve.LitAPI):
 
 if __name__ == "__main__":
     server = litserve.LitServer(Iris(), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False, log_level="error")
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error")

@@ -24,10 +24,11 @@ from mlserve.codecs.numpy import to_datatype
 from mlserve.codecs.registry import find_input_codec, register_input_codec
 from mlserve.codecs.string import StringCodec, text_of
 from mlserve.datatypes import BYTES, Datatype
+from mlserve.errors import InvalidRequest
 from mlserve.types import RequestInput, ResponseOutput
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]  # pandas brings no types
+    import pandas as pd
 
 __all__ = ["JsonCodec", "JsonContentType", "decode_column", "encode_column"]
 
@@ -99,7 +100,7 @@ def decode_column(tensor: InputOrOutput) -> Any:
         if tensor.datatype == BYTES:
             return tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
         return tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False).reshape(-1)
-    except CodecError as error:
+    except InvalidRequest as error:
         raise located(error, tensor) from None
 
 

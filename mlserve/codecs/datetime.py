@@ -86,7 +86,7 @@ def _zone(text: str | None) -> datetime.timezone | None:
     if text is None:
         return None
     if text == "Z":
-        return datetime.timezone.utc  # noqa: UP017 - datetime.UTC is new in Python 3.11
+        text = "+00"
     minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
     return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
 

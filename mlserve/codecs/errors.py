@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlserve.errors import CodecError
+from mlserve.errors import CodecError, InvalidRequest
 from mlserve.types import RequestInput
 
 __all__ = ["CodecError", "CodecNotFound", "InputsNotFound", "OutputNotFound", "located", "unencodable"]
@@ -15,7 +15,7 @@ InputsNotFound = CodecError
 OutputNotFound = CodecError
 
 
-def located(error: CodecError, tensor: Any) -> CodecError:
+def located(error: InvalidRequest, tensor: Any) -> CodecError:
     """The same error with the tensor's kind and name before its message."""
     kind = "input" if isinstance(tensor, RequestInput) else "output"
     return CodecError(f"{kind} '{tensor.name}': {error.message}", error.http_status)

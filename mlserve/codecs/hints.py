@@ -21,7 +21,7 @@ from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, Res
 
 __all__ = ["Hint", "read_hint", "read_result_hints"]
 
-_UNSAID = (inspect.Parameter.empty, Any, object)
+_UNSAID = (inspect.Parameter.empty, Any, object, list, tuple)  # a bare list may hold text, bytes or dates
 _STREAMS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from mlserve.codecs.base import typed
-from mlserve.codecs.errors import CodecError, located
+from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.datatypes import BYTES, Datatype
+from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 
 __all__ = ["as_list", "bytes_tensor", "elements", "is_list_of"]
@@ -25,15 +26,19 @@ def is_list_of(payload: Any, instance_type: type[Any] | tuple[type[Any], ...]) -
 
 
 def as_list(payload: Any) -> list[Any]:
-    """A flat list of the values of a list, tuple, array or series; a bare scalar, text or bytes is one value."""
+    """A flat list of the values of a list, tuple, array or series; anything else is one value.
+
+    CodecError for None, which is no value at all.
+    """
     if isinstance(payload, list):
         return payload
+    if payload is None:
+        raise unencodable("there are no values to encode, but None")
     if isinstance(payload, np.ndarray):
         flat: list[Any] = payload.ravel().tolist()
         return flat
-    if isinstance(payload, str | bytes) or not hasattr(payload, "__iter__"):
-        return [payload]
-    return list(payload)
+    is_series = getattr(payload, "ndim", None) == 1 and hasattr(payload, "tolist")
+    return list(payload) if is_series or isinstance(payload, tuple | TensorData) else [payload]
 
 
 def elements(tensor: Any, content_type: str) -> list[Any]:
@@ -47,7 +52,7 @@ def elements(tensor: Any, content_type: str) -> list[Any]:
     try:
         flat: list[Any] = tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
         return flat
-    except CodecError as error:
+    except InvalidRequest as error:
         raise located(error, tensor) from None
 
 

@@ -12,6 +12,7 @@ from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
 from mlserve.datatypes import BYTES, DTYPES, Datatype, datatype_of
+from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import Parameters, RequestInput, ResponseOutput
 
@@ -103,7 +104,7 @@ def _decode(tensor: InputOrOutput) -> Array:
     datatype = tensor.datatype
     try:
         array: Array = tensor.data.to_numpy(datatype, tensor.shape)
-    except CodecError as error:
+    except InvalidRequest as error:
         raise located(error, tensor) from None
     return array if datatype != BYTES else _text_array(array)
 

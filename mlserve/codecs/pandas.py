@@ -15,7 +15,7 @@ from mlserve.codecs.registry import register_request_codec
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]  # pandas brings no types
+    import pandas as pd
 
 __all__ = ["PandasCodec"]
 

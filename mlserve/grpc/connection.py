@@ -92,6 +92,17 @@ class HttpStream(Stream):
         """The received messages."""
         return cast(Inbox, self.buffer)
 
+    async def send_headers(self, headers: Any, end_stream: bool = False) -> None:
+        """Sends the headers of an answer, or its trailers. StreamClosedError if the stream is gone."""
+        assert self.id is not None
+        if not self.connection.write_ready.is_set():
+            await self.connection.write_ready.wait()
+        if self._transport.is_closing():
+            raise StreamClosedError(self.id)
+        self.connection.flush()  # What h2 still holds was said before.
+        h2 = cast(GrpcH2Connection, self._h2_connection)
+        self._transport.write(h2.headers_frame(self.id, headers, end_stream))
+
     async def send_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Sends DATA; waits for the client's window and for the socket. StreamClosedError if the stream is gone.
 
@@ -118,7 +129,7 @@ class HttpStream(Stream):
             h2.outbound_flow_control_window -= take
             state.outbound_flow_control_window -= take
             left -= take
-            self.connection.flush()  # Headers that h2 still holds come first.
+            self.connection.flush()
             write(data_frame_head(take, stream_id))
             while take:
                 chunk = rest.pop()

@@ -17,6 +17,7 @@ from h2.events import Event
 from h2.exceptions import DenialOfServiceError, FrameTooLargeError, StreamClosedError, StreamIDTooLowError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
+from h2.stream import StreamInputs
 from hpack import Decoder, Encoder
 from hpack.table import HeaderTable
 from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
@@ -28,7 +29,8 @@ WINDOW_BYTES = 64 << 20
 MAX_STREAMS = 1000
 HEADER_BYTES = 64 << 10
 _CACHED_BLOCKS = 64
-_HEADER_FRAMES = (HeadersFrame.type, ContinuationFrame.type)
+_HEADERS, _CONTINUATION = HeadersFrame.type, ContinuationFrame.type
+_END_STREAM, _END_HEADERS = 0x1, 0x4
 _RESIZE = 0x20  # A block that begins so changes the size of the table.
 
 _CONFIG = H2Configuration(
@@ -39,6 +41,10 @@ _CONFIG = H2Configuration(
     normalize_inbound_headers=False,
     normalize_outbound_headers=False,
 )
+
+
+def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream_id.to_bytes(4, "big"), payload))
 
 
 def data_frame_head(size: int, stream_id: int) -> bytes:
@@ -75,6 +81,28 @@ class GrpcH2Connection(H2Connection):
         """Our settings, and the window of the connection, which settings do not reach."""
         super().initiate_connection()
         self.increment_flow_control_window(WINDOW_BYTES - 65535)
+
+    def headers_frame(self, stream_id: int, fields: Iterable[tuple[str, str]], end_stream: bool) -> bytes:
+        """A HEADERS frame of an answer, or its trailers; StreamClosedError if the stream is gone.
+
+        h2's own way looks at each field several times, for what only proxies and clients need to know.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.closed:
+            raise StreamClosedError(stream_id)
+        block = self.encoder.encode(fields)
+        stream.state_machine.process_input(StreamInputs.SEND_HEADERS)
+        if end_stream:
+            stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        flags, limit = _END_STREAM if end_stream else 0, self.max_outbound_frame_size
+        if len(block) <= limit:
+            return _frame(_HEADERS, flags | _END_HEADERS, stream_id, block)
+        rest = range(limit, len(block), limit)
+        parts = [_frame(_HEADERS, flags, stream_id, block[:limit])]
+        parts += [
+            _frame(_CONTINUATION, _END_HEADERS if at == rest[-1] else 0, stream_id, block[at : at + limit]) for at in rest
+        ]
+        return b"".join(parts)
 
     def _receive_frame(self, frame: Frame) -> list[Event]:
         """As h2 does it, without a repr of the frame for the log: that one hexlifies every body."""
@@ -120,7 +148,7 @@ class BoundedFrameBuffer(FrameBuffer):
             size, kind = head[0] << 16 | head[1] << 8 | head[2], head[3]
             if size > self.max_frame_size:
                 raise FrameTooLargeError(f"a frame has {size} bytes; the limit is {self.max_frame_size}")
-            if size > HEADER_BYTES and kind in _HEADER_FRAMES:
+            if size > HEADER_BYTES and kind in (_HEADERS, _CONTINUATION):
                 raise DenialOfServiceError(f"a header block has more than {HEADER_BYTES} bytes")
         return super().__next__()
 

@@ -15,6 +15,7 @@ from mlserve.errors import BodyTooLarge, InvalidRequest
 __all__ = ["Inbox"]
 
 _PREFIX_BYTES = 5
+_GIVEN_BACK_BYTES = 1 << 20  # Far below the window; the end of the stream gives back the rest.
 _VIEWED_BYTES = 4096  # Smaller messages are copied: parsers want bytes, and a view keeps the whole chunk alive.
 
 
@@ -41,12 +42,11 @@ class Inbox:
         if data:
             self._chunks.append(data)
             self._size += len(data)
-        if self._waiter is None:
-            self._unacknowledged += ack_size
-            return
-        self._acknowledge(ack_size)
-        if self._size >= self._missing:
-            self._wake()
+        self._unacknowledged += ack_size
+        if self._waiter is not None:
+            self._give_back()
+            if self._size >= self._missing:
+                self._wake()
 
     def eof(self) -> None:
         """Notes that the sender has ended the stream."""
@@ -82,9 +82,7 @@ class Inbox:
 
     async def _have(self, size: int) -> bool:
         """Waits for so many bytes. False if the stream ended before the first; InvalidRequest if before the last."""
-        if self._unacknowledged:
-            self._acknowledge(self._unacknowledged)
-            self._unacknowledged = 0
+        self._give_back()
         if self._size < size and not self._eof:
             self._missing = size
             self._waiter = asyncio.get_running_loop().create_future()
@@ -119,6 +117,12 @@ class Inbox:
         view = memoryview(self._chunks[0])
         self._chunks[0] = view[size:]
         return view[:size]
+
+    def _give_back(self) -> None:
+        """Returns what was read to the sender's window, unless it is so little that it can wait."""
+        if self._unacknowledged >= _GIVEN_BACK_BYTES:
+            size, self._unacknowledged = self._unacknowledged, 0
+            self._acknowledge(size)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: bytes in, one exchange after the other, bytes out; no queue, no task and no timer of its own.
+"""One HTTP/1.1 connection: bytes in, one exchange after the other, bytes out; no queue, task or timer of its own.
 
     OPENING ──first bytes are no HTTP/2──▶ SERVING ──answered, and not to be kept──▶ CLOSING
        │ HTTP/2 with prior knowledge          │ refused, or the rest of a body is unwanted    ▲
@@ -6,7 +6,7 @@
     handed over to Hypercorn               LINGERING ─────────────────────────────────────────┘
 
 SERVING is idle (nothing asked), in a head, or busy (`_current` is being answered). Requests that a client sends ahead
-wait in `_ahead`, and while one waits nothing more is read. LINGERING has sent its last word and closed its sending
+wait in `_ahead`; when they are too many nothing more is read. LINGERING has sent its last word and closed its sending
 side; it drops what the client still sends, for a bounded time, since closing with unread bytes would reset the
 connection and the client might never see the answer.
 
@@ -38,7 +38,10 @@ from mlserve.rest.h1_server import H1Server
 __all__ = ["H1Connection", "Transport"]
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-MAX_AHEAD = 64  # requests that one client may send ahead of their answers
+# While a client is this many requests ahead of its answers, nothing is read, and it is not seen if it leaves. What one
+# packet brought is parsed to the end, up to the larger number.
+PAUSE_AHEAD = 8
+MAX_AHEAD = 64
 LINGER_BYTES = 64 * 1024 * 1024  # dropped after a refusal, so that a client in the midst of its upload sees the answer
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,7 @@ class H1Connection(asyncio.BufferedProtocol):
         self._ahead: deque[Exchange] = deque()
         self._in_place: Body | None = None  # Invariant: while set, the kernel writes into it and the parser is not fed
         self._reading = True
+        self._half_closed = False  # the client sends nothing more
         self._writable: anyio.Event | None = None  # set by whoever waits for a slow client
         self._write_paused = False
         self._since = time.monotonic()  # when it became idle, began a head, or began to linger
@@ -116,12 +120,15 @@ class H1Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client closed its sending side; True keeps ours open for the answer it may still be waiting for."""
-        current = self._current
-        if self._phase is not Phase.SERVING or current is None:
+        if self._phase is not Phase.SERVING or self._current is None or self._arriving is self._current:
             return False
-        current.keep_alive = False
-        current.leave(lost=self._arriving is current)
-        return self._arriving is not current
+        self._half_closed = True
+        if self._arriving is not None:
+            self._arriving = None
+            self._ahead.pop()  # will never be complete
+        for exchange in (self._current, *self._ahead):
+            exchange.leave(lost=False)
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._phase = Phase.CLOSING
@@ -167,6 +174,11 @@ class H1Connection(asyncio.BufferedProtocol):
         if self._current is None and self._phase in (Phase.OPENING, Phase.SERVING):
             self._close()
 
+    def give_up(self) -> None:
+        """Tell the client that its answer will not come, where that can be said, and close."""
+        if self._phase is Phase.SERVING:
+            self._refuse(Refusal(503, "the server stopped before the answer was there"))
+
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""
         self._phase = Phase.CLOSING
@@ -195,7 +207,8 @@ class H1Connection(asyncio.BufferedProtocol):
         if exchange is not self._current:
             return
         self._current = None
-        if not exchange.keep_alive or self._server.stopping:
+        done = self._half_closed and not self._ahead
+        if done or self._server.stopping or not exchange.keep_alive:
             self._close(linger=not exchange.body.complete or self._parser.refusal is not None)
             return
         self._since = time.monotonic()
@@ -293,9 +306,9 @@ class H1Connection(asyncio.BufferedProtocol):
             self._steer_reading()
 
     def _steer_reading(self) -> None:
-        """Read on unless a request is ahead, or more of a body waits than its application wants to have ready."""
+        """Read on unless too many requests wait, or more of a body than its application wants to have ready."""
         arriving = self._arriving
-        read = not self._ahead and (arriving is None or arriving.body.buffered <= arriving.read_ahead)
+        read = len(self._ahead) < PAUSE_AHEAD and (arriving is None or arriving.body.buffered <= arriving.read_ahead)
         if read is not self._reading:
             self._reading = read
             if read:
@@ -333,8 +346,12 @@ class H1Connection(asyncio.BufferedProtocol):
             return
         self._phase = Phase.LINGERING
         self._since = time.monotonic()
-        self._transport.write_eof()
-        self._steer_reading()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client was faster
+            self.abort()
+        else:
+            self._steer_reading()
 
     def _reset(self) -> None:
         """End the connection with an error, where a normal end would look like the end of the body."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 __all__ = ["IN_PLACE_BYTES", "Body"]
 
 IN_PLACE_BYTES = 1024 * 1024  # from here on, what is missing of a body is received in place (measured: bench/edge.py)
-# A client that announces a large body and sends little of it shall not tie up memory: at most so much is reserved, or so
-# many times what has arrived. Growing copies what is there, which costs little when it happens at 4 and 64 MiB.
+# A client that announces a large body and sends little of it shall not tie up memory: at most so much is reserved, or
+# so many times what has arrived. Growing copies what is there, which costs little when it happens at 4 and 64 MiB.
 RESERVE_BYTES = 4 * 1024 * 1024
 RESERVE_TIMES = 16
 

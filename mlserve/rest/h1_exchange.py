@@ -136,6 +136,14 @@ class Exchange:
     async def run(self) -> None:
         """Call the application; whatever it does, the client gets an answer or sees that there is none."""
         try:
+            await self._call_app()
+        except Exception:  # an error of ours ends this exchange, not the task group of all
+            log.exception("an exchange failed")
+        finally:
+            self.scope = {}  # its extensions lead back here: without the cycle all is freed at once, not by the gc
+
+    async def _call_app(self) -> None:
+        try:
             await self._app(self.scope, self.receive, self.send)
         except ClientGone:
             pass
@@ -145,7 +153,6 @@ class Exchange:
         finally:
             if not self.answered:
                 self._give_up()
-            self.scope = {}  # its extensions lead back here: without the cycle all is freed at once, not by the gc
 
     # -- request ---------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ that two programs on the way read differently can smuggle a second one past the 
   and Java's HttpClient send one when they offer `h2c`) would be parsed as the next request. Upgrades are not taken
   up: the request is answered as HTTP/1.1, as RFC 9110 allows.
 
-Rules of use: `feed` calls the sink's `on_head`, `on_body`, `on_end` in this order for each request. During `on_head` the
-attributes of the parser describe the request. Once `refusal` is set nothing more is parsed; requests whose end was
+Rules of use: `feed` calls the sink's `on_head`, `on_body`, `on_end` in this order for each request. During `on_head`
+the attributes of the parser describe the request. Once `refusal` is set nothing more is parsed; requests whose end was
 reported before are good.
 """
 
@@ -68,7 +68,7 @@ class RequestParser:
         self._head_bytes = 0
         self._framing = b""  # the framing header of a request with Upgrade, until its body is parsed
         self._replaying = False  # a head is fed that was reported before
-        self._idle_bytes = 0  # of whole feeds since the last head, piece of body or end: bounds what httptools holds back
+        self._idle_bytes = 0  # of whole feeds since the last head, body or end: bounds what httptools holds back
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse `data`; nothing of it is kept by reference. See `refusal` afterwards."""

@@ -39,6 +39,9 @@ class OpenConnection(Protocol):
     def stop_when_idle(self) -> None:
         """Close now, or after the answer that is under way."""
 
+    def give_up(self) -> None:
+        """Tell the client that its answer will not come, where that can be said, and close."""
+
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""
 
@@ -103,8 +106,8 @@ class H1Server:
             for connection in list(self._open):
                 connection.check_deadlines(now)
 
-    async def drain(self, timeout_seconds: float) -> bool:
-        """Close idle connections, let busy ones finish; whether all were closed in time."""
+    async def drain(self, timeout_seconds: float) -> int:
+        """Close idle connections, let busy ones finish; how many were not done in time and were given up."""
         self.stopping = True
         for connection in list(self._open):
             connection.stop_when_idle()
@@ -112,7 +115,10 @@ class H1Server:
             self._all_closed = anyio.Event()
             with anyio.move_on_after(timeout_seconds):
                 await self._all_closed.wait()
-        return not self._open
+        late = list(self._open)
+        for connection in late:
+            connection.give_up()
+        return len(late)
 
     def abort(self) -> None:
         """Close what is still open, at once."""

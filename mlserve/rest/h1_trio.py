@@ -120,6 +120,8 @@ class TrioTransport:
             await self._read()
         except (OSError, trio.ClosedResourceError):
             pass
+        except Exception:  # an error of ours ends this connection, not the task group of all
+            log.exception("a connection failed")
         finally:
             if not self._detached:
                 self.abort()
@@ -196,7 +198,8 @@ class TrioTransport:
         try:
             while self._unsent:
                 await trio.lowlevel.wait_writable(self._sock)
-                self._send_unsent()
+                if self._unsent:  # else closed meanwhile
+                    self._send_unsent()
         except (OSError, trio.ClosedResourceError):
             self.abort()
         finally:

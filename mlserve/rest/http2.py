@@ -61,5 +61,8 @@ class Http2Mixin(_Base):
     def stop_when_idle(self) -> None:
         """Hypercorn does, once its context says `terminated`."""
 
+    def give_up(self) -> None:
+        """HTTP/2 has no words for it: the streams end with the connection."""
+
     def abort(self) -> None:
         """Close at once; where there is no transport to do so, its task is cancelled with the group."""

@@ -60,7 +60,7 @@ class InferEndpoints:
         request = await self._read(http)
 
         async def events() -> None:
-            answers = self._dataplane.infer_stream(_only(request), *http.model, timeout_seconds=timeout)
+            answers = self._dataplane.infer_stream(_Only(request), *http.model, timeout_seconds=timeout)
             async with aclosing(answers):
                 event = await _next_event(answers)
                 await http.send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
@@ -87,8 +87,19 @@ class InferEndpoints:
         return request
 
 
-async def _only(request: InferenceRequest) -> AsyncIterator[InferenceRequest]:
-    yield request
+class _Only:
+    """The one request of a stream over REST. No async generator: whoever stops early need not close this."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self._requests = [request]
+
+    def __aiter__(self) -> _Only:
+        return self
+
+    async def __anext__(self) -> InferenceRequest:
+        if not self._requests:
+            raise StopAsyncIteration
+        return self._requests.pop()
 
 
 def _reply(response: InferenceResponse) -> Reply:

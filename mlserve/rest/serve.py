@@ -102,10 +102,10 @@ async def _serve_fast(
                         task_status.started(_address(listener))
                         await shutdown_trigger()
                     await edge.stop_http2()
-                    if not await server.drain(config.graceful_timeout):
-                        log.warning("%d connections were not done in time and are cut off", server.open_connections)
+                    if late := await server.drain(config.graceful_timeout):
+                        log.warning("%d connections were not done in time and are cut off", late)
                     await lifespan.shutdown(config.shutdown_timeout)
-                everything.cancel()  # what still runs answers 503, where it can
+                everything.cancel()
     finally:
         server.abort()
     lifespan.raise_failure()

@@ -21,9 +21,8 @@ _construct = _StructMeta.__call__
 
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from msgspec import StructMeta as _ModelMeta
+    from typing_extensions import Self
 else:
 
     class _ModelMeta(_StructMeta):

@@ -60,6 +60,10 @@ _BUFFER_DTYPES = {"d": np.dtype("f8"), "i": np.dtype("i8"), "u": np.dtype("u8")}
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[],")
 _LISTS = (list, tuple, np.ndarray)
 
+# orjson 3.12 and 3.13 write past the end of their buffer when they serialise arrays of float64: the heap is corrupt
+# afterwards (tests/test_tensors.py shows it with PYTHONMALLOC=debug). Lists and the other types of array are sound.
+_FLOAT64_ARRAYS_ARE_SAFE = tuple(int(part) for part in orjson.__version__.split(".")[:2]) < (3, 12)
+
 _decode = msgspec.json.Decoder().decode  # Keeps integers of any size exact, which orjson does not.
 _local = threading.local()
 
@@ -133,7 +137,8 @@ def strings_from_values(values: Any) -> list[Any]:
 def flatten(values: Any) -> list[Any]:
     """One flat list of a scalar, a list, or evenly nested lists; CodecError if some entry has another length."""
     if isinstance(values, np.ndarray):
-        return values.ravel().tolist()
+        numbers: list[Any] = values.ravel().tolist()
+        return numbers
     if not isinstance(values, list):
         values = list(values) if isinstance(values, tuple) else [values]
     flat: list[Any] = values
@@ -272,10 +277,12 @@ def to_json(values: Any) -> bytes:
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "biuf" and values.dtype.itemsize <= 8:
-            return orjson.dumps(_as_orjson_takes_it(values), option=orjson.OPT_SERIALIZE_NUMPY)
+            flat = _as_orjson_takes_it(values)
+            if flat.dtype != np.float64 or _FLOAT64_ARRAYS_ARE_SAFE:
+                return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
         values = values.ravel().tolist()
     try:
-        return orjson.dumps(values, default=_plain_value, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(values, default=_plain_value)
     except TypeError as error:  # Also orjson's own errors; a CodecError from below is their cause.
         if isinstance(error.__cause__, CodecError):
             raise error.__cause__ from None

@@ -175,7 +175,7 @@ def _has_huge_exponent(text: Buffer) -> bool:
 
 
 def _occurs(text: bytes | bytearray, letter: bytes, pattern: re.Pattern[bytes]) -> bool:
-    """`pattern.search(text)`, where most of a large text has no such letter: find() passes over it ten times as fast."""
+    """`pattern.search(text)`, ten times as fast where most of a large text has no such letter."""
     at = text.find(letter)
     for _ in range(100):
         if at < 0:

@@ -52,7 +52,7 @@ class Decoded(NamedTuple):
 
     request: InferenceRequest
     model_name: str
-    model_version: str | None
+    model_version: str  # as it came: "" without one, which is how MLServer's metrics label such calls
     form: str
 
 

@@ -11,14 +11,13 @@ trailers received; the stream that ends starts the next one, until the tally say
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 import struct
 import time
+from collections import deque
 from typing import Any
 
 from hpack import Decoder, Encoder
 from hpack.table import HeaderTable
-
 from oip import Answers, Call
 from tally import Tally
 

@@ -7,11 +7,11 @@ prebuilt bytes, raw sockets, no client library. A closed loop: each caller sends
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 import gc
 import multiprocessing
-from multiprocessing.connection import Connection
 import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 

@@ -6,11 +6,11 @@ server's rounds; a ratio is the median of the ratios between rounds that ran nex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from load import Load, LoadError, Outcome, Plan
@@ -30,6 +30,7 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_ms: float  # per call, of the server's whole process tree
+    main_cpu_ms: float  # the part of the process that was started: the rest is workers
     calls: int
     client_share: float  # of one processor, by the load generator: near 1 means that it was the limit
 
@@ -79,7 +80,7 @@ def measure(
     """One round. `idle` are the servers that are up but not asked; LoadError if an answer is wrong."""
     plan = Plan(server.call(call), server.port(call.transport), connections, streams, seconds, least_calls=least_calls)
     try:
-        outcome, cpu = _loaded(server, plan, idle)
+        outcome, main_cpu, cpu = _loaded(server, plan, idle)
     except LoadError as error:
         raise LoadError(f"{server.peer.label}, {call.path}: {error}") from None
     return Sample(
@@ -87,20 +88,21 @@ def measure(
         p50_ms=outcome.p50_ms,
         p99_ms=outcome.p99_ms,
         cpu_ms=cpu * 1e3 / outcome.calls,
+        main_cpu_ms=main_cpu * 1e3 / outcome.calls,
         calls=outcome.calls,
         client_share=outcome.client_cpu_seconds / outcome.elapsed_seconds,
     )
 
 
-def _loaded(server: Server, plan: Plan, idle: Sequence[Server]) -> tuple[Outcome, float]:
-    """What the load found, and the seconds of processor time that the server's tree took meanwhile."""
+def _loaded(server: Server, plan: Plan, idle: Sequence[Server]) -> tuple[Outcome, float, float]:
+    """What the load found, and the processor seconds of the server's main process and of its tree meanwhile."""
     with Load(plan) as load:
         idle_before, began = [other.cpu_seconds() for other in idle], time.perf_counter()
-        before = server.cpu_seconds()
+        main_before, before = server.main_cpu_seconds(), server.cpu_seconds()
         outcome = load.go()
-        cpu = server.cpu_seconds() - before
+        cpu, main_cpu = server.cpu_seconds() - before, server.main_cpu_seconds() - main_before
         _warn_of_idlers(idle, idle_before, time.perf_counter() - began)
-    return outcome, cpu
+    return outcome, main_cpu, cpu
 
 
 def take_turns(

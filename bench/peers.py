@@ -8,14 +8,14 @@ once, by uv where it is installed and by pip otherwise, with the same scikit-lea
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 import importlib.util
-from pathlib import Path
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["OURS", "PEERS", "Peer", "Ports", "python_of", "version_of"]

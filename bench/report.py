@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 import json
 import os
-from pathlib import Path
 import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from measure import Cell
@@ -24,9 +24,10 @@ def comparison(
     """One row per cell and server; a peer's row ends with our figures divided by its own.
 
     `figures` maps what a column is called to the field of Sample that it shows. The first one is shown with its spread
-    over the rounds; percentiles at the far end are too noisy for a ratio.
+    over the rounds.
     """
-    compared = {name: field for name, field in figures.items() if field != "p99_ms"}
+    compared = {name: field for name, field in figures.items() if field in {"rps", "p50_ms", "cpu_ms"}}
+    compared = compared if len(labels) > 1 and ours in labels else {}
     first = next(iter(figures))
     head = [*headings, "server", *figures, f"± {first}", "client", *(f"ours ÷ it: {name}" for name in compared)]
     rows = []
@@ -90,7 +91,7 @@ def busy_note() -> str:
 def save(name: str, options: Mapping[str, Any], versions: Mapping[str, str], found: Mapping[str, Any]) -> Path:
     """Write bench/results/NAME-TIME.json."""
     _RESULTS.mkdir(exist_ok=True)
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     path = _RESULTS / f"{name}-{now:%Y%m%d-%H%M%S}.json"
     content = {"time": now.isoformat(), "options": dict(options), "versions": dict(versions), **found}
     path.write_text(json.dumps(content, indent=1))

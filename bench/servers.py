@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 import json
 import os
-from pathlib import Path
 import shutil
 import signal
 import socket
@@ -14,10 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from types import TracebackType
-from typing import Any
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from oip import Call
 from peers import Peer, Ports, python_of
@@ -114,6 +114,11 @@ class Server:
     def cpu_seconds(self) -> float:
         """Processor time of its process tree so far, ended and awaited processes included."""
         return sum(process.ticks for process in self._tree()) / _TICK
+
+    def main_cpu_seconds(self) -> float:
+        """Processor time so far of the process that was started, without its workers."""
+        process = _process(self._process.pid)
+        return process.ticks / _TICK if process else 0.0
 
     def memory(self) -> Memory:
         """Memory of its process tree."""

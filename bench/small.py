@@ -12,13 +12,12 @@ the same time; short rounds alternate between them. See bench/README.md for how 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
-
 from measure import Sample, measure, take_turns
 from oip import Call, grpc_contents, rest_json
 from peers import OURS, PEERS, version_of
@@ -26,7 +25,7 @@ from report import busy_note, comparison, labels, machine, save
 from servers import Model, Server, exit_on_sigterm
 
 ROW = np.array([[6.1, 2.8, 4.7, 1.2]], np.float32)
-FIGURES = {"req/s": "rps", "p50 ms": "p50_ms", "p99 ms": "p99_ms", "CPU ms": "cpu_ms"}
+FIGURES = {"req/s": "rps", "p50 ms": "p50_ms", "p99 ms": "p99_ms", "CPU ms": "cpu_ms", "of it main": "main_cpu_ms"}
 CALLS = {"rest": rest_json, "grpc": grpc_contents}
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 import time
+from collections import Counter
 
 __all__ = ["Tally"]
 
@@ -54,7 +54,7 @@ class Tally:
         assert self._finished is not None
         try:
             await asyncio.wait_for(self._finished, timeout_seconds)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # on Python 3.10 not the built-in one
             self.errors[f"no answer within {timeout_seconds:.0f} s"] += self._asking
         self.elapsed = time.perf_counter() - self._began
 

@@ -41,7 +41,9 @@ class Slot:
         self.number = number
         self.size_bytes = size_bytes
         self.fd: int = self._segment._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
-        self.buffer: memoryview = self._segment.buf
+        memory = self._segment.buf
+        assert memory is not None, "a new segment is mapped"
+        self.buffer: memoryview = memory
 
     def close(self) -> None:
         """Gives the memory back. The pages live on while somebody else has them mapped."""

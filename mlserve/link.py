@@ -106,7 +106,7 @@ class Link:
 
     def start_batch(self, calls: list[Call]) -> None:
         """Sends calls to run as one. They take one place in the window together."""
-        made = []
+        made: list[tuple[Call, frames.Infer]] = []
         for call in calls:
             call.number = self._next + len(made)
             try:

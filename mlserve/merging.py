@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import CodecError, ModelError
+from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
 _SHARED = frozenset({"content_type", "binary_data", "binary_data_output"})  # the same in all requests of a batch
@@ -57,7 +58,7 @@ def _merge_inputs(inputs: Sequence[RequestInput]) -> RequestInput:
         shape=[sum(one.shape[0] for one in inputs), *first.shape[1:]],
         datatype=first.datatype,
         parameters=_merge_parameters([one.parameters for one in inputs]),
-        data=np.concatenate(arrays),
+        data=TensorData.from_numpy(np.concatenate(arrays)),
     )
 
 
@@ -88,7 +89,7 @@ def _split_output(output: ResponseOutput, rows: Sequence[int]) -> list[ResponseO
                 shape=[count, *output.shape[1:]],
                 datatype=output.datatype,
                 parameters=parameters[place],
-                data=array[start : start + count],
+                data=TensorData.from_numpy(array[start : start + count]),
             )
         )
         start += count

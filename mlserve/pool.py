@@ -14,7 +14,7 @@ A call is, from here, in one of these places:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 import logging
 import time
 from typing import Any
@@ -104,7 +104,7 @@ class Pool:
 
     async def stream(
         self, model: int, requests: AsyncIterator[InferenceRequest], form: str
-    ) -> AsyncIterator[InferenceResponse]:
+    ) -> AsyncGenerator[InferenceResponse, None]:
         """Runs one streamed call. Closing the generator, or cancelling its task, ends the model's generator too."""
         call = StreamCall(model, form, _REQUESTS_AHEAD)
         self._line_up(call)
@@ -279,7 +279,7 @@ class Pool:
         """Keeps one worker running."""
         failures = 0
         first = True
-        while not self._stopping:
+        while True:
             started = time.monotonic()
             launched = self._launcher.start()
             link = Link(launched, self._arena, self._observer)

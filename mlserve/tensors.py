@@ -18,11 +18,13 @@ from mlserve.wire.raw_data import Buffer
 __all__ = ["TensorData"]
 
 _UNSET: Any = object()
+_OCTETS = (bytes, bytearray)
+_PLAIN = (list, np.ndarray, tuple, str, bytes, int, float, dict)
 _new = object.__new__
 
 
 class TensorData:
-    """One tensor's values, with list behaviour; converted lazily, and for numpy and Python at most once.
+    """One tensor's values, with list behaviour; converted lazily, and from bytes at most once for numpy and Python.
 
     `form` says what `payload` is: "json" (text of the JSON value), "raw" (V2 binary), "contents" (a serialised
     InferTensorContents) or "object" (numpy array, list, scalar). The payload's memory lives as long as this object or
@@ -116,10 +118,13 @@ class TensorData:
         """
         array = self._array
         if array is None or self._array_type != datatype:
-            array = self._array = self._to_array(datatype)
-            self._array_type = datatype
+            array = self._to_array(datatype)
+            if self._form != "object":  # Objects may change; bytes are taken to stay as they are.
+                self._array, self._array_type = array, datatype
         if writable and not array.flags.writeable:
-            array = self._array = array.copy()
+            array = array.copy()
+            if self._form != "object":
+                self._array = array
         return fit_shape(array, shape)
 
     def to_json(self, datatype: str | None = None) -> Buffer:
@@ -187,7 +192,7 @@ class TensorData:
             value = self._object()
             if not isinstance(value, np.ndarray):
                 return value
-            value = _none_for_nan(value.ravel())
+            return _none_for_nan(value.ravel())
         else:
             value = self._values()
             value = value.tolist() if isinstance(value, np.ndarray) else value
@@ -200,6 +205,9 @@ class TensorData:
         return self._payload.size if isinstance(self._payload, np.ndarray) else len(self._as_list())
 
     def __getitem__(self, at: Any) -> Any:
+        if isinstance(self._payload, np.ndarray):
+            part = _none_for_nan(np.atleast_1d(self._payload.ravel()[at]))
+            return part if isinstance(at, slice) else part[0]
         return self._as_list()[at]
 
     def __iter__(self) -> Iterator[Any]:
@@ -222,7 +230,9 @@ class TensorData:
     __hash__ = None  # type: ignore[assignment]  # Mutable through `root`, like a list.
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        value = self._payload if isinstance(self._payload, np.ndarray) else self.tolist()
+        value = self._payload
+        if not isinstance(value, np.ndarray):
+            value = self.tolist() if self._form in ("json", "object") else self._values()
         return np.array(value, dtype) if copy else np.asarray(value, dtype)
 
     def __repr__(self) -> str:
@@ -262,7 +272,7 @@ class TensorData:
     def _octets(self) -> Buffer:
         """The payload of a byte form, as something whose length and slices count bytes."""
         payload = self._payload
-        if not isinstance(payload, bytes | bytearray):
+        if not isinstance(payload, _OCTETS):
             if not isinstance(payload, memoryview):
                 payload = self._payload = memoryview(payload)
             if payload.format != "B" or payload.ndim != 1:
@@ -273,7 +283,7 @@ class TensorData:
         """The payload of the object form: an array, a list, a tuple or a scalar; sequences of other kinds are made
         into one of them."""
         value = self._payload
-        if isinstance(value, list | np.ndarray | tuple | str | bytes | int | float | dict) or value is None:
+        if isinstance(value, _PLAIN) or value is None:
             return value
         if isinstance(value, np.generic):
             value = value.item()

@@ -287,10 +287,10 @@ async def _maybe_await(value: Any) -> Any:
 
 
 def _load_failure(number: int, error: BaseException) -> frames.LoadFailed:
-    known = isinstance(error, MLServeError)
-    message = str(error) if known else f"{type(error).__name__}: {error}"
     detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return frames.LoadFailed(number, message, error.http_status if known else 500, detail)
+    if isinstance(error, MLServeError):
+        return frames.LoadFailed(number, str(error), error.http_status, detail)
+    return frames.LoadFailed(number, f"{type(error).__name__}: {error}", 500, detail)
 
 
 def _metadata_json(metadata: Any) -> bytes:

@@ -25,7 +25,14 @@ KINDS = {
     "trio-stock": ("trio", {}, False),
 }
 FAST = [kind for kind in KINDS if kind.endswith("fast")]
+HOST = b"Host: a\r\n"
+NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
 PATIENCE = 10.0  # seconds until a test gives up on something that must come
+
+
+def post(path: bytes, headers: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:
+    """The bytes of a POST."""
+    return b"POST " + path + b" HTTP/" + version + b"\r\n" + HOST + headers + b"\r\n" + body
 
 
 @dataclass
@@ -62,8 +69,8 @@ def running(kind: str, app: Any = None, **options: Any) -> Iterator[Edge]:
             return anyio.Event()
 
         stop = portal.call(make_event)
-        options = {"host": "127.0.0.1", "port": 0, "graceful_timeout": 2.0, "fast": fast} | options
-        start = partial(serve, app, shutdown_trigger=stop.wait, **options)
+        defaults: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "graceful_timeout": 2.0, "fast": fast}
+        start = partial(serve, app, shutdown_trigger=stop.wait, **(defaults | options))
         ended, address = portal.start_task(start)
         try:
             yield Edge(kind, address, app, portal, stop, ended)

@@ -672,6 +672,12 @@ def test_input_codecs_are_found_by_value(value: Any, content_type: str | None) -
     assert (found.ContentType if found else None) == content_type
 
 
+def test_our_codecs_answer_about_any_value_without_failing() -> None:
+    for codec in [*registry._input_codecs.values(), *registry._request_codecs.values()]:
+        for value in (np.zeros(2), pd.DataFrame({"a": [1, 2]}), pd.Series([1, 2]), None, object(), {}, [object()]):
+            assert codec.can_encode(value) in (True, False)
+
+
 @pytest.mark.parametrize(
     ("value", "content_type"),
     [(np.zeros(1), "np"), (["a"], "str"), (pd.DataFrame(), "pd"), ([b"a"], None), ({}, None), ("plain", None)],

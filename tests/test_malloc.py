@@ -44,7 +44,7 @@ def test_tuned_a_large_buffer_uses_the_memory_of_the_last_one_until_it_is_trimme
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     malloc._glibc.cache_clear()
     try:
         assert malloc.tune() is False

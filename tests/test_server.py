@@ -58,7 +58,7 @@ def test_it_serves_rest_and_ends_cleanly_on_sigterm(folder, backend, workers):
 
 
 def test_a_worker_killed_in_mid_call_costs_that_call_only(folder):
-    with serving(folder) as server, ThreadPoolExecutor() as threads:
+    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
         gate = folder / "blocker" / "gate"
         gate.touch()
         victim = threads.submit(server.infer, "blocker", [1.0], id="victim")
@@ -87,9 +87,9 @@ def test_a_killed_server_leaves_no_worker_and_no_memory(folder):
 
 
 def test_calls_under_way_are_finished_before_the_end(folder):
-    with serving(folder) as server, ThreadPoolExecutor() as threads:
-        calls = [threads.submit(server.infer, "sleeper", [0.7]) for _ in range(10)]
-        _until(lambda: 'requests_in_progress' and _in_progress(server) >= 10, 10.0, "ten open calls")
+    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
+        calls = [threads.submit(server.infer, "sleeper", [3.0]) for _ in range(10)]
+        _until(lambda: _in_progress(server) >= 10, 10.0, "ten open calls")
         assert server.stop() == 0
         assert [call.result(10).status_code for call in calls] == [200] * 10
 
@@ -101,7 +101,7 @@ def _in_progress(server: Running) -> int:
 
 
 def test_a_second_signal_does_not_wait(folder):
-    with serving(folder) as server, ThreadPoolExecutor() as threads:
+    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
         call = threads.submit(server.infer, "sleeper", [30.0])
         _until(lambda: _in_progress(server) >= 1)
         server.process.send_signal(signal.SIGTERM)
@@ -114,7 +114,7 @@ def test_a_second_signal_does_not_wait(folder):
 
 
 def test_probes_answer_while_a_model_blocks_its_worker(folder):
-    with serving(folder) as server, ThreadPoolExecutor() as threads:
+    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
         gate = folder / "blocker" / "gate"
         gate.touch()
         call = threads.submit(server.infer, "blocker", [1.0], id="a")

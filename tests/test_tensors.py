@@ -315,6 +315,31 @@ def test_negative_zero_and_subnormal_numbers_keep_their_value() -> None:
     assert found.tobytes() == np.array([-0.0, 1e-320, 0.1]).tobytes()
 
 
+NUMBERS = st.integers(-(2**66), 2**66) | st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 3)
+ODD = st.none() | st.booleans() | st.sampled_from(["1", "x", "2.5"]) | NUMBERS
+NESTED = st.recursive(NUMBERS, lambda inner: st.lists(inner, max_size=4), max_leaves=30)
+EVEN = hnp.arrays(np.int8, hnp.array_shapes(max_dims=4, max_side=5)).map(lambda found: found.tolist())
+
+
+@given(EVEN | NESTED | st.lists(ODD), st.sampled_from(NUMERIC))
+def test_both_readers_agree_on_every_text(value: Any, datatype: str) -> None:
+    def read(text: bytes) -> Any:
+        try:
+            found = json_data.numbers_from_json(text, datatype)
+        except CodecError as error:
+            return str(error)
+        return found.dtype, found.tobytes()
+
+    short = json.dumps(value).encode()
+    slow: Any
+    try:
+        values = json_data.numbers_from_values(json_data.values_from_json(short), datatype)
+        slow = (values.dtype, values.tobytes())
+    except CodecError as error:
+        slow = str(error)
+    assert read(short) == read(short + b" " * LONG) == slow
+
+
 def test_the_parser_is_good_again_after_a_text_that_it_refused() -> None:
     good = from_text([1.5] * 500)
     for bad in (["x"] * 500, [[1.5] * 300, [1.5] * 299], [None] * 500):
@@ -604,6 +629,7 @@ def test_it_is_a_list_to_who_reads_it() -> None:
         assert 2 in data
         assert data
         assert np.asarray(data).size == 3
+        assert np.array(data, "f4").dtype == np.float32
 
 
 def test_nested_json_is_nested_in_python_too() -> None:
@@ -625,6 +651,18 @@ def test_a_list_taken_from_root_is_the_tensor() -> None:
     data.root.append(6)
     assert bytes(data.to_json()) == b"[5,2,6]"
     assert data.to_numpy("INT8", [3]).tolist() == [5, 2, 6]
+
+
+def test_changes_to_an_object_are_seen_by_every_later_conversion() -> None:
+    data = TensorData([1, 2])
+    assert data.to_numpy("INT8", [2]).tolist() == data.tolist() == [1, 2]
+    data.root.append(3)
+    assert data.to_numpy("INT8", [3]).tolist() == data.tolist() == [1, 2, 3]
+    values = np.zeros(2)
+    data = TensorData(values)
+    assert [*data] == [0, 0]
+    values[1] = 5
+    assert [*data] == [data[0], data[1]] == [0, 5]
 
 
 def test_root_may_be_set() -> None:
@@ -668,7 +706,8 @@ def test_null_is_no_element() -> None:
 
 def test_nan_in_an_array_reads_as_none_so_that_equal_tensors_compare_equal() -> None:
     values = np.array([1.0, np.nan], np.float32)
-    assert TensorData(values).root == [1.0, None]
+    assert TensorData(values).root == TensorData(values)[:] == [1.0, None]
+    assert TensorData(values)[1] is None
     assert TensorData(values) == TensorData(values.copy())
     assert TensorData(values) == values
     assert math.isnan(TensorData.from_raw(values.tobytes(), "FP32", [2])[1])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 import sys
+from pathlib import Path
 from typing import Any
 
 # mosec reads the command line itself, in its workers too.
@@ -13,8 +13,8 @@ if len(sys.argv) == 3:
     sys.argv = [sys.argv[0], "--address", "127.0.0.1", "--port", sys.argv[2]]
 
 import joblib  # noqa: E402  # after the command line
-from mosec import Server, Worker  # noqa: E402
 import numpy as np  # noqa: E402
+from mosec import Server, Worker  # noqa: E402
 
 
 class Iris(Worker):

@@ -29,7 +29,7 @@ class Base64Codec(InputCodec):
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
         """Lists of bytes; None may stand between. Empty lists are text."""
-        return bool(payload) and is_list_of(payload, bytes)
+        return is_list_of(payload, bytes) and bool(payload)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[Any]:

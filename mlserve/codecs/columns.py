@@ -19,7 +19,7 @@ from mlserve.codecs.base64 import Base64Codec
 from mlserve.codecs.datetime import DatetimeCodec
 from mlserve.codecs.decoded import NOTHING, decoded_input, get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, bytes_tensor
+from mlserve.codecs.lists import as_list, bytes_tensor, elements
 from mlserve.codecs.numpy import to_datatype
 from mlserve.codecs.registry import find_input_codec, register_input_codec
 from mlserve.codecs.string import StringCodec, text_of
@@ -96,9 +96,9 @@ def decode_column(tensor: InputOrOutput) -> Any:
         value = _decode_output(tensor)
     if value is not NOTHING:
         return _rows(value)
+    if tensor.datatype == BYTES:
+        return elements(tensor, "pd")
     try:
-        if tensor.datatype == BYTES:
-            return tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
         return tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False).reshape(-1)
     except InvalidRequest as error:
         raise located(error, tensor) from None

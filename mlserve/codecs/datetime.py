@@ -38,7 +38,7 @@ class DatetimeCodec(InputCodec):
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
         """Lists of datetimes; None may stand between. Empty lists are text."""
-        return bool(payload) and is_list_of(payload, datetime.datetime)
+        return is_list_of(payload, datetime.datetime) and bool(payload)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[Any]:

@@ -11,8 +11,11 @@ from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.datatypes import BYTES, Datatype
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
+from mlserve.wire.json_data import flatten, strings_from_values
 
 __all__ = ["as_list", "bytes_tensor", "elements", "is_list_of"]
+
+_TEXTUAL = {str, bytes, type(None)}
 
 
 def is_list_of(payload: Any, instance_type: type[Any] | tuple[type[Any], ...]) -> bool:
@@ -50,10 +53,13 @@ def elements(tensor: Any, content_type: str) -> list[Any]:
         error = CodecError(f"content type '{content_type}' needs datatype BYTES, got {tensor.datatype}")
         raise located(error, tensor)
     try:
-        flat: list[Any] = tensor.data.to_numpy(BYTES, (-1,), writable=False).tolist()
-        return flat
+        values = tensor.data.tolist()
+        flat = flatten(values)
+        if not _TEXTUAL.issuperset(map(type, flat)):
+            strings_from_values(flat)  # subclasses of str and bytes pass; it tells what does not
     except InvalidRequest as error:
         raise located(error, tensor) from None
+    return list(flat) if flat is values else flat  # callers write into it, and `values` is the tensor's own
 
 
 def bytes_tensor(name: str, values: list[Any], content_type: str) -> dict[str, Any]:

@@ -62,14 +62,17 @@ class StringRequestCodec(SingleInputRequestCodec):
 def text_of(tensor: InputOrOutput, content_type: str) -> list[str | None]:
     """The elements of a BYTES tensor as text; CodecError for bytes that are no UTF-8."""
     found = elements(tensor, content_type)
-    for at, one in enumerate(found):
-        if one.__class__ is bytes:
-            try:
-                found[at] = str(one, "utf-8")
-            except UnicodeDecodeError as error:
-                message = f"data[{at}]: {one[:24]!r} is not UTF-8 ({error.reason} at byte {error.start})"
-                raise located(CodecError(message), tensor) from None
+    if bytes in map(type, found):
+        return [_utf8(one, at, tensor) if one.__class__ is bytes else one for at, one in enumerate(found)]
     return found
+
+
+def _utf8(value: bytes, at: int, tensor: InputOrOutput) -> str:
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError as error:
+        message = f"data[{at}]: {value[:24]!r} is not UTF-8 ({error.reason} at byte {error.start})"
+        raise located(CodecError(message), tensor) from None
 
 
 def _decode(tensor: InputOrOutput) -> list[Any]:

@@ -11,8 +11,9 @@ Errors become statuses here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 import logging
 import time
 from typing import Any
@@ -28,6 +29,7 @@ from mlserve.grpc.connection import HttpStream
 from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
 from mlserve.metrics import Metrics
 from mlserve.wire.protowire import Chunk
+from mlserve.wire.schema import method_classes
 
 __all__ = ["Call", "CallLimits", "Method", "methods_of", "refusal"]
 
@@ -50,7 +52,7 @@ _STATUS_NUMBERS = {status.name: str(status.value) for status in Status}
 
 @dataclass(frozen=True)
 class Method:
-    """One method of a service. `request_type` is a betterproto class, or bytes for a method that parses itself."""
+    """One method of a service. `parse` makes a message of bytes; None for a method that does it itself."""
 
     func: Any
     service: str
@@ -58,7 +60,7 @@ class Method:
     kind: str
     client_streaming: bool
     server_streaming: bool
-    request_type: Any
+    parse: Callable[[bytes], Any] | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
             _KINDS[streaming],
             streaming.client_streaming,
             streaming.server_streaming,
-            handler.request_type,
+            None if handler.request_type is bytes else partial(_parse, handler.request_type, _checker(service, name)),
         )
     return methods
 
@@ -159,7 +161,7 @@ class Call:
             data = await self._unpack(data)
         if method.client_streaming:
             self._metrics.grpc_received(method.kind, method.service, method.name)
-        return data if method.request_type is bytes else _parse(method.request_type, data)
+        return data if method.parse is None else method.parse(bytes(data))
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -282,9 +284,16 @@ def _status(status: str, message: str) -> list[tuple[str, str]]:
     return [("grpc-status", number), ("grpc-message", quoted_message(message))]
 
 
-def _parse(kind: Any, data: bytes | memoryview) -> Any:
-    """A betterproto message. Its parser raises all sorts of errors for what is none."""
+def _checker(service: str, name: str) -> Callable[[bytes], Any]:
+    """Protobuf's own parser of a method's requests."""
+    check: Callable[[bytes], Any] = method_classes(service, name)[0].FromString
+    return check
+
+
+def _parse(kind: Any, check: Callable[[bytes], Any], data: bytes) -> Any:
+    """A betterproto message. betterproto reads anything somehow, so protobuf looks at it first."""
     try:
-        return kind().parse(bytes(data))
+        check(data)
+        return kind().parse(data)
     except Exception as error:
         raise InvalidRequest(f"the message is no {kind.__name__}: {error}") from None

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message_factory import GetMessageClass
-
 from mlserve.grpc.dataplane_pb2 import DESCRIPTOR
+from mlserve.wire.schema import method_classes
 
 __all__ = ["GRPCInferenceServiceServicer", "GRPCInferenceServiceStub", "add_GRPCInferenceServiceServicer_to_server"]
 
@@ -28,10 +27,11 @@ class GRPCInferenceServiceStub:
     def __init__(self, channel: Any) -> None:
         def multicallable(name: str) -> Any:
             method = _SERVICE.methods_by_name[name]
+            request, response = method_classes(_SERVICE.full_name, name)
             return getattr(channel, _kind(method))(
                 f"/{_SERVICE.full_name}/{name}",
-                request_serializer=GetMessageClass(method.input_type).SerializeToString,
-                response_deserializer=GetMessageClass(method.output_type).FromString,
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
             )
 
         self.ServerLive = multicallable("ServerLive")
@@ -58,10 +58,9 @@ def add_GRPCInferenceServiceServicer_to_server(servicer: Any, server: Any) -> No
     for method in _SERVICE.methods:
         behaviour = getattr(servicer, method.name, None)
         if behaviour is not None:
+            request, response = method_classes(_SERVICE.full_name, method.name)
             make = getattr(grpc, f"{_kind(method)}_rpc_method_handler")
             handlers[method.name] = make(
-                behaviour,
-                request_deserializer=GetMessageClass(method.input_type).FromString,
-                response_serializer=GetMessageClass(method.output_type).SerializeToString,
+                behaviour, request_deserializer=request.FromString, response_serializer=response.SerializeToString
             )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers),))

@@ -19,6 +19,8 @@ logger = logging.getLogger("mlserve.grpc")
 # How long ended calls may take to clean up, and closing connections to send what is left.
 _CLEANUP_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
+# How many turns of the loop a connection takes from the accepting socket to its protocol.
+_ACCEPT_TURNS = 5
 _STOPPING = "the server is stopping"
 
 
@@ -33,6 +35,7 @@ class Listener:
         self._open: dict[GrpcProtocol, CallHandler] = {}  # the connections
         self._tasks: set[asyncio.Task[None]] = set()  # the calls, those of lost connections too
         self._all_closed: asyncio.Future[None] | None = None
+        self._stopping = False
 
     def __repr__(self) -> str:
         return f"<Listener: {len(self._open)} connections, {len(self._tasks)} calls>"
@@ -54,6 +57,8 @@ class Listener:
     async def close(self) -> None:
         """Ends what still runs, and closes every connection."""
         self._stop_accepting()
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
         late = set(self._tasks)
         for handler in list(self._open.values()):
             handler.end_calls("UNAVAILABLE", _STOPPING, _any)
@@ -73,6 +78,7 @@ class Listener:
             await self._server.wait_closed()
 
     def _stop_accepting(self) -> None:
+        self._stopping = True
         if self._server is not None:
             self._server.close()
 
@@ -94,6 +100,8 @@ class Listener:
             handler = protocol.handler
             assert isinstance(handler, CallHandler)
             self._open[protocol] = handler
+            if self._stopping:  # It was accepted just before the socket closed.
+                handler.drain()
             return
         self._open.pop(protocol, None)
         if not self._open and self._all_closed is not None and not self._all_closed.done():

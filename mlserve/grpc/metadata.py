@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[ -~]*")
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _MESSAGE = _PRINTABLE.replace("%", "")
 # Clients refuse trailers of more than 8 KiB, and with them the status.
-_LONGEST_MESSAGE = 3000
+_LONGEST_MESSAGE = 4000
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -74,9 +74,19 @@ def _binary(value: Any) -> str | None:
 
 def quoted_message(message: str) -> str:
     """A status message as it goes into the grpc-message trailer, shortened to what clients take."""
-    if len(message) > _LONGEST_MESSAGE:
-        message = f"{message[: _LONGEST_MESSAGE - 20]}... (shortened)"
-    return message if _PLAIN.fullmatch(message) and "%" not in message else quote(message, safe=_MESSAGE, errors="replace")
+    quoted = _quoted(message)
+    if len(quoted) <= _LONGEST_MESSAGE:
+        return quoted
+    while len(quoted) > _LONGEST_MESSAGE:
+        message = message[: len(message) * _LONGEST_MESSAGE // len(quoted) - 1]
+        quoted = _quoted(message)
+    return f"{quoted}... (shortened)"
+
+
+def _quoted(message: str) -> str:
+    if _PLAIN.fullmatch(message) and "%" not in message:
+        return message
+    return quote(message, safe=_MESSAGE, errors="replace")
 
 
 def timeout_seconds(value: str) -> float:

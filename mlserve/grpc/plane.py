@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from mlserve.errors import StartupError
@@ -95,8 +96,9 @@ class TrioPlane:
         send, receive = trio.open_memory_channel[InferenceResponse](_ANSWERS_AHEAD)
 
         async def pump() -> None:
-            async with send, _closing(self._plane.infer_stream(self._hopped(requests), name, version, **options)) as it:
-                async for response in it:
+            asked = _FromAsyncio(requests, self._package)
+            async with send, aclosing(self._plane.infer_stream(asked, name, version, **options)) as responses:
+                async for response in responses:
                     await send.send(response)
 
         task = self._package.trio_as_aio(pump)()
@@ -113,18 +115,13 @@ class TrioPlane:
             task.cancel()
             receive.close()
 
-    async def _hopped(self, requests: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceRequest]:
-        """Requests that are read in asyncio, for a reader in trio."""
-        following = self._package.aio_as_trio(requests.__anext__)
-        while True:
-            try:
-                request: InferenceRequest = await following()
-            except StopAsyncIteration:
-                return
-            yield request
 
+class _FromAsyncio(AsyncIterator[InferenceRequest]):
+    """Requests that are read in asyncio, for a reader in trio."""
 
-def _closing(generator: AsyncGenerator[InferenceResponse, None]) -> Any:
-    from contextlib import aclosing
+    def __init__(self, requests: AsyncIterator[InferenceRequest], package: Any) -> None:
+        self._following = package.aio_as_trio(requests.__anext__)
 
-    return aclosing(generator)
+    async def __anext__(self) -> InferenceRequest:
+        request: InferenceRequest = await self._following()
+        return request

@@ -11,13 +11,11 @@ The call's metadata chooses with `mlserve-stream-response: mlserver` or `triton`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 import logging
 from typing import Any
-
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.call import Call
@@ -38,7 +36,8 @@ _ANSWERS_AHEAD = 8
 # Triton's names for "tell me when a request has got all its answers".
 _WANTS_FINAL, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
 
-_Answers = MemoryObjectReceiveStream[list[Chunk]]
+_Answers = asyncio.Queue["list[Chunk] | None"]
+_Turns = asyncio.Queue["_Answers | None"]
 
 
 class StreamInfer:
@@ -106,77 +105,92 @@ class _Requests(AsyncIterator[InferenceRequest]):
 
 
 class _TritonStream:
-    """One stream in Triton's form."""
+    """One stream in Triton's form.
+
+    Its tasks end with `run`. They are the loop's own: anyio's do not run inside trio-asyncio.
+    """
 
     def __init__(self, plane: Plane, call: Call) -> None:
         self._plane = plane
         self._call = call
-        self._failure: BaseException | None = None
-        self._slots = anyio.Semaphore(_CALLS_AT_ONCE)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: _Turns = asyncio.Queue()  # the answers to each request, in order
+        self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._failure: Exception | None = None  # why no more requests can be read
 
     async def run(self) -> None:
         """Reads requests, runs their calls side by side, and sends the answers in the requests' order."""
-        send, receive = anyio.create_memory_object_stream[_Answers](_CALLS_AT_ONCE)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read, tasks, send)
-            try:
-                async with receive:
-                    async for answers in receive:
-                        async with answers:
-                            async for chunks in answers:
-                                await self._call.send_message(chunks)
-            except Exception as error:  # A task group would wrap it.
-                self._failure = error
-                tasks.cancel_scope.cancel()
+        self._start(self._read())
+        try:
+            while (answers := await self._waiting.get()) is not None:
+                while (chunks := await answers.get()) is not None:
+                    await self._call.send_message(chunks)
+                self._slots.release()
+        finally:
+            if self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(set(self._tasks))
         if self._failure is not None:
             raise self._failure
 
-    async def _read(self, tasks: Any, queue: MemoryObjectSendStream[_Answers]) -> None:
-        """Opens a call for each request."""
-        async with queue:
-            try:
-                async for data in self._call:
-                    await self._slots.acquire()
-                    send, receive = anyio.create_memory_object_stream[list[Chunk]](_ANSWERS_AHEAD)
-                    tasks.start_soon(self._answer, data, send)
-                    await queue.send(receive)
-            except Exception as error:
-                self._failure = error
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, data: bytes, answers: MemoryObjectSendStream[list[Chunk]]) -> None:
+    async def _read(self) -> None:
+        """Opens a call for each request."""
+        try:
+            async for data in self._call:
+                await self._slots.acquire()
+                answers: _Answers = asyncio.Queue(_ANSWERS_AHEAD)
+                self._waiting.put_nowait(answers)
+                self._start(self._answer(data, answers))
+        except Exception as error:
+            self._failure = error
+        self._waiting.put_nowait(None)
+
+    async def _answer(self, data: bytes, answers: _Answers) -> None:
         """Runs one call; its failure is an answer too."""
         decoded: Decoded | None = None
-        async with answers:
-            try:
-                decoded = decode_request(data, self._call.headers)
-                await self._infer(decoded, answers)
-            except MLServeError as error:
-                await answers.send(_failed(decoded, error.message))
-            except anyio.BrokenResourceError:
-                pass  # The stream has ended.
-            except Exception:
-                logger.exception("a call in a gRPC stream failed")
-                await answers.send(_failed(decoded, "internal error; the server's log says more"))
-            finally:
-                self._slots.release()
+        try:
+            decoded = decode_request(data, self._call.headers)
+            await self._infer(decoded, answers)
+        except MLServeError as error:
+            await answers.put(_failed(decoded, error.message))
+        except Exception:
+            logger.exception("a call in a gRPC stream failed")
+            await answers.put(_failed(decoded, "internal error; the server's log says more"))
+        await answers.put(None)
 
-    async def _infer(self, decoded: Decoded, answers: MemoryObjectSendStream[list[Chunk]]) -> None:
+    async def _infer(self, decoded: Decoded, answers: _Answers) -> None:
         request, name, version, form = decoded
         wants_final = request.parameters is not None and request.parameters.get(_WANTS_FINAL) is True
         timeout = self._call.time_left()
-        responses = self._plane.infer_stream(_one(request), name, version, form=form, timeout_seconds=timeout)
+        responses = self._plane.infer_stream(_One(request), name, version, form=form, timeout_seconds=timeout)
         async with aclosing(responses):
             async for response in responses:
                 if wants_final:
                     response.parameters = Parameters() if response.parameters is None else response.parameters
                     response.parameters[_IS_FINAL] = False
-                await answers.send(stream_answer(encode_response(response, form)))
+                await answers.put(stream_answer(encode_response(response, form)))
         if wants_final:
-            await answers.send(stream_answer(encode_response(_final(decoded))))
+            await answers.put(stream_answer(encode_response(_final(decoded))))
 
 
-async def _one(request: InferenceRequest) -> AsyncIterator[InferenceRequest]:
-    yield request
+class _One(AsyncIterator[InferenceRequest]):
+    """A stream of one request."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self._request: InferenceRequest | None = request
+
+    async def __anext__(self) -> InferenceRequest:
+        request, self._request = self._request, None
+        if request is None:
+            raise StopAsyncIteration
+        return request
 
 
 def _final(decoded: Decoded) -> InferenceResponse:

@@ -32,7 +32,8 @@ else:
             try:
                 return _construct(cls, *args, **fields)
             except TypeError:
-                return _construct(cls, *args, **_checked_fields(cls, args, fields))
+                pass
+            return _construct(cls, **_checked_fields(cls, args, fields))
 
 
 class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
@@ -116,6 +117,9 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
         """The JSON schema of this type, with those of its parts under `$defs`."""
         schema: _Dict = msgspec.json.schema(cls)
         definitions = schema["$defs"]
+        for one in definitions.values():
+            if "data" in one.get("properties", ()):  # No default for people, though one for the decoder.
+                one["required"].append("data")
         own = definitions.pop(cls.__name__)
         return {"$defs": definitions, **own} if definitions else own
 

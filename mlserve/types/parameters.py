@@ -30,9 +30,11 @@ class Parameters(dict[str, Any]):
             dict.__init__(self, values)
         if more:
             dict.update(self, more)
-        if None in dict.values(self):
-            for key in [key for key, value in dict.items(self) if value is None]:
-                del self[key]
+        for value in dict.values(self):
+            if value is None:  # `None in values` would compare, which arrays do not like.
+                for key in [key for key, value in dict.items(self) if value is None]:
+                    del self[key]
+                break
 
     def __bool__(self) -> bool:
         return True

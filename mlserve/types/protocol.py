@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -47,8 +47,20 @@ if TYPE_CHECKING:
     _Datatype = str
 else:
     _Data = msgspec.Raw
-    _Parameters = dict[str, Any]
     _Datatype = Datatype
+    _Parameters = Annotated[
+        dict[str, Any],
+        msgspec.Meta(
+            extra_json_schema={
+                "title": "Parameters",
+                "properties": {
+                    "content_type": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                    "headers": {"anyOf": [{"type": "object"}, {"type": "null"}], "default": None},
+                },
+                "additionalProperties": True,
+            }
+        ),
+    ]
 
 
 class _Message(Model, kw_only=True):

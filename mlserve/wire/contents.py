@@ -15,7 +15,7 @@ import numpy as np
 
 from mlserve.datatypes import BYTES, INT_RANGES, Array, check_count, does_not_fit, numpy_dtype
 from mlserve.errors import CodecError, InvalidRequest
-from mlserve.wire.raw_data import Buffer, aligned, bools, element_bytes, numbers_to_raw
+from mlserve.wire.raw_data import Buffer, aligned, bools, encoded, numbers_to_raw
 
 __all__ = [
     "check_contents",
@@ -53,6 +53,8 @@ _FIXED: dict[int, np.dtype[Any]] = {6: np.dtype("<f4"), 7: np.dtype("<f8")}
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5  # Wire types.
 _UNPACKED = {6: _I32, 7: _I64}  # Wire type of a value that is not packed; of the other fields: _VARINT.
 _BYTES_TAG = 8 << 3 | _LEN
+_TAG = bytes((_BYTES_TAG,))
+_TAGS = [bytes((_BYTES_TAG, length)) for length in range(0x80)]  # With the length of a short element.
 _SEVEN_BITS = np.uint64(0x7F)
 
 # Where the values of one occurrence of a field lie in the message: start, end, and whether it is a single value.
@@ -115,11 +117,8 @@ def contents_from_numbers(array: Array, datatype: str) -> bytes:
 def contents_from_elements(elements: Sequence[Any]) -> bytes:
     """The message for text and bytes."""
     parts: list[bytes] = []
-    for at, one in enumerate(elements):
-        data = element_bytes(one, at)
-        length = len(data)
-        parts.append(bytes((_BYTES_TAG, length)) if length < 0x80 else bytes((_BYTES_TAG,)) + _varint(length))
-        parts.append(data)
+    for data in encoded(elements):
+        parts += (_TAGS[len(data)] if len(data) < 0x80 else _TAG + _varint(len(data)), data)
     return b"".join(parts)
 
 

@@ -59,6 +59,8 @@ _TYPED: dict[str, tuple[str, np.dtype[Any]]] = {
 _BUFFER_DTYPES = {"d": np.dtype("f8"), "i": np.dtype("i8"), "u": np.dtype("u8")}
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[],")
 _LISTS = (list, tuple, np.ndarray)
+_BYTES = (bytes, bytearray)
+_STRINGS = (str, bytes)
 
 # orjson 3.12 and 3.13 write past the end of their buffer when they serialise arrays of float64: the heap is corrupt
 # afterwards (tests/test_tensors.py shows it with PYTHONMALLOC=debug). Lists and the other types of array are sound.
@@ -83,7 +85,7 @@ def values_from_json(text: Buffer) -> Any:
 
 def check_utf8(text: Buffer) -> None:
     """CodecError unless the text is UTF-8; msgspec's Raw does not look inside strings."""
-    if isinstance(text, bytes | bytearray):
+    if isinstance(text, _BYTES):
         if text.isascii():
             return
     elif not len(text) or int(np.frombuffer(text, np.int8).min()) >= 0:
@@ -129,7 +131,7 @@ def strings_from_values(values: Any) -> list[Any]:
     """The elements of a BYTES tensor: text, bytes or None. CodecError for anything else."""
     flat = flatten(values)
     for at, one in enumerate(flat):
-        if not isinstance(one, str | bytes) and one is not None:
+        if not isinstance(one, _STRINGS) and one is not None:
             raise CodecError(f"data[{at}]: {_show(one)} is no string, as BYTES has them")
     return flat
 
@@ -184,7 +186,7 @@ def _is_even(text: Buffer, document: Any, count: int) -> bool:
 
     The text has numbers only, so each bracket and comma in it is one of the lists'.
     """
-    if isinstance(text, bytes | bytearray) and text.find(b"[", text.find(b"[") + 1) < 0:
+    if isinstance(text, _BYTES) and text.find(b"[", text.find(b"[") + 1) < 0:
         return True
     lists = int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("[")))
     if lists == 1:

@@ -16,8 +16,8 @@ __all__ = [
     "aligned",
     "bools",
     "check_raw",
-    "element_bytes",
     "elements_from_raw",
+    "encoded",
     "numbers_from_raw",
     "numbers_to_raw",
     "raw_from_elements",
@@ -85,22 +85,24 @@ def elements_from_raw(buffer: Buffer) -> list[bytes]:
 def raw_from_elements(elements: Sequence[Any]) -> bytes:
     """The V2 form of text and bytes; text becomes UTF-8. CodecError for None, which has no form here."""
     parts: list[bytes] = []
-    for at, one in enumerate(elements):
-        data = element_bytes(one, at)
-        parts.append(_pack_length(len(data)))
-        parts.append(data)
+    for data in encoded(elements):
+        parts += (_pack_length(len(data)), data)
     return b"".join(parts)
 
 
-def element_bytes(one: Any, at: int) -> bytes:
-    """One element of a BYTES tensor as bytes; `at` is its place, for the error."""
-    if isinstance(one, bytes):
-        return one
+def encoded(elements: Sequence[Any]) -> list[bytes]:
+    """The elements of a BYTES tensor as bytes."""
+    return [one if type(one) is bytes else _element_bytes(one, at) for at, one in enumerate(elements)]
+
+
+def _element_bytes(one: Any, at: int) -> bytes:
     if isinstance(one, str):
         try:
             return one.encode()
         except UnicodeEncodeError as error:
             raise CodecError(f"data[{at}]: the text has no UTF-8 form ({error.reason})") from None
+    if isinstance(one, bytes):
+        return bytes(one)
     raise CodecError(f"data[{at}]: {'null' if one is None else repr(one)[:40]} has no binary form; BYTES has strings")
 
 

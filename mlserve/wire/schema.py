@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from mlserve.wire._proto import descriptors
 
-__all__ = ["hot_class", "schema_class", "schema_pool"]
+__all__ = ["hot_class", "method_classes", "schema_class", "schema_pool"]
 
 
 def hot_class(name: str) -> Any:
@@ -27,6 +27,12 @@ def hot_class(name: str) -> Any:
 def schema_class(name: str) -> Any:
     """A message class by its full name, exactly as protos/ declare it."""
     return GetMessageClass(schema_pool().FindMessageTypeByName(name))
+
+
+def method_classes(service: str, method: str) -> tuple[Any, Any]:
+    """The classes of a method's requests and answers."""
+    found = schema_pool().FindServiceByName(service).methods_by_name[method]
+    return GetMessageClass(found.input_type), GetMessageClass(found.output_type)
 
 
 @cache

@@ -1,0 +1,147 @@
+"""Reads a saved estimator, and says in plain words what is wrong with a file that holds none."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import sklearn
+
+from mlserve.errors import ModelLoadError
+from mlserve.settings import ModelSettings
+
+__all__ = ["load_estimator"]
+
+_logger = logging.getLogger("mlserve.sklearn")
+_ZIP = b"PK\x03\x04"  # a skops file is a zip archive
+
+# How files of other kinds begin. What joblib and pickle write begins otherwise, compressed or not.
+_OTHERS = (
+    (b"tree\n", "a LightGBM model: its runtime is 'lightgbm'"),
+    (b"CBM1", "a CatBoost model: its runtime is 'catboost'"),
+    (b"{L", "an XGBoost model: its runtime is 'xgboost'"),
+    (b"binf", "an XGBoost model: its runtime is 'xgboost'"),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"version https://git-lfs", "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
+    (b"<", "HTML or XML, perhaps the error page of a download"),
+    (b"{", "JSON"),
+)
+
+
+def load_estimator(path: str, settings: ModelSettings, trusted: Iterable[str] = ()) -> Any:
+    """The fitted estimator in a file; `trusted` names types that a skops file may hold beside scikit-learn's own.
+
+    Whatever the file was saved with must be importable. Reading joblib and pickle runs code from the file; skops does
+    not. ModelLoadError says why a file cannot be served.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        estimator = _read(path, settings, trusted)
+    for warning in caught:
+        _tell(settings.name, warning)
+    _check(estimator, path, settings.name)
+    return estimator
+
+
+def _read(path: str, settings: ModelSettings, trusted: Iterable[str]) -> Any:
+    with open(path, "rb") as file:
+        head = file.read(64)
+    wanted = settings.parameters.format if settings.parameters is not None else None
+    if wanted == "skops" or (wanted is None and (path.endswith(".skops") or head.startswith(_ZIP))):
+        return _read_skops(path, settings.name, trusted)
+    import joblib  # reads its own format and plain pickles, compressed or not
+
+    try:
+        return joblib.load(path)
+    except Exception as error:
+        raise ModelLoadError(f"model '{settings.name}': {path}: {_explain(error, head)}") from error
+
+
+def _read_skops(path: str, name: str, trusted: Iterable[str]) -> Any:
+    try:
+        import skops.io
+    except ImportError as error:
+        raise ModelLoadError(f"model '{name}': {path} is a skops file: pip install mlserve-sklearn[skops]") from error
+    try:
+        unknown = set(skops.io.get_untrusted_types(file=path))
+        accepted = sorted(unknown & set(trusted))
+        refused = sorted(unknown - set(trusted))
+        if not refused:
+            return skops.io.load(path, trusted=accepted)
+    except Exception as error:
+        raise ModelLoadError(f"model '{name}': {path} cannot be read as a skops file: {error}") from error
+    raise ModelLoadError(
+        f"model '{name}': {path} holds types that skops does not know as safe: {', '.join(refused)}. "
+        f"If you trust them, list them in parameters.extra.trusted"
+    )
+
+
+def _explain(error: Exception, head: bytes) -> str:
+    """Why a file could not be unpickled, and what helps."""
+    if not head:
+        return "the file is empty"
+    for start, kind in _OTHERS:
+        if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(start):
+            return f"no scikit-learn model, but {kind}"
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"it needs the Python module '{error.name}', which is not installed here ({_versions()})"
+    if isinstance(error, AttributeError) and "__main__" in text:
+        return (
+            f"{error}. It refers to code of the script that saved it: move that code to a module, import it there, "
+            f"save the model again, and put the module beside model-settings.json"
+        )
+    if isinstance(error, (AttributeError, ImportError)) or "incompatible dtype" in text:
+        return f"{text}. It was probably saved with another version of scikit-learn ({_versions()})"
+    if isinstance(error, (EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError, UnicodeDecodeError)):
+        return f"neither joblib nor pickle can read it, perhaps it is damaged or cut short ({text})"
+    return text
+
+
+def _check(estimator: Any, path: str, name: str) -> None:
+    """ModelLoadError for what cannot answer anything."""
+    kind = type(estimator).__name__
+    if isinstance(estimator, type):
+        raise ModelLoadError(f"model '{name}': {path} holds the class {estimator.__name__}, not a fitted object of it")
+    if not any(callable(getattr(estimator, method, None)) for method in ("predict", "transform", "score_samples")):
+        raise ModelLoadError(
+            f"model '{name}': {path} holds an object of type {kind}, which has neither predict nor transform"
+        )
+    if type(estimator).__module__.startswith("sklearn."):
+        from sklearn.exceptions import NotFittedError
+        from sklearn.utils.validation import check_is_fitted
+
+        try:
+            check_is_fitted(estimator)
+        except NotFittedError:
+            raise ModelLoadError(f"model '{name}': {path} holds a {kind} that is not fitted") from None
+        except TypeError:
+            pass  # not meant to be fitted
+
+
+def _tell(name: str, warning: warnings.WarningMessage) -> None:
+    """A warning of the load in the log; of the many that one old file gives, scikit-learn's text needs no advice."""
+    message = warning.message
+    saved_with = getattr(message, "original_sklearn_version", None)
+    if saved_with is None:
+        _logger.warning("model '%s': %s", name, message)
+    elif (name, saved_with) not in _told:
+        _told.add((name, saved_with))
+        _logger.warning(
+            "model '%s' was saved with scikit-learn %s and is served with %s: its answers may differ. Save it again, "
+            "or serve it from an environment with that version (parameters.environment_path)",
+            name,
+            saved_with,
+            sklearn.__version__,
+        )
+
+
+_told: set[tuple[str, str]] = set()  # one file gives the warning once for each estimator in it
+
+
+def _versions() -> str:
+    return f"scikit-learn {sklearn.__version__} is installed"

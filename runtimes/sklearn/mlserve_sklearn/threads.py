@@ -1,0 +1,56 @@
+"""One knob for the threads of a model: `parameters.extra.threads`.
+
+BLAS and OpenMP libraries start as many threads as there are cores, in each worker; with several workers they get in
+each other's way. Without the knob everything stays as the libraries and the estimator have it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlserve.errors import ModelLoadError
+
+__all__ = ["Threads"]
+
+
+class Threads:
+    """A context in which numerical libraries use so many threads at most; None: as many as they like."""
+
+    def __init__(self, count: Any) -> None:
+        self._count: int | None = None
+        if count is not None:
+            try:
+                self._count = int(count)
+            except (TypeError, ValueError):
+                self._count = 0
+            if self._count < 1:
+                raise ModelLoadError(f"parameters.extra.threads: expected a whole number >= 1, got {count!r}")
+        self._controller: Any = None
+        self._limit: Any = None
+
+    def apply(self, estimator: Any) -> None:
+        """Also bounds the `n_jobs` that an estimator and its parts were saved with."""
+        if self._count is None:
+            return
+        from threadpoolctl import ThreadpoolController  # looks for the libraries that are loaded by now
+
+        self._controller = ThreadpoolController()
+        parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+        for name, value in parameters.items():
+            if name.rpartition("__")[2] == "n_jobs" and _exceeds(value, self._count):
+                estimator.set_params(**{name: self._count})
+
+    def __enter__(self) -> None:
+        if self._controller is not None:
+            self._limit = self._controller.limit(limits=self._count)
+            self._limit.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        if self._limit is not None:
+            self._limit.__exit__(*error)
+            self._limit = None
+
+
+def _exceeds(jobs: Any, count: int) -> bool:
+    """Whether an `n_jobs` means more than so many. None is one; negative ones count from the number of cores."""
+    return isinstance(jobs, int) and (jobs < 0 or jobs > count)

@@ -111,14 +111,14 @@ class MLModel:
 
         CodecError if the data is not what the content type says.
         """
-        decoded = decoded_input(request_input, self._metadata_by_name("inputs"))
+        decoded = decoded_input(request_input, self.declared("inputs"))
         if decoded is not NOTHING:
             return decoded
         return request_input.data if default_codec is None else default_codec.decode_input(request_input)
 
     def decode_request(self, inference_request: InferenceRequest, default_codec: RequestCodecLike | None = None) -> Any:
         """The object in a request: by its content type, by the model's, by the default codec; else the request."""
-        decoded = decoded_request(inference_request, self._settings, self._metadata_by_name("inputs"))
+        decoded = decoded_request(inference_request, self._settings, self.declared("inputs"))
         if decoded is not NOTHING:
             return decoded
         return inference_request if default_codec is None else default_codec.decode_request(inference_request)
@@ -130,7 +130,7 @@ class MLModel:
 
         CodecError (500) if no codec takes the value.
         """
-        output = encode_response_output(payload, request_output, self._metadata_by_name("outputs"))
+        output = encode_response_output(payload, request_output, self.declared("outputs"))
         if output is not None:
             return output
         if default_codec is not None:
@@ -148,8 +148,11 @@ class MLModel:
         kind = type(payload).__name__
         raise unencodable(f"response of model '{self.name}': no codec for its value, a {kind}")
 
-    def _metadata_by_name(self, which: str) -> dict[str, MetadataTensor] | None:
-        """The declared inputs or outputs by name; None if there are none. Runtimes may declare them at any time."""
+    def declared(self, which: str) -> dict[str, MetadataTensor] | None:
+        """The declared inputs or outputs ("inputs", "outputs") by name; None if there are none.
+
+        Runtimes may declare them at any time.
+        """
         declared = getattr(self._settings, which)
         if not declared:
             return None

@@ -17,8 +17,9 @@ import anyio
 
 from mlserve import execute, frames
 from mlserve.arena import Views
+from mlserve.codecs.decoded import offer_decoded
 from mlserve.custom_metrics import bind_model
-from mlserve.errors import CodecError, MLServeError
+from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.eventloop import Waiter, new_waiter
 from mlserve.frames import Message
 from mlserve.layout import output_forms, pack_response, unpack_request
@@ -44,6 +45,10 @@ class LoadedModel:
         self.model = model
         self.modules = modules
         self.slow = False  # its last call took long: finished answers shall not wait for the next one
+
+    def offer_decoded(self, request: InferenceRequest) -> None:
+        """Makes the decoded request and inputs available in its parameters, decoded when somebody looks."""
+        offer_decoded(request, self.model.settings, self.model.declared("inputs"))
 
 
 class Running:
@@ -105,6 +110,7 @@ class Running:
     ) -> InferenceResponse:
         model = loaded.model
         bind_model(model.name, model.version)
+        loaded.offer_decoded(request)
         response: Any = model.predict(request)
         if not isinstance(response, InferenceResponse) and hasattr(response, "__await__"):
             response = await self._await(calls, response)
@@ -132,13 +138,19 @@ class Running:
     def _reply(self, call: int, form: str, request: InferenceRequest, response: Any, started: float) -> None:
         message: Message | None = None
         try:
-            forms = output_forms(request, response, form)
-            message = pack_response(response, forms, self._reply_slots.lease)
+            message = self._pack(request, response, form)
             self._outbox.put(frames.Reply(call, message, time.perf_counter() - started))
         except BaseException:
             if message is not None and message.slot is not None:
                 self._reply_slots.give_back([message.slot.number])
             raise
+
+    def _pack(self, request: InferenceRequest | None, response: InferenceResponse, form: str) -> Message:
+        """The response laid out. ModelError if the model gave what cannot be sent: that is not the client's fault."""
+        try:
+            return pack_response(response, output_forms(request, response, form), self._reply_slots.lease)
+        except CodecError as error:
+            raise ModelError(str(error)) from error
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -206,7 +218,7 @@ class Running:
         try:
             bind_model(loaded.model.name, loaded.model.version)
             with scope:
-                await self._send_chunks(loaded.model, stream, frame.form)
+                await self._send_chunks(loaded, stream, frame.form)
             if scope.cancelled_caught:
                 raise Cancelled
             self._outbox.put(frames.End(frame.call))
@@ -216,20 +228,20 @@ class Running:
             del self._scopes[frame.call]
             self.streams.pop(frame.call).close()
 
-    async def _send_chunks(self, model: MLModel, stream: Stream, form: str) -> None:
-        answers = execute.stream(model, self._requests(stream))
+    async def _send_chunks(self, loaded: LoadedModel, stream: Stream, form: str) -> None:
+        answers = execute.stream(loaded.model, self._requests(loaded, stream))
         try:
             async for answer in answers:
                 await stream.take_credit()
-                forms = output_forms(None, answer, form)
-                self._outbox.put(frames.Chunk(stream.call, pack_response(answer, forms, self._reply_slots.lease)))
+                self._outbox.put(frames.Chunk(stream.call, self._pack(None, answer, form)))
         finally:
             with anyio.CancelScope(shield=True):
                 await answers.aclose()
 
-    async def _requests(self, stream: Stream) -> AsyncIterator[InferenceRequest]:
+    async def _requests(self, loaded: LoadedModel, stream: Stream) -> AsyncIterator[InferenceRequest]:
         async for request in stream.requests:
             self._outbox.put(frames.Pulled(stream.call))
+            loaded.offer_decoded(request)
             yield request
 
     # -- failures -----------------------------------------------------------------------------------------------------

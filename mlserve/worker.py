@@ -8,6 +8,7 @@ server.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable
 import logging
@@ -15,6 +16,7 @@ import os
 from pathlib import Path
 import select
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -274,12 +276,21 @@ class _MetricsSink:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def register(self, name: str, description: str) -> None:
-        self._outbox.put(frames.Registered(name, description))
+        self._put(frames.Registered(name, description))
 
     def observe(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
-        self._outbox.put(frames.Observed(model_name, model_version, values))
+        self._put(frames.Observed(model_name, model_version, values))
+
+    def _put(self, frame: frames.ToPool) -> None:
+        """Models may log from threads of their own."""
+        if threading.get_ident() == self._thread:
+            self._outbox.put(frame)
+        else:
+            self._loop.call_soon_threadsafe(self._outbox.put, frame)
 
 
 async def _maybe_await(value: Any) -> Any:

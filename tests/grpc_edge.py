@@ -19,7 +19,12 @@ from mlserve.settings import Settings
 from tests.fake_dataplane import FakeDataPlane, Predict
 
 SECONDS = 10.0  # more than anything here takes, and less than a test may
-BACKENDS = ("asyncio", "trio")
+LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+BACKENDS = tuple(LOOPS)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
@@ -65,14 +70,14 @@ class Running:
 
 @contextmanager
 def serving(
-    backend: str = "asyncio", plane: FakePlane | None = None, grace: float = SECONDS, **settings: Any
+    backend: str = "uvloop", plane: FakePlane | None = None, grace: float = SECONDS, **settings: Any
 ) -> Iterator[Running]:
     """Runs a server in a thread; at the end it must have left nothing behind."""
     plane = FakePlane() if plane is None else plane
     metrics = Metrics()
     server = GrpcServer(plane, metrics, Settings(**settings), poll_seconds=0.01)
     ended = threading.Event()
-    with start_blocking_portal(backend) as portal:
+    with start_blocking_portal(*LOOPS[backend]) as portal:
         stop_now = portal.call(anyio.Event)
 
         async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
@@ -90,6 +95,12 @@ def serving(
         finally:
             running.stop()
             future.result(SECONDS)
+
+
+def run(backend: str, main: Callable[[], Any]) -> None:
+    """Runs an async function."""
+    name, options = LOOPS[backend]
+    anyio.run(main, backend=name, backend_options=options)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -194,5 +205,5 @@ def wait_for(event: threading.Event) -> None:
 __all__ = [
     "ACK", "BACKENDS", "CONTINUATION", "DATA", "END_HEADERS", "END_STREAM", "GOAWAY", "HEADERS", "PADDED", "PING",
     "PREFACE", "PRIORITIZED", "PRIORITY", "PUSH", "RST", "SECONDS", "SETTINGS", "WINDOW", "FakePlane", "Heard", "Running", "frame",
-    "framed", "serving", "talk", "wait_for",
+    "framed", "run", "serving", "talk", "wait_for",
 ]  # fmt: skip

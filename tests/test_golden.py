@@ -57,7 +57,8 @@ def _replay(server: Running, profile: str, result: Path) -> list[dict[str, Any]]
     addresses = ["--url", server.addresses["REST"], "--grpc", server.grpc, "--metrics", server.addresses["metrics"]]
     done = _run("replay.py", "--profile", profile, *addresses, "--json", str(result), "--quiet", codes=(0, 1))
     print(done)  # pytest shows the table when the test fails
-    return [json.loads(line) for line in result.read_text("utf-8").splitlines()]
+    with result.open(encoding="utf-8") as lines:  # not splitlines(): answers hold other line separators
+        return [json.loads(line) for line in lines]
 
 
 def _run(script: str, *args: str, codes: tuple[int, ...] = (0,)) -> str:

@@ -31,6 +31,7 @@ from tests.grpc_edge import (
     FakePlane,
     Running,
     frame,
+    run,
     serving,
     wait_for,
 )
@@ -144,7 +145,7 @@ def test_cancelling_the_server_ends_it_at_once(backend: str, draining: bool) -> 
                     await anyio.to_thread.run_sync(wait_until, lambda: refuses(port))
                 servers.cancel_scope.cancel()
 
-    anyio.run(main, backend=backend)
+    run(backend, main)
     assert codes == ["UNAVAILABLE"]
     assert gate.ended.is_set()
 
@@ -164,7 +165,7 @@ def test_a_server_can_be_started_again(backend: str) -> None:
                 await anyio.to_thread.run_sync(alive, port)
                 stop.set()
 
-    anyio.run(main, backend=backend)
+    run(backend, main)
 
 
 def test_a_server_serves_a_socket_that_was_bound_before() -> None:
@@ -191,7 +192,7 @@ def test_a_taken_port_is_named_and_nothing_is_started(backend: str) -> None:
         port = taken.getsockname()[1]
         server = GrpcServer(FakePlane(), Metrics(), Settings())
         with pytest.raises(StartupError, match=f"port {port} .* is taken .*grpc_port"):
-            anyio.run(partial(server.serve, port=port), backend=backend)
+            run(backend, partial(server.serve, port=port))
 
 
 @pytest.mark.parametrize("host", ["256.256.256.256", "192.0.2.1"])

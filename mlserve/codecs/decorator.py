@@ -233,7 +233,7 @@ def _encode_into(outputs: list[ResponseOutput], value: Any, hint: Hint, model: A
 
 def _metadata(model: Any, which: str) -> Any:
     """The model's declared inputs by name, where it is one of our models."""
-    return model._metadata_by_name(which) if hasattr(model, "_metadata_by_name") else None
+    return model.declared(which) if hasattr(model, "declared") else None
 
 
 async def _async(chunks: Any) -> AsyncGenerator[Any, None]:

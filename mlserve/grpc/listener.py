@@ -32,6 +32,7 @@ class Listener:
         self._metrics = metrics
         self._limits = limits
         self._server: asyncio.AbstractServer | None = None
+        self._sock: socket.socket | None = None
         self._open: dict[GrpcProtocol, CallHandler] = {}  # the connections
         self._tasks: set[asyncio.Task[None]] = set()  # the calls, those of lost connections too
         self._all_closed: asyncio.Future[None] | None = None
@@ -42,11 +43,12 @@ class Listener:
 
     async def start(self, sock: socket.socket) -> None:
         """Accepts connections on a bound socket."""
+        self._sock = sock
         self._server = await asyncio.get_running_loop().create_server(self._make_protocol, sock=sock)
 
     async def drain(self, grace_seconds: float) -> None:
         """Takes no more connections and calls; waits so long for those that run. Idle connections close at once."""
-        self._stop_accepting()
+        await self._stop_accepting()
         for handler in list(self._open.values()):
             # Those that only watch would go on for ever.
             handler.end_calls("UNAVAILABLE", _STOPPING, _is_watching)
@@ -56,9 +58,7 @@ class Listener:
 
     async def close(self) -> None:
         """Ends what still runs, and closes every connection."""
-        self._stop_accepting()
-        for _ in range(_ACCEPT_TURNS):
-            await asyncio.sleep(0)
+        await self._stop_accepting()
         late = set(self._tasks)
         for handler in list(self._open.values()):
             handler.end_calls("UNAVAILABLE", _STOPPING, _any)
@@ -77,9 +77,19 @@ class Listener:
         if self._server is not None:
             await self._server.wait_closed()
 
-    def _stop_accepting(self) -> None:
+    async def _stop_accepting(self) -> None:
+        """Closes the socket, once the connections that it has accepted have their protocols.
+
+        asyncio's server forgets those between the two when it is closed.
+        """
+        if self._stopping or self._server is None or self._sock is None:
+            return
         self._stopping = True
-        if self._server is not None:
+        asyncio.get_running_loop().remove_reader(self._sock)  # uvloop has none there, and does not need it.
+        try:
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
+        finally:
             self._server.close()
 
     async def _until_closed(self, seconds: float) -> None:

@@ -30,7 +30,7 @@ from mlserve.rest.lifespan import Lifespan
 
 __all__ = ["bind", "fast_path_problem", "serve"]
 
-TESTED_HYPERCORN = ("0.18.",)
+TESTED_HYPERCORN = ("0.17.", "0.18.")
 BACKLOG = 2048
 # Unsent bytes in the kernel beyond which a socket counts as full, so that a stream waits for its client after a few
 # chunks and not after the megabytes that the kernel would buffer.

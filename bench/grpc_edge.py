@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
 import os
-from pathlib import Path
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,7 +167,10 @@ async def serve_stock() -> None:
 
     from mlserve.wire.schema import schema_class
 
-    request_type, response_type = schema_class("inference.ModelInferRequest"), schema_class("inference.ModelInferResponse")
+    request_type, response_type = (
+        schema_class("inference.ModelInferRequest"),
+        schema_class("inference.ModelInferResponse"),
+    )
 
     class Echo:
         """ModelInfer, with as little Python as protobuf allows."""

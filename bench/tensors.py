@@ -1,107 +1,123 @@
-"""What a tensor costs between its forms: small requests, 150 000 values as JSON, raw and contents.
+"""Tensors of all sizes: latency, processor time and memory of an echo model, mlserve beside MLServer.
 
-python bench/tensors.py            the best of several runs of each, in microseconds
+    python bench/tensors.py                                 4, 1 000, 150 000 and 1 000 000 FP32 values in three forms
+    python bench/tensors.py --values 150000 --forms json,raw --rounds 5
+    python bench/tensors.py --model PassOn                  a model that never looks at its values
+    python bench/tensors.py --without-peer
+
+One call at a time on one connection, to a model that decodes its input to a numpy array and encodes the array as its
+output (bench/apps/echo.py, the same file for both). Forms: REST JSON, REST with the binary tensor extension (MLServer
+has none), gRPC with raw contents. Both servers are up at the same time; short rounds alternate between them.
 """
 
 from __future__ import annotations
 
-import timeit
-from collections.abc import Callable
-from functools import partial
+import argparse
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from measure import Cell, Sample, measure, take_turns
+from oip import Call, grpc_raw, rest_binary, rest_json
+from peers import OURS, PEERS, version_of
+from report import busy_note, comparison, labels, machine, markdown, number, save
+from servers import Memory, Model, Server, exit_on_sigterm
 
-from mlserve.tensors import TensorData
-from mlserve.types import Datatype, InferenceRequest, InferenceResponse, ResponseOutput
-from mlserve.wire import json_data
-from mlserve.wire.contents import check_contents
-from mlserve.wire.raw_data import check_raw
-
-VALUES = 150_000
-BODY = b'{"id":"a","inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":%s%s}]}'
-
-
-def say(what: str, work: Callable[[], Any], seconds: float = 0.3) -> None:
-    once = max(timeit.timeit(work, number=3) / 3, 1e-7)
-    number = max(1, int(seconds / 10 / once))
-    best = min(timeit.repeat(work, number=number, repeat=10)) / number
-    print(f"{best * 1e6:10.2f}  {what}")
+FIGURES = {"p50 ms": "p50_ms", "CPU ms": "cpu_ms", "of it main": "main_cpu_ms"}
+FORMS: dict[str, tuple[str, Callable[..., Call]]] = {
+    "json": ("REST JSON", rest_json),
+    "binary": ("REST binary", rest_binary),
+    "raw": ("gRPC raw", grpc_raw),
+}
+PEER = "mlserver"
+SETTINGS = {"grpc_max_message_length": 256 * 1024 * 1024}  # MLServer's default, 4 MiB, is just enough for 1 000 000
 
 
-def small() -> None:
-    decode = msgspec.json.Decoder(InferenceRequest).decode
-    flat, nested = BODY % (b"[5.1,3.5,1.4,0.2]", b""), BODY % (b"[[5.1,3.5,1.4,0.2]]", b"")
-    named = BODY % (b"[5.1,3.5,1.4,0.2]", b',"parameters":{"content_type":"np"}')
-    say("request of 4 values: decode", lambda: decode(flat))
-    say("  with parameters", lambda: decode(named))
-    say("  and to numpy", lambda: decode(flat).inputs[0].data.to_numpy("FP32", [1, 4]))
-    say("  the same, nested", lambda: decode(nested).inputs[0].data.to_numpy("FP32", [1, 4]))
-    array = np.array([[0.1, 0.2, 0.7]], np.float32)
-
-    def respond() -> InferenceResponse:
-        output = ResponseOutput(name="y", shape=[1, 3], datatype=Datatype.FP32, data=TensorData(array))
-        return InferenceResponse(model_name="m", id="a", outputs=[output])
-
-    say("response of 3 values: make", respond)
-    say("  and its data to JSON", lambda: respond().outputs[0].data.to_json("FP32"))
+def echo(class_name: str) -> Model:
+    """The model's folder, the same for both."""
+    code = Path(__file__).parent / "apps" / "echo.py"
+    return Model("echo", {"implementation": f"echo.{class_name}"}, (code,))
 
 
-def threshold() -> None:
-    """Where simdjson gets quicker than a Python list: `_SMALL_BYTES`."""
-    for count in (16, 64, 128, 256):
-        text = json_data.to_json(np.arange(count) + 0.25)
-        for limit, name in ((10**9, "list"), (0, "simdjson")):
-            json_data._SMALL_BYTES = limit
-            say(
-                f"{count} values, {len(text)} bytes, by {name}",
-                partial(json_data.numbers_from_json, text, "FP32"),
-                0.05,
-            )
-    json_data._SMALL_BYTES = 384
+def numbers(count: int) -> np.ndarray[Any, Any]:
+    """Values with all their digits, as measured data has them."""
+    return np.random.default_rng(count).normal(size=count).astype(np.float32)
 
 
-def large() -> None:
-    random = np.random.default_rng(1)
-    floats = random.random(VALUES).astype(np.float32)
-    for name, array, datatype in (
-        ("FP32, all digits", floats, "FP32"),
-        ("FP32, 3 digits", floats.round(3), "FP32"),
-        ("FP32, 191 rows", floats[: 191 * 784].reshape(191, 784), "FP32"),
-        ("FP32, rows of 4", floats.reshape(-1, 4), "FP32"),
-        ("FP64", random.random(VALUES), "FP64"),
-        ("INT64", random.integers(0, 10**6, VALUES), "INT64"),
-        ("BOOL", floats > 0.5, "BOOL"),
-    ):
-        text = msgspec.json.encode(array.tolist()) if array.ndim > 1 else json_data.to_json(array)
-        say(f"{array.size} {name}: to JSON", partial(json_data.to_json, array))
-        say("  from JSON", partial(json_data.numbers_from_json, text, datatype))
-        shape = [array.size]
-        raw = bytes(TensorData(array).to_raw(datatype))
-        say("  from raw, a view", partial(from_raw, raw, datatype, shape))
-        contents = TensorData(array).to_contents(datatype)
-        say("  to contents", partial(TensorData(array).to_contents, datatype))
-        say("  from contents", partial(from_contents, contents, datatype, shape))
-        say("  check contents", partial(check_contents, contents, datatype, shape))
-    strings = TensorData([f"text number {number}" for number in range(10_000)])
-    raw = bytes(strings.to_raw("BYTES"))
-    say("10000 BYTES: to raw", lambda: strings.to_raw("BYTES"))
-    say("  check raw", lambda: check_raw(raw, "BYTES", [10_000]))
-    say("  from raw", lambda: TensorData.from_raw(raw, "BYTES", [10_000]).tolist())
-    contents = strings.to_contents("BYTES")
-    say("  from contents", lambda: TensorData.from_contents(contents, "BYTES", [10_000]).tolist())
+def main() -> None:
+    """Read the command line, measure, print, save."""
+    options = _options()
+    keys = ([] if options.without_mlserve else [OURS]) + ([] if options.without_peer else [PEER])
+    exit_on_sigterm()
+    found: dict[str, Any] = {"machine": machine()}
+    note = busy_note()
+    with ExitStack() as stack:
+        model = echo(options.model)
+        servers = {key: stack.enter_context(Server(PEERS[key], [model], SETTINGS)) for key in keys}
+        fresh = {key: server.memory() for key, server in servers.items()}
+        cells = _measure(options, servers)
+        after = {key: server.memory() for key, server in servers.items()}
+    versions = {key: version_of(PEERS[key]) for key in keys}
+    print(comparison(["form", "values"], cells, labels(versions), OURS, FIGURES))
+    print("\n" + _memory_table(labels(versions), fresh, after))
+    found["cells"] = [cell.as_dict() for cell in cells]
+    found["memory"] = {key: {"fresh": vars(fresh[key]), "after": vars(after[key])} for key in keys}
+    print(f"\n{note}every round: {save('tensors', vars(options), versions, found)}")
 
 
-def from_raw(raw: bytes, datatype: str, shape: list[int]) -> Any:
-    return TensorData.from_raw(raw, datatype, shape).to_numpy(datatype, shape, writable=False)
+def _measure(options: argparse.Namespace, servers: Mapping[str, Server]) -> list[Cell]:
+    calls: dict[tuple[str, ...], Call] = {}
+    for count in options.values:
+        values = numbers(count)
+        for form in options.forms:
+            title, make = FORMS[form]
+            calls[title, f"{count:,}".replace(",", " ")] = make("echo", values, values)
+
+    def able(title: tuple[str, ...]) -> list[str]:
+        return [key for key in servers if key == OURS or title[0] != FORMS["binary"][0]]
+
+    def one_round(title: tuple[str, ...], key: str) -> Sample:
+        idle = [server for other, server in servers.items() if other != key]
+        return measure(servers[key], calls[title], idle=idle, seconds=options.seconds, least_calls=options.least_calls)
+
+    return take_turns(list(calls), able, one_round, options.rounds)
 
 
-def from_contents(contents: bytes, datatype: str, shape: list[int]) -> Any:
-    return TensorData.from_contents(contents, datatype, shape).to_numpy(datatype, shape)
+def _memory_table(names: Mapping[str, str], fresh: Mapping[str, Memory], after: Mapping[str, Memory]) -> str:
+    head = ["MB", "server, fresh", "workers, fresh", "server, peak", "workers, peak", "all, shared counted once"]
+    rows = []
+    for key, name in names.items():
+        figures = (fresh[key].server_peak, fresh[key].workers_peak, after[key].server_peak, after[key].workers_peak)
+        pss = after[key].pss
+        rows.append([name, *map(number, figures), "?" if pss is None else number(pss)])
+    return markdown(head, rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds per server and cell (default 3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a round (default 2)")
+    parser.add_argument("--least-calls", type=int, default=5, help="a round lasts until so many are answered")
+    parser.add_argument("--values", type=_counts, default=[4, 1000, 150_000, 1_000_000])
+    parser.add_argument("--forms", type=_forms, default=list(FORMS), help="of json, binary, raw")
+    parser.add_argument("--model", choices=["Echo", "PassOn"], default="Echo")
+    parser.add_argument("--without-peer", action="store_true", help="mlserve alone")
+    parser.add_argument("--without-mlserve", action="store_true", help="MLServer alone")
+    return parser.parse_args()
+
+
+def _counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _forms(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in FORMS]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+    return names
 
 
 if __name__ == "__main__":
-    small()
-    threshold()
-    large()
+    main()

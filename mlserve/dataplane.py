@@ -35,6 +35,7 @@ class DataPlane:
         self._metrics = metrics
         self._events = CloudEvents(settings.server_name)
         self.in_flight = 0  # calls under way
+        self.admitted = 0  # calls since the start
         self.started = False  # all models of the start-up have been tried
         self.draining = False  # the server is about to stop: no longer ready, but whatever still comes is answered
 
@@ -91,6 +92,7 @@ class DataPlane:
         started = time.perf_counter()
         succeeded = False
         self.in_flight += 1
+        self.admitted += 1
         try:
             with model.in_use():
                 if timeout is None:
@@ -132,6 +134,7 @@ class DataPlane:
                 yield request
 
         self.in_flight += 1
+        self.admitted += 1
         try:
             with model.in_use():
                 async with aclosing(model.pool.stream(model.number, prepared(), form)) as answers:

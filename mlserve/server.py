@@ -31,6 +31,8 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 _logger = logging.getLogger("mlserve.server")
+_IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system
+_ANSWER_SECONDS = 1.0  # before the end of a drain, for transports to tell their clients that their calls are cut off
 
 
 class Server:
@@ -62,6 +64,7 @@ class Server:
                     await self.models.load_all()
                 self.dataplane.started = True
                 task_status.started(self)
+                transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
                 await self._drain(transports)
             await self.pools.stop()
@@ -70,24 +73,33 @@ class Server:
         """Lets the transports finish what they accepted, as long as the bound and the user's patience allow."""
         self.dataplane.draining = True
         _logger.info("stopping: %d calls under way", self.dataplane.in_flight)
-        transports.cancel_scope.deadline = anyio.current_time() + self.settings.shutdown_timeout_seconds
-        with anyio.move_on_after(self.settings.shutdown_pause_seconds):
-            await self._stop_now.wait()
-        self._close_transports.set()
-        transports.start_soon(self._cut_short, transports.cancel_scope)
+        with anyio.move_on_after(self.settings.shutdown_timeout_seconds):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(self._end_when_hurried, waiting.cancel_scope)
+                await anyio.sleep(self.settings.shutdown_pause_seconds)
+                self._close_transports.set()
+                for closed in self._transports_closed:
+                    await closed.wait()
+                waiting.cancel_scope.cancel()
+        if self.dataplane.in_flight:
+            _logger.warning("stopping with %d calls unfinished", self.dataplane.in_flight)
+        transports.cancel_scope.cancel()
 
-    async def _cut_short(self, scope: anyio.CancelScope) -> None:
-        """Ends the drain at the second signal, or when there is nothing left to wait for."""
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(self._cancel_when_hurried, scope)
-            for closed in self._transports_closed:
-                await closed.wait()
-            waiting.cancel_scope.cancel()
-
-    async def _cancel_when_hurried(self, scope: anyio.CancelScope) -> None:
+    async def _end_when_hurried(self, waiting: anyio.CancelScope) -> None:
         await self._stop_now.wait()
-        _logger.warning("stopping now, with %d calls unfinished", self.dataplane.in_flight)
-        scope.cancel()
+        waiting.cancel()
+
+    async def _give_memory_back(self) -> None:
+        """Returns freed memory to the system after a while without calls: see malloc.py for why it was kept."""
+        trimmed = seen = 0
+        while True:
+            await anyio.sleep(_IDLE_SECONDS)
+            idle = seen == self.dataplane.admitted and not self.dataplane.in_flight
+            seen = self.dataplane.admitted
+            if idle and seen != trimmed:
+                self.pools.arena.trim()
+                malloc.trim()
+                trimmed = seen
 
     def stop(self) -> None:
         """Asks for an orderly end: finish what was accepted, then close. A second time: close now."""
@@ -115,7 +127,7 @@ class Server:
                 await serve(
                     host=self.settings.host,
                     shutdown_trigger=self._close_transports.wait,
-                    graceful_timeout=self.settings.shutdown_timeout_seconds,
+                    graceful_timeout=max(0.0, self.settings.shutdown_timeout_seconds - _ANSWER_SECONDS),
                     task_status=task_status,
                 )
             finally:

@@ -26,7 +26,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from mlserve import frames
+from mlserve import frames, malloc
 from mlserve.arena import Views
 from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError
@@ -42,6 +42,7 @@ from mlserve.settings import ModelSettings
 from mlserve.types import MetadataModelResponse
 
 _logger = logging.getLogger("mlserve.worker")
+_IDLE_SECONDS = 10.0  # without work for this long, memory goes back to the system
 _TURN_SECONDS = 0.001  # runners give way to the loop at least this often, between calls
 
 
@@ -60,6 +61,7 @@ class Worker:
         self._dropped: set[int] = set()  # calls in the inbox that were cancelled
         self._idle: list[Waiter] = []  # runners that wait for work
         self._searching = 0  # runners that will look into the inbox before they wait again
+        self._taken = 0  # pieces of work since the start
 
     async def run(self) -> None:
         """Serves until the pool's end of the channel closes, or says stop."""
@@ -70,6 +72,7 @@ class Worker:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._read)
                 self._tasks.start_soon(self._outbox.drain)
+                self._tasks.start_soon(self._give_memory_back)
                 self._outbox.put(frames.Hello(os.getpid(), sys.version.split()[0]))
         await self._unload_all()
         self._views.close()
@@ -163,6 +166,7 @@ class Worker:
         while True:
             last_turn = time.perf_counter()
             while self._inbox:
+                self._taken += 1
                 await self._do(self._inbox.popleft())
                 if time.perf_counter() - last_turn > _TURN_SECONDS:
                     await anyio.lowlevel.checkpoint()
@@ -213,6 +217,16 @@ class Worker:
         if stream is not None:
             stream.close()
         self._running.refuse(call, message, http_status, grpc_status)
+
+    async def _give_memory_back(self) -> None:
+        """Returns freed memory to the system after a while without work: see malloc.py for why it was kept."""
+        trimmed = seen = 0
+        while True:
+            await anyio.sleep(_IDLE_SECONDS)
+            if seen == self._taken != trimmed:
+                malloc.trim()
+                trimmed = self._taken
+            seen = self._taken
 
     # -- models -------------------------------------------------------------------------------------------------------
 

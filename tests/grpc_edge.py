@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-import socket
-import threading
 from typing import Any
 
 import anyio
@@ -192,7 +192,9 @@ def _frames(data: bytearray) -> list[tuple[int, int, int, bytes]]:
         end = at + 9 + int.from_bytes(data[at : at + 3], "big")
         if end > len(data):
             break
-        frames.append((data[at + 3], data[at + 4], int.from_bytes(data[at + 5 : at + 9], "big"), bytes(data[at + 9 : end])))
+        frames.append(
+            (data[at + 3], data[at + 4], int.from_bytes(data[at + 5 : at + 9], "big"), bytes(data[at + 9 : end]))
+        )
         at = end
     return frames
 

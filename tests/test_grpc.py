@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -320,7 +320,9 @@ def test_a_long_message_is_shortened_to_what_clients_take(server: Running, stub:
         ("some.Service/ModelInfer", b"", "UNIMPLEMENTED"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(channel: grpc.Channel, method: str, request_bytes: bytes, code: str) -> None:
+def test_what_cannot_be_answered_is_refused(
+    channel: grpc.Channel, method: str, request_bytes: bytes, code: str
+) -> None:
     """Broken messages, invalid UTF-8, methods that there are not."""
     assert failure(channel.unary_unary(f"/{method}"), request_bytes).code().name == code
 
@@ -394,8 +396,8 @@ def test_packed_messages_are_read_and_answered_in_kind(
 
 def test_an_answer_is_packed_only_for_clients_that_pack_and_where_it_pays(server: Running) -> None:
     """Seen from the side of the wire: grpcio unpacks unseen."""
-    from tests.grpc_edge import DATA, END_HEADERS, END_STREAM, HEADERS, frame, framed, talk
     from mlserve.grpc.compression import pack
+    from tests.grpc_edge import DATA, END_HEADERS, END_STREAM, HEADERS, frame, framed, talk
 
     zeros, noise = np.zeros(5_000, "f4"), np.random.default_rng(1).random(5_000, dtype="f4")
 

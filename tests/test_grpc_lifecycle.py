@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -29,7 +29,6 @@ from tests.grpc_edge import (
     SECONDS,
     SETTINGS,
     FakePlane,
-    Running,
     frame,
     run,
     serving,
@@ -134,16 +133,15 @@ def test_cancelling_the_server_ends_it_at_once(backend: str, draining: bool) -> 
 
     async def main() -> None:
         server = GrpcServer(FakePlane(gate=gate), Metrics(), Settings())
-        async with anyio.create_task_group() as clients:
-            async with anyio.create_task_group() as servers:
-                stop = anyio.Event()
-                _, port = await servers.start(partial(server.serve, shutdown_trigger=stop.wait, graceful_timeout=60))
-                clients.start_soon(anyio.to_thread.run_sync, ask, port)
-                await anyio.to_thread.run_sync(wait_for, gate.began)
-                if draining:
-                    stop.set()
-                    await anyio.to_thread.run_sync(wait_until, lambda: refuses(port))
-                servers.cancel_scope.cancel()
+        async with anyio.create_task_group() as clients, anyio.create_task_group() as servers:
+            stop = anyio.Event()
+            _, port = await servers.start(partial(server.serve, shutdown_trigger=stop.wait, graceful_timeout=60))
+            clients.start_soon(anyio.to_thread.run_sync, ask, port)
+            await anyio.to_thread.run_sync(wait_for, gate.began)
+            if draining:
+                stop.set()
+                await anyio.to_thread.run_sync(wait_until, lambda: refuses(port))
+            servers.cancel_scope.cancel()
 
     run(backend, main)
     assert codes == ["UNAVAILABLE"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from google.protobuf.descriptor_pool import DescriptorPool
 import grpc
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-import pytest
 
 from mlserve.wire.schema import schema_class, schema_pool
 from tests.grpc_edge import BACKENDS, SECONDS, Running, serving
@@ -98,7 +98,9 @@ def test_every_question_has_its_answer(channel: grpc.Channel, version: str) -> N
     call = channel.stream_stream(
         f"/{package}.ServerReflection/ServerReflectionInfo", request_type.SerializeToString, answer_type.FromString
     )
-    extension = schema_class(f"{package}.ExtensionRequest")(containing_type="inference.InferParameter", extension_number=9)
+    extension = schema_class(f"{package}.ExtensionRequest")(
+        containing_type="inference.InferParameter", extension_number=9
+    )
     questions = [
         request_type(host="h", list_services="*"),
         request_type(file_by_filename="dataplane.proto"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 import queue
 import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -28,7 +28,9 @@ async def words(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
         if word == b"boom":
             raise ModelError("the stream met the word boom")
         output = ResponseOutput(name="word", shape=[1], datatype="BYTES", data=[word])
-        yield InferenceResponse(model_name="", id=request.id, outputs=[output], parameters=Parameters(last=word == b"z"))
+        yield InferenceResponse(
+            model_name="", id=request.id, outputs=[output], parameters=Parameters(last=word == b"z")
+        )
 
 
 @pytest.fixture(params=BACKENDS)
@@ -229,7 +231,9 @@ def triton_answers(server: Running, requests: list[Any]) -> list[Any]:
     answer_type = schema_class("inference.ModelStreamInferResponse")
     with grpc.insecure_channel(server.address) as channel:
         call = channel.stream_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer", pb.ModelInferRequest.SerializeToString, answer_type.FromString
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            pb.ModelInferRequest.SerializeToString,
+            answer_type.FromString,
         )
         return list(call(iter(requests), metadata=[(STREAM_FORM_KEY, "triton")], timeout=SECONDS))
 
@@ -256,7 +260,11 @@ def test_a_broken_request_in_tritons_form_is_one_error_among_answers(server: Run
     broken = say("x", id="2")
     broken.inputs[0].datatype = "FP32"
     answers = triton_answers(server, [say("a", id="1"), broken, say("b", id="3")])
-    assert [(bool(one.error_message), one.infer_response.id) for one in answers] == [(False, "1"), (True, ""), (False, "3")]
+    assert [(bool(one.error_message), one.infer_response.id) for one in answers] == [
+        (False, "1"),
+        (True, ""),
+        (False, "3"),
+    ]
 
 
 def test_an_unexpected_error_in_tritons_form_says_nothing(server: Running, caplog: pytest.LogCaptureFixture) -> None:

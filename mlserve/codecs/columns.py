@@ -35,7 +35,7 @@ __all__ = ["JsonCodec", "JsonContentType", "decode_column", "encode_column"]
 JsonContentType = "pd_json"
 
 _EXACT = 2**53  # up to here floating point tells integers apart
-_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_JSON = orjson.OPT_NON_STR_KEYS  # without OPT_SERIALIZE_NUMPY, which orjson 3.12 and 3.13 get wrong (wire/json_data)
 
 
 @register_input_codec

@@ -11,11 +11,11 @@ Errors become statuses here and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-import logging
-import time
 from typing import Any
 
 from grpclib.const import Cardinality, Handler, Status

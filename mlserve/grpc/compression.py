@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import zlib
+from collections.abc import Iterable
 
 from mlserve.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 

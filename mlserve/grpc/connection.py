@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-import logging
 from typing import Any, cast
 
 from grpclib.config import Configuration

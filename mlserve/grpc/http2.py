@@ -100,7 +100,8 @@ class GrpcH2Connection(H2Connection):
         rest = range(limit, len(block), limit)
         parts = [_frame(_HEADERS, flags, stream_id, block[:limit])]
         parts += [
-            _frame(_CONTINUATION, _END_HEADERS if at == rest[-1] else 0, stream_id, block[at : at + limit]) for at in rest
+            _frame(_CONTINUATION, _END_HEADERS if at == rest[-1] else 0, stream_id, block[at : at + limit])
+            for at in rest
         ]
         return b"".join(parts)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 import logging
 import socket
+from collections.abc import Mapping
 
 from mlserve.grpc.call import CallLimits, Method
 from mlserve.grpc.connection import GrpcProtocol

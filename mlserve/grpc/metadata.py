@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 import binascii
-from collections.abc import Iterable, Mapping
 import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 import errno
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio

@@ -12,9 +12,9 @@ The call's metadata chooses with `mlserve-stream-response: mlserver` or `triton`
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
-import logging
 from typing import Any
 
 from mlserve.errors import InvalidRequest, MLServeError

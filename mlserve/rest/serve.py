@@ -2,8 +2,9 @@
 
 HTTP/1.1 is our own (h1.py), HTTP/2 with prior knowledge is Hypercorn's. The fast path uses a few of Hypercorn's inner
 parts; where the installed version is not the one they were tested with, stock Hypercorn serves both protocols, with
-one warning. What differs then: the scope has no "mlserve.*" extensions, and requests that stock lets pass are not
-refused (tests/test_h1.py has the list).
+one warning. What differs then: the scope has no "mlserve.*" extensions, requests that stock lets pass are not refused
+(tests/test_h1.py has the list), and on trio an error inside stock Hypercorn (a WebSocket handshake with another request
+behind it makes one) ends the whole server.
 """
 
 from __future__ import annotations

@@ -71,9 +71,7 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str] | None = No
         id=message.id or None,
         parameters=parameters,
         inputs=_inputs(message.inputs, contents, raw),
-        outputs=[
-            RequestOutput(name=one.name, parameters=_read_parameters(one.parameters)) for one in message.outputs
-        ]
+        outputs=[RequestOutput(name=one.name, parameters=_read_parameters(one.parameters)) for one in message.outputs]
         or None,
     )
     return Decoded(request, message.model_name, message.model_version, "raw" if raw else "contents")
@@ -155,9 +153,7 @@ def _parse(
         raise InvalidRequest(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
-def _cut(
-    view: memoryview, tensors: int, raw: int, contents: dict[int, memoryview]
-) -> tuple[bytes, list[Chunk]] | None:
+def _cut(view: memoryview, tensors: int, raw: int, contents: dict[int, memoryview]) -> tuple[bytes, list[Chunk]] | None:
     """The message without raw contents and large typed contents, and the raw contents. ValueError if it is broken.
 
     None if the message has so many small fields that upb is the better one to read it.
@@ -188,9 +184,7 @@ def _cut(
     return b"".join(head), list(raws)
 
 
-def _inputs(
-    tensors: Sequence[Any], contents: Mapping[int, memoryview], raw: Sequence[Chunk]
-) -> list[RequestInput]:
+def _inputs(tensors: Sequence[Any], contents: Mapping[int, memoryview], raw: Sequence[Chunk]) -> list[RequestInput]:
     """The inputs with their data: their own contents or, without any, the next of the raw ones."""
     inputs, used, given = [], 0, len(raw)
     for at, one in enumerate(tensors):

@@ -43,7 +43,8 @@ def load_estimator(path: str, settings: ModelSettings, trusted: Iterable[str] = 
         estimator = _read(path, settings, trusted)
     for warning in caught:
         _tell(settings.name, warning)
-    _check(estimator, path, settings.name)
+    extra = settings.parameters.extra if settings.parameters is not None else {}
+    _check(estimator, path, settings.name, str(extra.get("predict_fn")))
     return estimator
 
 
@@ -102,12 +103,12 @@ def _explain(error: Exception, head: bytes) -> str:
     return text
 
 
-def _check(estimator: Any, path: str, name: str) -> None:
-    """ModelLoadError for what cannot answer anything."""
+def _check(estimator: Any, path: str, name: str, method: str) -> None:
+    """ModelLoadError for what cannot answer anything: it has neither one of the usual methods nor the one named."""
     kind = type(estimator).__name__
     if isinstance(estimator, type):
         raise ModelLoadError(f"model '{name}': {path} holds the class {estimator.__name__}, not a fitted object of it")
-    if not any(callable(getattr(estimator, method, None)) for method in ("predict", "transform", "score_samples")):
+    if not any(callable(getattr(estimator, one, None)) for one in ("predict", "transform", "score_samples", method)):
         raise ModelLoadError(
             f"model '{name}': {path} holds an object of type {kind}, which has neither predict nor transform"
         )

@@ -89,7 +89,10 @@ def classifier(tmp_path: Path) -> tuple[SKLearnModel, LogisticRegression]:
 
 
 def tabular() -> Any:
-    columns = [("number", StandardScaler(), ["age", "fare"]), ("text", OneHotEncoder(handle_unknown="ignore"), ["city"])]
+    columns = [
+        ("number", StandardScaler(), ["age", "fare"]),
+        ("text", OneHotEncoder(handle_unknown="ignore"), ["city"]),
+    ]
     return make_pipeline(ColumnTransformer(columns), LogisticRegression()).fit(TABLE, [0, 1, 0, 1, 0, 1])
 
 

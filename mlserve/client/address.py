@@ -1,0 +1,62 @@
+"""Where a server is: `http://host:port/prefix`, `https://…`, `grpc://host:port` or `grpcs://…`."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+__all__ = ["Address"]
+
+_PORTS = {"http": 80, "https": 443, "grpc": None, "grpcs": None}
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address in its parts; `str()` gives it as people write it."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""  # of paths, without a slash at its end
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """The parts of an address. ValueError says what is missing."""
+        parts = urlsplit(text)
+        if parts.scheme not in _PORTS or not parts.netloc:
+            raise ValueError(f"{text!r} is no address; expected http://HOST:PORT or grpc://HOST:PORT (https, grpcs)")
+        port = parts.port if parts.port is not None else _PORTS[parts.scheme]
+        if not parts.hostname or port is None:
+            raise ValueError(f"{text!r} needs a host and a port, as in {parts.scheme}://localhost:8081")
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError(f"{text!r} has more than a host, a port and a path; credentials go into `headers`")
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the scheme says gRPC."""
+        return self.scheme.startswith("grpc")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the scheme says TLS."""
+        return self.scheme.endswith("s")
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def ssl_context(self, given: ssl.SSLContext | None) -> ssl.SSLContext | None:
+        """What to secure connections with: what was given, or the system's certificates; None without TLS."""
+        if not self.is_secure:
+            return None
+        context = given or ssl.create_default_context()
+        if given is None and self.is_grpc:
+            context.set_alpn_protocols(["h2"])
+        return context
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.prefix}"

@@ -1,0 +1,159 @@
+"""What goes wrong on the way, and what a server's statuses become: the exceptions of `mlserve.errors`, and two more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from mlserve.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    InvalidRequest,
+    MLServeError,
+    ModelError,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    grpc_status_of_http,
+)
+
+__all__ = ["ClientError", "Unavailable", "from_event", "from_grpc", "from_http", "reason_of"]
+
+_LONGEST_QUOTE = 300  # characters of an answer that is none of the protocol's
+_NOT_THE_SERVER = "Received :status"  # how grpclib begins when a proxy answered in HTTP only
+
+
+class ClientError(MLServeError):
+    """The server at `address` cannot be reached, the connection broke, or the answer is none of the protocol's.
+
+    `arrived`: the request may have reached a model, so that nobody should send it again without thinking.
+    """
+
+    http_status = 502
+    grpc_status = "UNAVAILABLE"
+
+    def __init__(self, message: str, address: str, *, arrived: bool) -> None:
+        super().__init__(message)
+        self.address = address
+        self.arrived = arrived
+
+
+class Unavailable(MLServeError):
+    """The server cannot answer now: it stops, or the process that ran the call died.
+
+    `retry_after_seconds` is how long the server asks to wait; None if it says nothing of another try.
+    """
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+def from_http(
+    status: int, headers: Mapping[str, str], body: bytes, *, model: tuple[str, str | None] | None = None, loads: bool = False
+) -> MLServeError:
+    """The exception of an HTTP answer. `model` is the one that was asked for; `loads`: in order to load it."""
+    message = _message(status, body)
+    if status == 404 and model is not None:
+        return _make(ModelNotFound, message)
+    if status == 400 and model is not None and message.startswith(str(ModelNotReady(*model))):
+        return _make(ModelNotReady, message)
+    if status == 413:
+        return BodyTooLarge(message)
+    if status == 429:
+        asked = _retry_after(headers)
+        return Overloaded(message, 1.0 if asked is None else asked)
+    if status == 503:
+        return Unavailable(message, _retry_after(headers))
+    if status == 504:
+        return DeadlineExceeded(message)
+    if status == 500:
+        return ModelLoadError(message) if loads else ModelError(message)
+    if status in (400, 415, 422):
+        return InvalidRequest(message, status)
+    return MLServeError(message, status if 400 <= status <= 599 else 502)
+
+
+def from_grpc(status: str, message: str | None, *, loads: bool = False) -> MLServeError:
+    """The exception of a gRPC status, given by its name."""
+    message = message or status
+    if status == "RESOURCE_EXHAUSTED":
+        # One status for two things; only the words tell "too large" (never worth a retry) from "too many".
+        is_size = " bytes" in message or "larger than" in message
+        return BodyTooLarge(message) if is_size else Overloaded(message, 0.0)
+    if status == "UNAVAILABLE":
+        return Unavailable(message, None if message.startswith(_NOT_THE_SERVER) else 0.0)
+    if status == "INTERNAL" and loads:
+        return ModelLoadError(message)
+    kind = _GRPC.get(status)
+    if kind is not None:
+        return _make(kind, message)
+    error = MLServeError(message, _HTTP_OF_GRPC.get(status, 500))
+    error.grpc_status = status
+    return error
+
+
+_GRPC: dict[str, type[MLServeError]] = {
+    "NOT_FOUND": ModelNotFound,
+    "FAILED_PRECONDITION": ModelNotReady,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "INTERNAL": ModelError,
+}
+_HTTP_OF_GRPC = {grpc_status_of_http(status): status for status in (401, 403, 409, 499, 501)}
+
+
+def from_event(data: bytes) -> MLServeError:
+    """The exception of an error in mid-stream, where the status has been sent already."""
+    return ModelError(_message(500, data))
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, in the words of the operating system: anyio puts those behind its own."""
+    while True:
+        inner = getattr(error, "exceptions", None)
+        if inner:
+            error = inner[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            break
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)
+
+
+def _make(kind: type[MLServeError], message: str) -> MLServeError:
+    """An exception with a message as it came: some classes put theirs together themselves."""
+    error = kind.__new__(kind)
+    MLServeError.__init__(error, message)
+    return error
+
+
+def _message(status: int, body: bytes) -> str:
+    """What the server says in `{"error": …}`, as other servers do in `detail`; otherwise the start of the body."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = None
+    if isinstance(found, dict):
+        said = found.get("error") or found.get("detail")
+        if said:
+            return said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    text = body[: 4 * _LONGEST_QUOTE].decode("utf-8", "replace").strip()[:_LONGEST_QUOTE]
+    return f"HTTP status {status}: {text}" if text else f"HTTP status {status}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of Retry-After; None without one, and for a date."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds < math.inf else None

@@ -1,0 +1,87 @@
+"""What callers give, as a request: arrays, frames, text, dicts of them, or the protocol's own types."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlserve.codecs import NumpyCodec, PandasCodec, find_input_codec, find_request_codec
+from mlserve.errors import CodecError
+from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
+
+__all__ = ["make_request"]
+
+
+def make_request(
+    payload: Any,
+    *,
+    request_id: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    outputs: Sequence[str | RequestOutput] | None = None,
+) -> tuple[InferenceRequest, dict[str, str]]:
+    """The request that holds the payload, and the headers that its parameters ask for. CodecError if nothing takes it.
+
+    A request that is given stays as it is: what is added goes into a copy, which shares its tensors.
+    """
+    made = payload if isinstance(payload, InferenceRequest) else _encode(payload)
+    given = {**(made.parameters or {}), **(parameters or {})}
+    headers = given.pop("headers", None) or {}
+    wanted = made.outputs if outputs is None else [_output(one) for one in outputs]
+    request = InferenceRequest(
+        id=request_id if request_id is not None else made.id,
+        parameters=Parameters(given) if given else None,
+        inputs=made.inputs,
+        outputs=wanted,
+    )
+    return request, {str(name): str(value) for name, value in headers.items()}
+
+
+def _encode(payload: Any) -> InferenceRequest:
+    if isinstance(payload, Mapping):
+        return InferenceRequest(inputs=[_input(str(name), value) for name, value in payload.items()])
+    if isinstance(payload, RequestInput):
+        return InferenceRequest(inputs=[payload])
+    if isinstance(payload, list | tuple) and payload and all(isinstance(one, RequestInput) for one in payload):
+        return InferenceRequest(inputs=list(payload))
+    payload = _plain("the payload", payload)
+    codec = find_request_codec(payload=payload)
+    if codec is None:
+        raise CodecError(f"no codec takes a {type(payload).__name__} as a request; give a dict of name and value")
+    return codec.encode_request(payload)
+
+
+def _input(name: str, value: Any) -> RequestInput:
+    if isinstance(value, RequestInput):
+        return value
+    pandas = sys.modules.get("pandas")  # Who gives a Series has imported it.
+    if pandas is not None and isinstance(value, pandas.Series):
+        return PandasCodec.encode_inputs(value.to_frame(name))[0]
+    value = _plain(f"'{name}'", value)
+    codec = find_input_codec(payload=value) or NumpyCodec
+    return codec.encode_input(name, value)
+
+
+def _plain(what: str, value: Any) -> Any:
+    """A value that codecs know: a single text, bytes or date as a list of one; numbers and lists of them as an array."""
+    if find_input_codec(payload=value) is not None or find_request_codec(payload=value) is not None:
+        return value
+    if isinstance(value, tuple):
+        value = list(value)
+    if find_input_codec(payload=[value]) is not None and not isinstance(value, list):
+        return [value]
+    if find_input_codec(payload=value) is not None:
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise CodecError(f"{what}: {error}") from None
+    if array.dtype.kind not in "biufSUO" or (array.dtype.kind == "O" and not isinstance(value, list)):
+        raise CodecError(f"{what}: no codec takes a {type(value).__name__}")
+    return array
+
+
+def _output(wanted: str | RequestOutput) -> RequestOutput:
+    return wanted if isinstance(wanted, RequestOutput) else RequestOutput(name=wanted)

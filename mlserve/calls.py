@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 import time
 from typing import Any
 
 from mlserve import frames
 from mlserve.errors import MLServeError
-from mlserve.eventloop import Waiter, new_waiter
+from mlserve.eventloop import Waiter
 from mlserve.types import InferenceRequest, InferenceResponse
 
 
@@ -30,7 +31,9 @@ class Call:
         "waiting",
     )
 
-    def __init__(self, model: int, request: InferenceRequest | None, form: str) -> None:
+    def __init__(
+        self, model: int, request: InferenceRequest | None, form: str, new_waiter: Callable[[], Waiter]
+    ) -> None:
         self.model = model
         self.request = request
         self.form = form
@@ -63,10 +66,11 @@ class Call:
 class StreamCall(Call):
     """A streamed call: requests in, chunks out, each side bounded by credit."""
 
-    __slots__ = ("assigned", "chunks", "ended", "request_credit", "wake_feeder", "wake_reader")
+    __slots__ = ("_new_waiter", "assigned", "chunks", "ended", "request_credit", "wake_feeder", "wake_reader")
 
-    def __init__(self, model: int, form: str, request_credit: int) -> None:
-        super().__init__(model, None, form)
+    def __init__(self, model: int, form: str, request_credit: int, new_waiter: Callable[[], Waiter]) -> None:
+        super().__init__(model, None, form, new_waiter)
+        self._new_waiter = new_waiter
         self.assigned: Waiter = new_waiter()  # set once it has a worker, or has ended without
         self.chunks: deque[InferenceResponse] = deque()
         self.ended = False
@@ -99,7 +103,7 @@ class StreamCall(Call):
     async def next_chunks(self) -> list[InferenceResponse]:
         """All chunks that have come; waits for at least one. An empty list at the end; raises what went wrong."""
         while not self.chunks and not self.ended:
-            self.wake_reader = new_waiter()
+            self.wake_reader = self._new_waiter()
             await self.wake_reader.wait()
         chunks = list(self.chunks)
         self.chunks.clear()
@@ -110,7 +114,7 @@ class StreamCall(Call):
     async def room(self) -> bool:
         """Waits until the worker takes one more request; False if the stream has ended instead."""
         while self.request_credit <= 0 and not self.ended:
-            self.wake_feeder = new_waiter()
+            self.wake_feeder = self._new_waiter()
             await self.wake_feeder.wait()
         self.request_credit -= 1
         return not self.ended

@@ -13,6 +13,7 @@ from mlserve.cloudevents import CloudEvents
 from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
+from mlserve.pool import OnLeave
 from mlserve.settings import Settings
 from mlserve.types import (
     InferenceRequest,
@@ -77,12 +78,13 @@ class DataPlane:
         *,
         form: str = "json",
         timeout_seconds: float | None = None,
+        on_leave: OnLeave | None = None,
     ) -> InferenceResponse:
         """Runs one call; the data of the response comes in `form`, "json", "raw" or "contents".
 
         With "json", outputs for which the request asks binary data come as "raw". `request.parameters.headers` are
-        the request's headers; those of the response come in its own. Cancelling the waiting task cancels the call.
-        Any MLServeError.
+        the request's headers; those of the response come in its own. Cancelling the waiting task cancels the call;
+        so does what `on_leave` is given, which costs less than a cancel scope. Any MLServeError.
         """
         model = self._admit(name, version)
         self._prepare(request, model)
@@ -96,13 +98,12 @@ class DataPlane:
         try:
             with model.in_use():
                 if timeout is None:
-                    call = await model.pool.infer(model.number, request, form)
+                    response = await model.pool.infer(model.number, request, form, on_leave)
                 else:
                     with anyio.move_on_after(timeout) as scope:
-                        call = await model.pool.infer(model.number, request, form)
+                        response = await model.pool.infer(model.number, request, form, on_leave)
                     if scope.cancelled_caught:
                         raise _too_late(model, timeout)
-                response = call.result()
             succeeded = True
         finally:
             self.in_flight -= 1

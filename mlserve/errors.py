@@ -13,6 +13,7 @@
     │   └── InvalidModelURI         500 INTERNAL           its artifact is not where its settings say
     ├── ModelError                  500 INTERNAL           the model's own code failed
     ├── DeadlineExceeded            504 DEADLINE_EXCEEDED  the call's time was over before its answer
+    ├── CallerLeft              499 CANCELLED          nobody waits for the answer any more
     ├── Overloaded                  429 RESOURCE_EXHAUSTED too many calls wait already            (retryable)
     ├── WorkerDied                  503 UNAVAILABLE        the process that ran the call is gone  (retryable)
     ├── ServerStopping              503 UNAVAILABLE        the server takes no new calls          (retryable)
@@ -30,6 +31,7 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLarge",
+    "CallerLeft",
     "CodecError",
     "DeadlineExceeded",
     "InferenceError",
@@ -185,6 +187,13 @@ class DeadlineExceeded(MLServeError):
 
     http_status = 504
     grpc_status = "DEADLINE_EXCEEDED"
+
+
+class CallerLeft(MLServeError):
+    """Nobody waits for the answer any more; the call was cancelled. Nobody is told, either."""
+
+    http_status = 499
+    grpc_status = "CANCELLED"
 
 
 class Overloaded(MLServeError):

@@ -20,12 +20,10 @@ class Waiter(Protocol):
 
     def set(self) -> None: ...
 
-    def is_set(self) -> bool: ...
-
     def wait(self) -> Any: ...
 
 
-class _FutureWaiter:
+class FutureWaiter:
     """A native asyncio future: one turn of the loop between `set` and the waiter's next line."""
 
     __slots__ = ("_future",)
@@ -37,18 +35,13 @@ class _FutureWaiter:
         if not self._future.done():
             self._future.set_result(None)
 
-    def is_set(self) -> bool:
-        return self._future.done()
-
     def wait(self) -> asyncio.Future[None]:
         return self._future
 
 
-def new_waiter() -> Waiter:
-    """A waiter of the running backend."""
-    if on_asyncio():
-        return _FutureWaiter()
-    return anyio.Event()
+def waiter_type() -> Callable[[], Waiter]:
+    """What makes waiters on the running backend. Asked for once: finding out costs as much as waiting."""
+    return FutureWaiter if on_asyncio() else anyio.Event
 
 
 def on_asyncio() -> bool:
@@ -64,7 +57,7 @@ async def watch(sock: Any, on_readable: Callable[[], bool]) -> None:
             await anyio.wait_readable(sock)
         return
     loop = asyncio.get_running_loop()
-    ended = new_waiter()
+    ended = FutureWaiter()
 
     def ready() -> None:
         if not on_readable():

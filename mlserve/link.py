@@ -14,7 +14,7 @@ from mlserve import frames
 from mlserve.arena import Arena, Hold, Slot
 from mlserve.calls import Call, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelLoadError, WorkerDied
-from mlserve.eventloop import Waiter, new_waiter, watch
+from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
@@ -392,5 +392,5 @@ class _Question:
     """A Load or Unload that waits for its answer; None stays if the worker dies first."""
 
     def __init__(self) -> None:
-        self.done: Waiter = new_waiter()
+        self.done = anyio.Event()
         self.answer: Any = None

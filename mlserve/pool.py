@@ -14,7 +14,8 @@ A call is, from here, in one of these places:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 import logging
 import time
 from typing import Any
@@ -26,7 +27,8 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
 from mlserve.calls import Call, StreamCall
-from mlserve.errors import MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
+from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
+from mlserve.eventloop import waiter_type
 from mlserve.frames import ChannelClosed
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
 from mlserve.link import CHUNK_CREDIT, Link, Observer
@@ -37,6 +39,10 @@ _BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before a worker
 _STABLE_SECONDS = 60.0  # a worker that lived this long is started again without a pause
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
+
+
+# How a transport says that the caller has left: it is given what to call then, and None when that is too late.
+OnLeave = Callable[["Callable[[], None] | None"], None]
 
 
 class Pool:
@@ -88,25 +94,33 @@ class Pool:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    async def infer(self, model: int, request: InferenceRequest, form: str) -> Call:
+    async def infer(
+        self, model: int, request: InferenceRequest, form: str, on_leave: OnLeave | None = None
+    ) -> InferenceResponse:
         """Runs one call in the least loaded worker. Cancelling the waiting task cancels the call.
 
-        Raises what the model raised, WorkerDied if its process died, ServerStopping after `stop`.
+        Raises what the model raised, WorkerDied if its process died, ServerStopping after `stop`, CallerLeft if
+        what `on_leave` was given is called before the end.
         """
-        call = Call(model, request, form)
+        call = Call(model, request, form, self._new_waiter)
+        if on_leave is not None:
+            on_leave(partial(self._leave, call))
         self._line_up(call)
         try:
             await call.done.wait()
         except BaseException:
             self._abandon(call)
             raise
-        return call
+        finally:
+            if on_leave is not None:
+                on_leave(None)
+        return call.result()
 
     async def stream(
         self, model: int, requests: AsyncIterator[InferenceRequest], form: str
     ) -> AsyncGenerator[InferenceResponse, None]:
         """Runs one streamed call. Closing the generator, or cancelling its task, ends the model's generator too."""
-        call = StreamCall(model, form, _REQUESTS_AHEAD)
+        call = StreamCall(model, form, _REQUESTS_AHEAD, self._new_waiter)
         self._line_up(call)
         feeding = anyio.CancelScope()
         self._tasks.start_soon(self._feed, call, requests, feeding)
@@ -153,6 +167,11 @@ class Pool:
             raise ServerStopping("the server is stopping" if self._stopping else "the model is being unloaded")
         line.add(call)
         self._dispatch()
+
+    def _leave(self, call: Call) -> None:
+        """The caller has left: its task is told, and the call is dropped."""
+        self._abandon(call)
+        call.fail(CallerLeft("the client left before its answer was there"))
 
     def _abandon(self, call: Call) -> None:
         """Nobody waits for this call any more: takes it out of its line, or tells its worker."""
@@ -256,6 +275,7 @@ class Pool:
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Runs the workers until cancelled or stopped; reports when all of them are up."""
+        self._new_waiter = waiter_type()
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._look_again)
             async with anyio.create_task_group() as starting:

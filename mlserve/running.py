@@ -20,7 +20,7 @@ from mlserve.arena import Views
 from mlserve.codecs.decoded import offer_decoded
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
-from mlserve.eventloop import Waiter, new_waiter
+from mlserve.eventloop import FutureWaiter, Waiter
 from mlserve.frames import Message
 from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
@@ -280,7 +280,7 @@ class Stream:
     async def take_credit(self) -> None:
         """Waits until another chunk may be sent: a slow client slows its generator, nothing else."""
         while self.credit <= 0:
-            self._credit_came = new_waiter()
+            self._credit_came = FutureWaiter()
             await self._credit_came.wait()
         self._credit_came = None
         self.credit -= 1

@@ -30,7 +30,7 @@ from mlserve import frames, malloc
 from mlserve.arena import Views
 from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError
-from mlserve.eventloop import Waiter, new_waiter, watch
+from mlserve.eventloop import FutureWaiter, Waiter, watch
 from mlserve.frames import Channel, ChannelClosed, SlotRef
 from mlserve.layout import unpack_request
 from mlserve.loader import Loader, import_implementation
@@ -173,7 +173,7 @@ class Worker:
                     last_turn = time.perf_counter()
             self._outbox.flush()
             self._searching -= 1
-            waiter = new_waiter()
+            waiter = FutureWaiter()
             self._idle.append(waiter)
             await waiter.wait()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from mlserve.errors import ModelNotFound, from_exception
+import anyio
+
+from mlserve.errors import CallerLeft, ModelNotFound, from_exception
 from mlserve.types import (
     InferenceRequest,
     InferenceResponse,
@@ -91,14 +93,19 @@ class FakeDataPlane:
         *,
         form: str = "json",
         timeout_seconds: float | None = None,
+        on_leave: Any = None,
     ) -> InferenceResponse:
         predict = self._find(name, version)
         self.calls.append((name, version, request, timeout_seconds))
         request.id = request.id or "an-id"
-        response = predict(request)
-        if isinstance(response, Awaitable):
-            response = await response
-        return self._finish(response, name, version, request.id)
+        with anyio.CancelScope() as scope:
+            if on_leave is not None:
+                on_leave(scope.cancel)
+            response = predict(request)
+            if isinstance(response, Awaitable):
+                response = await response
+            return self._finish(response, name, version, request.id)
+        raise CallerLeft("the client left")
 
     async def infer_stream(
         self,

@@ -6,6 +6,7 @@ import pytest
 
 from mlserve.batching import Line, Rule, batch_key, rule_of
 from mlserve.calls import Call
+from mlserve.eventloop import FutureWaiter
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest
 from tests.engine import request
@@ -20,7 +21,7 @@ def anyio_backend():
 
 def _call(rows: int = 1, width: int = 2, at: float = 0.0, **more) -> Call:
     inputs = [{"name": "x", "shape": [rows, width], "datatype": "FP32", "data": [0.0] * rows * width}]
-    call = Call(1, InferenceRequest(**{"inputs": inputs, **more}), "json")
+    call = Call(1, InferenceRequest(**{"inputs": inputs, **more}), "json", FutureWaiter)
     call.arrived_at = at
     return call
 

@@ -45,7 +45,9 @@ def test_every_recorded_answer_of_mlserver_is_ours_too(tmp_path: Path, profile: 
         assert server.stop() == 0
     assert len(verdicts) > 60
     differing = {one["id"]: one["notes"] for one in verdicts if one["verdict"] == "differ"}
-    surprising = {name: notes for name, notes in differing.items() if not any(re.search(known, name) for known, _ in KNOWN)}
+    surprising = {
+        name: notes for name, notes in differing.items() if not any(re.search(known, name) for known, _ in KNOWN)
+    }
     assert not surprising, json.dumps(surprising, indent=1)
     for known, reason in KNOWN:
         listed = [one["id"] for one in verdicts if re.search(known, one["id"])]

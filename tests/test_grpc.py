@@ -390,7 +390,7 @@ def test_packed_messages_are_read_and_answered_in_kind(
 ) -> None:
     """Small ones as well as those that are unpacked beside the event loop."""
     for array in (np.zeros(size, "f4"), np.random.default_rng(1).random(size, dtype="f4")):
-        answer, call = stub.ModelInfer.with_call(raw_message(array), compression=algorithm)
+        answer = stub.ModelInfer(raw_message(array), compression=algorithm)
         assert answer.raw_output_contents[0] == array.tobytes()
 
 
@@ -437,9 +437,9 @@ def test_the_limit_holds_before_and_after_unpacking() -> None:
                 assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert "4096" in (error.details() or "")
                 assert len(stub.ModelInfer(raw_message(small), compression=compression).outputs) == 1
-    with serving(max_body_bytes=4096, grpc_max_message_length=-1) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            assert len(GRPCInferenceServiceStub(channel).ModelInfer(raw_message(large)).outputs) == 1
+    unlimited = serving(max_body_bytes=4096, grpc_max_message_length=-1)
+    with unlimited as server, grpc.insecure_channel(server.address) as channel:
+        assert len(GRPCInferenceServiceStub(channel).ModelInfer(raw_message(large)).outputs) == 1
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------------

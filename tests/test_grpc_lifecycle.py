@@ -76,22 +76,21 @@ def test_running_calls_finish_and_new_ones_are_refused(backend: str) -> None:
 def test_calls_that_do_not_finish_in_time_get_unavailable(backend: str) -> None:
     """Unary ones and streams; their models are cancelled."""
     gate = Gate()
-    with serving(backend, FakePlane(gate=gate), grace=0.05) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            call = stub.ModelInfer.future(pb.ModelInferRequest(model_name="gate"), timeout=SECONDS)
-            wait_for(gate.began)
-            more = threading.Event()
-            idle = stub.ModelStreamInfer(_until(more, pb.ModelInferRequest(model_name="echo")), timeout=SECONDS)
-            next(idle)
-            server.stop()
-            for one in (call.result, partial(next, idle)):
-                with pytest.raises(grpc.RpcError) as caught:
-                    one()
-                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-                assert "stopping" in (caught.value.details() or "")
-            assert gate.ended.is_set()
-            more.set()
+    with serving(backend, FakePlane(gate=gate), grace=0.05) as server, grpc.insecure_channel(server.address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        call = stub.ModelInfer.future(pb.ModelInferRequest(model_name="gate"), timeout=SECONDS)
+        wait_for(gate.began)
+        more = threading.Event()
+        idle = stub.ModelStreamInfer(_until(more, pb.ModelInferRequest(model_name="echo")), timeout=SECONDS)
+        next(idle)
+        server.stop()
+        for one in (call.result, partial(next, idle)):
+            with pytest.raises(grpc.RpcError) as caught:
+                one()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "stopping" in (caught.value.details() or "")
+        assert gate.ended.is_set()
+        more.set()
 
 
 def _until(event: threading.Event, first: Any) -> Any:

@@ -216,14 +216,16 @@ def test_tritonclients_stream_works(backend: str, by: str) -> None:
 
 def test_the_metadata_of_a_call_is_stronger_than_the_setting() -> None:
     """Also the other way round; another word is an error."""
-    with serving(grpc_stream_response="triton", plane=FakePlane(words=words)) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            metadata = [(STREAM_FORM_KEY, "mlserver")]
-            assert said(stub.ModelStreamInfer(iter([say("a", id="1")]), metadata=metadata)) == [("1", b"a")]
-            with pytest.raises(grpc.RpcError) as caught:
-                list(stub.ModelStreamInfer(iter([say("a")]), metadata=[(STREAM_FORM_KEY, "else")]))
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with (
+        serving(grpc_stream_response="triton", plane=FakePlane(words=words)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        metadata = [(STREAM_FORM_KEY, "mlserver")]
+        assert said(stub.ModelStreamInfer(iter([say("a", id="1")]), metadata=metadata)) == [("1", b"a")]
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.ModelStreamInfer(iter([say("a")]), metadata=[(STREAM_FORM_KEY, "else")]))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def triton_answers(server: Running, requests: list[Any]) -> list[Any]:

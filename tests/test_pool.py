@@ -10,7 +10,7 @@ import pytest
 
 from mlserve import frames
 from mlserve.batching import Rule
-from mlserve.errors import MLServeError, ModelLoadError, ServerStopping, WorkerDied
+from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, WorkerDied
 from mlserve.link import window_of
 from mlserve.settings import ModelSettings
 from tests.engine import load, request, running_pool, until, values, write_models
@@ -29,7 +29,7 @@ async def test_an_answer_comes_in_the_form_that_was_asked_for(folder, workers, f
     async with running_pool(workers) as (pool, _):
         await load(pool, 1, "Double", folder)
         for size in (3, 50_000):
-            response = (await pool.infer(1, request([1.5] * size, id="a"), form)).result()
+            response = await pool.infer(1, request([1.5] * size, id="a"), form)
             assert response.outputs[0].data.form == form
             assert values(response) == [3.0] * size
             assert response.id == "a"
@@ -42,7 +42,7 @@ async def test_synchronous_and_asynchronous_models_answer_side_by_side(folder):
         answers = {}
 
         async def ask(number, value):
-            answers[number, value] = values((await pool.infer(number, request([value]), "raw")).result())
+            answers[number, value] = values(await pool.infer(number, request([value]), "raw"))
 
         async with anyio.create_task_group() as tasks:
             for value in range(20):
@@ -67,9 +67,9 @@ async def test_a_failing_model_fails_its_call_only(folder):
             await load(pool, number, name, folder)
         for number, text in ((1, "ValueError: golden value"), (2, "SystemExit: 3")):
             with pytest.raises(MLServeError, match=text) as caught:
-                (await pool.infer(number, request([1]), "json")).result()
+                await pool.infer(number, request([1]), "json")
             assert caught.value.http_status == 500
-        assert values((await pool.infer(3, request([1]), "json")).result()) == [2.0]
+        assert values(await pool.infer(3, request([1]), "json")) == [2.0]
 
 
 async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answered(folder):
@@ -80,7 +80,7 @@ async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answ
 
         async def ask(name):
             try:
-                outcomes[name] = values((await pool.infer(1, request([1.0] * 20_000, id=name), "raw")).result())
+                outcomes[name] = values(await pool.infer(1, request([1.0] * 20_000, id=name), "raw"))
             except WorkerDied as error:
                 outcomes[name] = error
 
@@ -104,7 +104,7 @@ async def test_another_worker_answers_while_one_is_gone(folder):
         await load(pool, 1, "Double", folder)
         os.kill(pool.pids[0], signal.SIGKILL)
         for _ in range(20):
-            assert values((await pool.infer(1, request([2]), "json")).result()) == [4.0]
+            assert values(await pool.infer(1, request([2]), "json")) == [4.0]
         await until(lambda: len(pool.pids) == 2)
 
 
@@ -113,8 +113,8 @@ async def test_a_model_that_ends_its_process_is_told_to_its_caller_and_loaded_ag
         await load(pool, 1, "Dying", folder)
         await load(pool, 2, "Double", folder)
         with pytest.raises(WorkerDied):
-            (await pool.infer(1, request([1]), "json")).result()
-        assert values((await pool.infer(2, request([1]), "json")).result()) == [2.0]
+            await pool.infer(1, request([1]), "json")
+        assert values(await pool.infer(2, request([1]), "json")) == [2.0]
 
 
 async def test_a_cancelled_call_is_cancelled_in_the_model(folder):
@@ -124,7 +124,7 @@ async def test_a_cancelled_call_is_cancelled_in_the_model(folder):
             await pool.infer(1, request([30]), "json")
         assert scope.cancelled_caught
         await until(lambda: (folder / "notes.txt").exists() and (folder / "notes.txt").read_text() == "cancelled")
-        assert values((await pool.infer(1, request([0]), "json")).result()) == [0.0]
+        assert values(await pool.infer(1, request([0]), "json")) == [0.0]
 
 
 async def test_a_cancelled_call_that_waits_never_begins(folder):
@@ -147,7 +147,7 @@ async def test_an_input_that_a_model_keeps_never_changes_under_it(folder):
     async with running_pool() as (pool, arena):
         await load(pool, 1, "Keeper", folder)
         for number in range(100):
-            response = (await pool.infer(1, request([float(number)] * 20_000), "raw")).result()
+            response = await pool.infer(1, request([float(number)] * 20_000), "raw")
             assert values(response)[0] == number
             del response
         # Past 64 kept slots inputs are copied, so that a hoarding model cannot use all shared memory up.
@@ -158,16 +158,16 @@ async def test_slots_come_back_after_the_answers_are_gone(folder):
     async with running_pool() as (pool, arena):
         await load(pool, 1, "Double", folder)
         for _ in range(50):
-            (await pool.infer(1, request([1.0] * 30_000), "raw")).result()
+            await pool.infer(1, request([1.0] * 30_000), "raw")
         assert arena.leased_count <= 4, "the same few slots go round"
 
 
 async def test_an_answer_stays_as_it_is_while_somebody_holds_it(folder):
     async with running_pool() as (pool, _):
         await load(pool, 1, "Double", folder)
-        first = (await pool.infer(1, request([1.0] * 30_000), "raw")).result()
+        first = await pool.infer(1, request([1.0] * 30_000), "raw")
         for number in range(10):
-            (await pool.infer(1, request([float(number)] * 30_000), "raw")).result()
+            await pool.infer(1, request([float(number)] * 30_000), "raw")
         assert values(first) == [2.0] * 30_000
 
 
@@ -177,7 +177,7 @@ async def test_a_load_that_fails_says_why_and_leaves_the_others(folder):
         with pytest.raises(ModelLoadError, match="no such artifact"):
             await load(pool, 2, "Broken", folder)
         assert not (await load(pool, 3, "Refusing", folder)).ready
-        assert values((await pool.infer(1, request([1]), "json")).result()) == [2.0]
+        assert values(await pool.infer(1, request([1]), "json")) == [2.0]
 
 
 async def test_a_worker_that_cannot_start_ends_the_start_with_an_error(folder):
@@ -232,7 +232,7 @@ async def test_a_reader_that_stops_ends_the_stream(folder):
         for _ in range(5):
             await anext(chunks)
         await chunks.aclose()
-        assert values((await pool.infer(1, request([1]), "json")).result()) == [2.0]
+        assert values(await pool.infer(1, request([1]), "json")) == [2.0]
         await until(lambda: not pool._links[0].calls)
 
 
@@ -282,7 +282,7 @@ async def _ask_all(pool, requests):
 
     async def ask(place, one):
         try:
-            found[place] = values((await pool.infer(1, one, "json")).result())
+            found[place] = values(await pool.infer(1, one, "json"))
         except MLServeError as error:
             found[place] = str(error)
 
@@ -347,3 +347,25 @@ async def test_a_caller_that_leaves_does_not_disturb_the_batch(tmp_path):
             answers = await _ask_all(pool, [request([1.0]), request([2.0])])
         assert answers == [[2.0], [4.0]]
         assert _sizes(tmp_path) == [2]
+
+
+async def test_a_caller_that_says_it_leaves_is_told_so_and_its_call_is_dropped(folder):
+    async with running_pool() as (pool, _):
+        await load(pool, 1, "Sleeper", folder)
+        given = []
+        raised = []
+
+        async def ask():
+            try:
+                await pool.infer(1, request([30]), "json", given.append)
+            except CallerLeft as error:
+                raised.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await until(lambda: given and pool._links[0].calls)
+            given[0]()
+        assert len(raised) == 1
+        assert given[-1] is None, "the transport is told that it is too late now"
+        await until(lambda: not pool._links[0].calls)
+        assert values(await pool.infer(1, request([0]), "json")) == [0.0]

@@ -31,7 +31,10 @@ class Address:
             raise ValueError(f"{text!r} needs a host and a port, as in {parts.scheme}://localhost:8081")
         if parts.username or parts.query or parts.fragment:
             raise ValueError(f"{text!r} has more than a host, a port and a path; credentials go into `headers`")
-        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+        prefix = parts.path.rstrip("/")
+        if prefix and parts.scheme.startswith("grpc"):
+            raise ValueError(f"{text!r} has a path, which gRPC has none of")
+        return cls(parts.scheme, parts.hostname, port, prefix)
 
     @property
     def is_grpc(self) -> bool:

@@ -86,11 +86,13 @@ def decode_response(body: Buffer, header_length: int | None = None) -> Inference
     response = decode(bytes(view[:header_length]), InferenceResponse)
     at = header_length
     for output in response.outputs:
-        size = (output.parameters or {}).get("binary_data_size")
+        size = None if output.parameters is None else output.parameters.get("binary_data_size")
         if size is None:
             continue
         if not isinstance(size, int) or not 0 <= size <= len(body) - at:
-            raise ValueError(f"output '{output.name}' has a binary_data_size of {size!r}, but {len(body) - at} bytes follow")
+            raise ValueError(
+                f"output '{output.name}' has a binary_data_size of {size!r}, but {len(body) - at} bytes follow"
+            )
         output.data = TensorData.from_raw(view[at : at + size], output.datatype, output.shape)
         at += size
         if output.parameters is not None:

@@ -20,8 +20,9 @@ from mlserve.errors import (
     grpc_status_of_http,
 )
 
-__all__ = ["ClientError", "Unavailable", "from_event", "from_grpc", "from_http", "reason_of"]
+__all__ = ["CONNECT_SECONDS", "ClientError", "Unavailable", "from_event", "from_grpc", "from_http", "reason_of"]
 
+CONNECT_SECONDS = 10.0  # for a connection, whatever the time for the call
 _LONGEST_QUOTE = 300  # characters of an answer that is none of the protocol's
 _NOT_THE_SERVER = "Received :status"  # how grpclib begins when a proxy answered in HTTP only
 
@@ -57,11 +58,16 @@ class Unavailable(MLServeError):
 
 
 def from_http(
-    status: int, headers: Mapping[str, str], body: bytes, *, model: tuple[str, str | None] | None = None, loads: bool = False
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    model: tuple[str, str | None] | None = None,
+    loads: bool = False,
 ) -> MLServeError:
     """The exception of an HTTP answer. `model` is the one that was asked for; `loads`: in order to load it."""
     message = _message(status, body)
-    if status == 404 and model is not None:
+    if status == 404 and model is not None and model[0] in message:  # Not: the path itself is unknown.
         return _make(ModelNotFound, message)
     if status == 400 and model is not None and message.startswith(str(ModelNotReady(*model))):
         return _make(ModelNotReady, message)

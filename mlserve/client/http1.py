@@ -7,7 +7,6 @@ lost in a way that forbids sending it again.
 
 from __future__ import annotations
 
-import math
 import select
 import ssl
 import time
@@ -22,14 +21,13 @@ import httptools
 from anyio.abc import SocketAttribute
 
 from mlserve.client.address import Address
-from mlserve.client.faults import ClientError, reason_of
+from mlserve.client.faults import CONNECT_SECONDS, ClientError, reason_of
 
 __all__ = ["Answer", "Http1Pool"]
 
 Buffer = bytes | bytearray | memoryview
 
 _IDLE_SECONDS = 4.0
-_CONNECT_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 1.0  # for the answer of a server that closed its side before it had the whole request
 _READ_BYTES = 256 * 1024
 _JOINED_BYTES = 64 * 1024  # up to here one copy is cheaper than one more write
@@ -117,9 +115,15 @@ class Http1Pool:
         self._idle: list[tuple[anyio.abc.ByteStream, float]] = []  # with the time at which each became idle
 
     async def request(
-        self, method: str, path: str, headers: Mapping[str, str], chunks: Sequence[Buffer] = (), *, arrives: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        chunks: Sequence[Buffer] = (),
+        *,
+        arrives: bool = False,
     ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the whole answer. ClientError; with `arrives` it says that it may have arrived."""
+        """Status, headers and body of the whole answer. ClientError; `arrives`: whether a model may have seen the request."""
         async with self.open(method, path, headers, chunks, arrives=arrives) as answer:
             pieces = []
             while piece := await answer.read():
@@ -128,29 +132,44 @@ class Http1Pool:
 
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, headers: Mapping[str, str], chunks: Sequence[Buffer] = (), *, arrives: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        chunks: Sequence[Buffer] = (),
+        *,
+        arrives: bool = False,
     ) -> AsyncIterator[Answer]:
         """Sends a request and gives the answer once its head is there. ClientError, also for what breaks inside.
 
         The connection is closed at the end unless the answer has been read completely.
         """
+        head = self._head(method, path, headers, chunks)
         if self._turns is None:
             self._turns = anyio.Semaphore(self._max_connections)
         async with self._turns:
-            stream = self._take_idle() or await self._connect()
+            stream = await self._take_idle() or await self._connect()
             is_kept = False
             try:
                 answer = Answer(stream)
-                await self._send(stream, answer, self._head(method, path, headers, chunks), chunks)
+                await self._send(stream, answer, head, chunks)
                 yield answer
                 is_kept = answer.may_be_reused
             except _BROKEN as error:
                 broke = "the connection broke before the answer was complete"
-                raise ClientError(f"{self._address}: {broke} ({reason_of(error)})", str(self._address), arrived=arrives) from error
-            except httptools.HttpParserError as error:
-                hint = "is it a gRPC port? That would be grpc://" if self._address.scheme == "http" else "is it the right port?"
                 raise ClientError(
-                    f"{self._address} does not answer in HTTP/1.1 ({error}); {hint}", str(self._address), arrived=arrives
+                    f"{self._address}: {broke} ({reason_of(error)})", str(self._address), arrived=arrives
+                ) from error
+            except httptools.HttpParserError as error:
+                hint = (
+                    "is it a gRPC port? That would be grpc://"
+                    if self._address.scheme == "http"
+                    else "is it the right port?"
+                )
+                raise ClientError(
+                    f"{self._address} does not answer in HTTP/1.1 ({error}); {hint}",
+                    str(self._address),
+                    arrived=arrives,
                 ) from None
             finally:
                 if is_kept:
@@ -185,20 +204,20 @@ class Http1Pool:
             lines.append(f"Content-Length: {sum(map(len, chunks))}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
-    def _take_idle(self) -> anyio.abc.ByteStream | None:
+    async def _take_idle(self) -> anyio.abc.ByteStream | None:
         now = time.monotonic()
         while self._idle:
             stream, since = self._idle.pop()
             if now - since < _IDLE_SECONDS and not _has_input(stream):
                 return stream
-            _drop(stream)
+            await anyio.aclose_forcefully(stream)
         return None
 
     async def _connect(self) -> anyio.abc.ByteStream:
         """A new connection. ClientError; nothing was sent then."""
         host, port = self._address.host, self._address.port
-        reason = f"no answer within {_CONNECT_SECONDS:g} s"
-        with anyio.move_on_after(_CONNECT_SECONDS):
+        reason = f"no answer within {CONNECT_SECONDS:g} s"
+        with anyio.move_on_after(CONNECT_SECONDS):
             try:
                 if self._context is None:
                     return await anyio.connect_tcp(host, port)
@@ -226,8 +245,3 @@ def _has_input(stream: anyio.abc.ByteStream) -> bool:
         return bool(poll.poll(0))
     except (OSError, ValueError):
         return True
-
-
-def _drop(stream: anyio.abc.ByteStream) -> None:
-    """Closes a stream's socket at once, without a farewell that would have to be awaited."""
-    raise NotImplementedError

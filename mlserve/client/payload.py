@@ -65,15 +65,14 @@ def _input(name: str, value: Any) -> RequestInput:
 
 
 def _plain(what: str, value: Any) -> Any:
-    """A value that codecs know: a single text, bytes or date as a list of one; numbers and lists of them as an array."""
+    """A value that codecs know: a single text or date as a list of one; numbers, and lists of them, as an array."""
     if find_input_codec(payload=value) is not None or find_request_codec(payload=value) is not None:
         return value
     if isinstance(value, tuple):
         value = list(value)
-    if find_input_codec(payload=[value]) is not None and not isinstance(value, list):
-        return [value]
-    if find_input_codec(payload=value) is not None:
-        return value
+    as_list = value if isinstance(value, list) else [value]
+    if find_input_codec(payload=as_list) is not None:
+        return as_list
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 
 from mlserve.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
+from mlserve.wire.protowire import Chunk
 
 __all__ = ["ACCEPTED", "pack", "unpack"]
 
@@ -17,7 +18,7 @@ _WORTH_BYTES = 1024
 _LEVEL = 1  # Tensors shrink hardly more at higher levels, which take several times as long.
 
 
-def unpack(data: bytes | memoryview, encoding: str, limit_bytes: int) -> bytes:
+def unpack(data: Chunk, encoding: str, limit_bytes: int) -> bytes:
     """The message. BodyTooLarge past the limit, without unpacking the rest; InvalidRequest for broken data."""
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
@@ -36,7 +37,7 @@ def unpack(data: bytes | memoryview, encoding: str, limit_bytes: int) -> bytes:
     return message
 
 
-def pack(chunks: Iterable[bytes | memoryview], size: int, encoding: str) -> bytes | None:
+def pack(chunks: Iterable[Chunk], size: int, encoding: str) -> bytes | None:
     """The message packed; None where it is small or hardly shrinks."""
     if size < _WORTH_BYTES:
         return None

@@ -39,18 +39,19 @@ class ReflectionService(v1.ServerReflectionBase):
 
     def _answer(self, request: Any) -> Any:
         kind, value = betterproto.which_one_of(request, "message_request")
+        name = str(value)
         pool = schema_pool()
         try:
             if kind == "list_services":
                 services = [v1.ServiceResponse(name=name) for name in self._services]
                 return v1.ServerReflectionResponse(list_services_response=v1.ListServiceResponse(service=services))
             if kind == "file_by_filename":
-                return _file(pool.FindFileByName, value)
+                return _file(pool.FindFileByName, name)
             if kind == "file_containing_symbol":
-                return _file(_file_of_symbol, value)
+                return _file(_file_of_symbol, name)
             if kind == "all_extension_numbers_of_type":
-                name = pool.FindMessageTypeByName(value).full_name
-                found = v1.ExtensionNumberResponse(base_type_name=name)
+                full_name = pool.FindMessageTypeByName(name).full_name
+                found = v1.ExtensionNumberResponse(base_type_name=full_name)
                 return v1.ServerReflectionResponse(all_extension_numbers_response=found)
             if kind == "file_containing_extension":
                 raise KeyError("the protocol has no extensions")

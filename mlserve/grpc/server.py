@@ -88,7 +88,7 @@ class GrpcServer:
 
     def _methods(self, plane: Plane) -> dict[str, Method]:
         """All methods by path, and reflection for what is there."""
-        services = [
+        services: list[Any] = [
             InferenceService(plane, self._settings.grpc_stream_response),
             RepositoryService(plane),
             HealthService(plane, self._poll_seconds),

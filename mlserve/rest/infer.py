@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
 
+from mlserve.errors import CallerLeft
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
 from mlserve.rest.replies import JSON, Reply, error_reply
-from mlserve.rest.requests import Request
+from mlserve.rest.requests import ClientGone, Request
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 from mlserve.wire.v2json import decode_request, encode_response
@@ -24,7 +25,13 @@ class Infers(Protocol):
     """What these endpoints need of the data plane."""
 
     async def infer(
-        self, request: InferenceRequest, name: str, version: str | None = ..., *, timeout_seconds: float | None = ...
+        self,
+        request: InferenceRequest,
+        name: str,
+        version: str | None = ...,
+        *,
+        timeout_seconds: float | None = ...,
+        on_leave: Callable[[Callable[[], None] | None], None] | None = ...,
     ) -> InferenceResponse: ...
 
     def infer_stream(
@@ -48,8 +55,14 @@ class InferEndpoints:
         """The answer to one request. Any MLServeError; ClientGone, which also cancels the call."""
         timeout = timeout_seconds(http.headers)
         request = await self._read(http)
-        call = partial(self._dataplane.infer, request, *http.model, timeout_seconds=timeout)
-        return _reply(await http.while_connected(call))
+        infer = partial(self._dataplane.infer, request, *http.model, timeout_seconds=timeout)
+        on_leave = http.on_leave
+        if on_leave is None:
+            return _reply(await http.while_connected(infer))
+        try:
+            return _reply(await infer(on_leave=on_leave))
+        except CallerLeft as error:
+            raise ClientGone(error.message) from None
 
     async def stream(self, http: Request) -> None:
         """Sends the answers as events. Any MLServeError before the first event; ClientGone.

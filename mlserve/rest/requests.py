@@ -73,13 +73,20 @@ class Request:
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    @property
+    def on_leave(self) -> Callable[[Callable[[], None] | None], None] | None:
+        """Takes what shall be called when the client leaves; None without our own HTTP edge below."""
+        found: Callable[[Callable[[], None] | None], None] | None
+        found = (self.scope.get("extensions") or {}).get(DISCONNECT_EXTENSION)
+        return found
+
     async def while_connected(self, work: Callable[[], Awaitable[T]]) -> T:
         """Awaits `work()`; if the client leaves first, that is cancelled and ClientGone raised.
 
         The body must have been read. Without our own HTTP edge below, a task beside `work` waits for the message
         that the client has left.
         """
-        register = (self.scope.get("extensions") or {}).get(DISCONNECT_EXTENSION)
+        register = self.on_leave
         if register is None:
             return await self._watched(work)
         with anyio.CancelScope() as cancel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Chunk", "field", "read_varint", "split_fields"]
 
-Chunk = bytes | memoryview
+Chunk = bytes | bytearray | memoryview
 
 _MANY_FIELDS = 4096
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5

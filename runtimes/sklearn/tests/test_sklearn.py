@@ -321,7 +321,7 @@ def test_texts_reach_a_text_pipeline(tmp_path: Path) -> None:
         (np.ones((2, 3)), r"shape [rows, 4], got [2, 3]"),
         (np.ones(4).reshape(1, 4, 1), r"shape [rows, 4], got [1, 4, 1]"),
         (np.full((2, 4), np.nan), "contains NaN"),
-        (np.array([["a", "b", "c", "d"]]), "could not convert string to float"),
+        (np.array([["a", "b", "c", "d"]]), "not compatible with arrays of bytes/strings"),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
     ],
     ids=["features", "dimensions", "nan", "text", "columns"],
@@ -352,7 +352,7 @@ def test_a_mistake_in_code_of_ones_own_is_not_the_clients_fault(tmp_path: Path) 
 def test_an_array_for_a_model_fitted_on_a_frame_goes_by_position_without_warnings(tmp_path: Path) -> None:
     frame = pd.DataFrame(IRIS, columns=list("abcd"))
     fitted = save(tmp_path, LinearRegression().fit(frame, SPECIES))
-    assert np.array_equal(only(ask(load(tmp_path), IRIS)).ravel(), fitted.predict(frame))
+    assert np.array_equal(only(ask(load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
 
 
 # -- metadata and threads ---------------------------------------------------------------------------------------------

@@ -1,0 +1,216 @@
+"""AsyncClient: the operations of the protocol with deadlines and retries, over either transport."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+
+from mlserve.client.address import Address
+from mlserve.client.grpc import GrpcTransport
+from mlserve.client.payload import make_request
+from mlserve.client.rest import RestTransport
+from mlserve.client.result import InferResult
+from mlserve.client.retrying import pause_before_retry
+from mlserve.client.transport import Transport
+from mlserve.errors import DeadlineExceeded, MLServeError
+from mlserve.types import (
+    InferenceRequest,
+    MetadataModelResponse,
+    MetadataServerResponse,
+    RepositoryIndexResponseItem,
+    RequestOutput,
+)
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+_Answers = AsyncGenerator[InferResult, None]
+
+
+class AsyncClient:
+    """A client of one server. Use it in one event loop, as a context manager, or close it with `aclose`.
+
+    `address` is http://HOST:PORT (with a prefix, if the server has one), https, grpc://HOST:PORT or grpcs. `binary`
+    sends and asks for tensors as bytes: without it REST is JSON, and gRPC is bytes in any case but for `binary=False`.
+    `timeout_seconds` is the time for each call but streams, all tries together; None is no limit. `retries` is how
+    often a call is sent again where that is safe. `headers` go with every call, as metadata over gRPC.
+
+    Every method raises an MLServeError: those of `mlserve.errors` by the server's status, DeadlineExceeded when the
+    time is over, ClientError when the connection is the trouble.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        binary: bool | None = None,
+        timeout_seconds: float | None = 60.0,
+        retries: int = 2,
+        headers: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = 100,
+    ) -> None:
+        where = Address.parse(address)
+        self.address = str(where)
+        self.timeout_seconds = timeout_seconds
+        self.retries = retries
+        given = dict(headers or {})
+        self._transport: Transport
+        if where.is_grpc:
+            self._transport = GrpcTransport(where, headers=given, binary=binary is not False, ssl_context=ssl_context)
+        else:
+            self._transport = RestTransport(
+                where,
+                headers=given,
+                binary=bool(binary),
+                ssl_context=ssl_context,
+                max_connections=max_connections,
+            )
+
+    # -- inference ----------------------------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        model: str,
+        payload: Any,
+        *,
+        version: str | None = None,
+        outputs: Sequence[str | RequestOutput] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> InferResult:
+        """The answer of a model to a payload: an array, a frame, a list of text, a dict of them by the names of the
+        inputs, or an InferenceRequest. A CodecError comes before anything is sent."""
+        request, asked = make_request(payload, request_id=id, parameters=parameters, outputs=outputs)
+        sent = {**asked, **(headers or {})}
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        return await self._call(lambda left: self._transport.infer(request, model, version, sent, left), limit)
+
+    def stream(
+        self,
+        model: str,
+        payload: Any,
+        *,
+        version: str | None = None,
+        outputs: Sequence[str | RequestOutput] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[InferResult, None]:
+        """The answers of a model, as they come. Without `timeout_seconds` there is no limit to the time.
+
+        Whoever stops before the end closes it (`async with aclosing(...)`): that cancels the call on the server.
+        """
+        request, asked = make_request(payload, request_id=id, parameters=parameters, outputs=outputs)
+        return self._stream(request, model, version, {**asked, **(headers or {})}, timeout_seconds)
+
+    async def _stream(
+        self,
+        request: InferenceRequest,
+        model: str,
+        version: str | None,
+        headers: Mapping[str, str],
+        timeout_seconds: float | None,
+    ) -> AsyncGenerator[InferResult, None]:
+        end = _end(timeout_seconds)
+
+        async def begin(left: float | None) -> tuple[_Answers, InferResult | None]:
+            answers = self._transport.stream(request, model, version, headers, left)
+            return answers, await anext(answers, None)
+
+        answers, answer = await self._call(begin, timeout_seconds)  # From its first answer on nothing is retried.
+        async with aclosing(answers):
+            while answer is not None:
+                yield answer
+                answer = await self._in_time(lambda: anext(answers, None), end, timeout_seconds)
+
+    # -- health and metadata ------------------------------------------------------------------------------------------
+
+    async def server_live(self) -> bool:
+        """Whether the server's process answers. ClientError if nothing answers at all."""
+        return await self._call(lambda _: self._transport.server_live(), self.timeout_seconds)
+
+    async def server_ready(self) -> bool:
+        """Whether the server takes calls. ClientError if nothing answers at all."""
+        return await self._call(lambda _: self._transport.server_ready(), self.timeout_seconds)
+
+    async def model_ready(self, model: str, *, version: str | None = None) -> bool:
+        """Whether a model takes calls. ModelNotFound."""
+        return await self._call(lambda _: self._transport.model_ready(model, version), self.timeout_seconds)
+
+    async def server_metadata(self) -> MetadataServerResponse:
+        """Name, version and extensions of the server."""
+        return await self._call(lambda _: self._transport.server_metadata(), self.timeout_seconds)
+
+    async def model_metadata(self, model: str, *, version: str | None = None) -> MetadataModelResponse:
+        """Versions, platform, inputs and outputs of a model. ModelNotFound."""
+        return await self._call(lambda _: self._transport.model_metadata(model, version), self.timeout_seconds)
+
+    # -- the repository -----------------------------------------------------------------------------------------------
+
+    async def repository_index(self, *, ready: bool = False) -> list[RepositoryIndexResponseItem]:
+        """The models in the repository with their states; with `ready` only those that are ready."""
+        return await self._call(lambda _: self._transport.repository_index(ready), self.timeout_seconds)
+
+    async def repository_load(self, model: str, *, timeout_seconds: float | None = None) -> None:
+        """Loads a model, or loads it again. ModelNotFound, ModelLoadError."""
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        await self._call(lambda _: self._transport.repository_load(model), limit)
+
+    async def repository_unload(self, model: str, *, timeout_seconds: float | None = None) -> None:
+        """Unloads a model. ModelNotFound."""
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        await self._call(lambda _: self._transport.repository_unload(model), limit)
+
+    # -- deadlines and retries ----------------------------------------------------------------------------------------
+
+    async def _call(self, attempt: Callable[[float | None], Awaitable[T]], timeout_seconds: float | None) -> T:
+        """What an attempt gives, or a later one where another is safe. `attempt` gets the time that is left."""
+        end = _end(timeout_seconds)
+        tries = 0
+        while True:
+            left = None if timeout_seconds is None else end - anyio.current_time()
+            tries += 1
+            try:
+                return await self._in_time(lambda left=left: attempt(left), end, timeout_seconds)  # type: ignore[misc]
+            except MLServeError as error:
+                pause = pause_before_retry(error, tries, self.retries)
+                if pause is None or anyio.current_time() + pause >= end:
+                    raise
+            await anyio.sleep(pause)
+
+    async def _in_time(self, work: Callable[[], Awaitable[T]], end: float, timeout_seconds: float | None) -> T:
+        """What the work gives. DeadlineExceeded if it takes longer; then it has been cancelled."""
+        with anyio.CancelScope(deadline=end):
+            return await work()
+        raise DeadlineExceeded(f"{self.address} gave no answer within {timeout_seconds:g} s")
+
+    # -- closing ------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Closes the connections. Another call opens new ones."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}>"
+
+
+def _end(timeout_seconds: float | None) -> float:
+    """When the time is over, on the event loop's clock."""
+    return float("inf") if timeout_seconds is None else anyio.current_time() + timeout_seconds

@@ -5,23 +5,24 @@ Public; docs/testing.md shows both. Needs no test framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 import json
-from pathlib import Path
-import threading
-from typing import Any
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
+import anyio.abc
+import numpy as np
+from anyio.from_thread import start_blocking_portal
 
 from mlserve import execute
-from mlserve.errors import MLServeError, ModelLoadError, StartupError
+from mlserve.errors import MLServeError, ModelLoadError
 from mlserve.loader import Loader, import_implementation
+from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
 from mlserve.repository import ModelRepository, open_repository
 from mlserve.server import Server
@@ -41,7 +42,7 @@ __all__ = ["RunningServer", "check_runtime", "running_server"]
 
 _FORMS = ("json", "raw", "contents")
 _NOBODY = "no-model-has-an-output-of-this-name"
-_START_SECONDS = 120.0
+_BATCH_RTOL = 1e-6  # numerical libraries round differently for arrays of another size
 _STOP_SECONDS = 60.0
 
 
@@ -52,46 +53,50 @@ def check_runtime(
     model: ModelSettings | type[MLModel],
     requests: InferenceRequest | Iterable[InferenceRequest],
     *,
+    expected: Mapping[str, Any] | None = None,
+    rtol: float = 0.0,
     unknown_output: bool = True,
     repeatable: bool = True,
+    batches: bool = False,
 ) -> list[InferenceResponse]:
     """Puts a runtime through what the server asks of it; its answers to the requests, to look at further.
 
-    The model loads and is ready, its metadata can be sent, each request gives the same tensors whether it came as
-    JSON, as raw bytes or as typed contents, wrong requests are refused with a 4xx, and it can be unloaded and loaded
-    again. AssertionError says what was expected and what came. `unknown_output=False` is for runtimes that take no
-    notice of the outputs asked for, `repeatable=False` for those whose answers vary. Runs an event loop of its own:
-    call it from a plain test, not from an async one.
+    The model loads and is ready; its metadata can be sent; each request gives the same tensors whether it came as
+    JSON, as raw bytes, as typed contents or on a stream; wrong requests are refused with a 4xx; it can be unloaded
+    and loaded again. AssertionError says what was expected and what came.
+
+    `expected` has the framework's own values for outputs of the first request, within `rtol`: 0 is bit for bit.
+    `unknown_output=False` is for runtimes that take no notice of the outputs asked for, `repeatable=False` for those
+    whose answers vary; `batches=True` adds that two requests in one batch are answered as they are alone. Runs an
+    event loop of its own: call it from a plain test, not from an async one.
     """
     settings = model if isinstance(model, ModelSettings) else ModelSettings(name="checked", implementation=model)
     asked = [requests] if isinstance(requests, InferenceRequest) else list(requests)
     assert asked, "check_runtime() needs a request that the model can answer"
-    return anyio.run(_check, settings, asked, unknown_output, repeatable)
 
+    async def check() -> list[InferenceResponse]:
+        loader = Loader()
+        modules = loader.open(settings.source_dir)
+        with loader.active(modules):
+            implementation = import_implementation(settings.implementation, settings, settings.source_dir)
+            model = await _loaded(implementation, settings)
+        await _check_metadata(model, settings)
+        answers = [await _check_ways(model, request, repeatable) for request in asked]
+        _check_expected(answers[0], expected or {}, rtol)
+        if batches:
+            await _check_batch(model, asked[0], answers[0])
+        await _check_refusals(model, asked[0], unknown_output)
+        await _finish(model.unload())
+        with loader.active(modules):
+            again = await _loaded(implementation, settings)
+        repeated = await _predicted(again, _copied(asked[0]))
+        if repeatable:
+            _check_same("before", answers[0], "after it was loaded again", repeated)
+        await _finish(again.unload())
+        loader.discard(modules)
+        return answers
 
-async def _check(
-    settings: ModelSettings, requests: list[InferenceRequest], unknown_output: bool, repeatable: bool
-) -> list[InferenceResponse]:
-    loader = Loader()
-    modules = loader.open(settings.source_dir)
-    with loader.active(modules):
-        implementation = import_implementation(settings.implementation, settings, settings.source_dir)
-        model = await _loaded(implementation, settings)
-    await _check_metadata(model, settings)
-    answers = [await _check_forms(model, request, repeatable) for request in requests]
-    if unknown_output:
-        asks_for_it = _copied(requests[0], outputs=[RequestOutput(name=_NOBODY)])
-        await _check_refused(model, asks_for_it, "an output that it does not have")
-    numeric = [at for at, one in enumerate(requests[0].inputs) if one.datatype != "BYTES"]
-    if numeric:
-        await _check_refused(model, _one_value_short(requests[0], numeric[0]), "an input with one value too few")
-    await _finish(model.unload())
-    with loader.active(modules):
-        again = await _loaded(implementation, settings)
-    await _predicted(again, _copied(requests[0]))
-    await _finish(again.unload())
-    loader.discard(modules)
-    return answers
+    return anyio.run(check)
 
 
 async def _loaded(implementation: type[Any], settings: ModelSettings) -> MLModel:
@@ -113,8 +118,8 @@ async def _check_metadata(model: MLModel, settings: ModelSettings) -> None:
     assert metadata.name == settings.name, f"metadata() is of {metadata.name!r}, not of {settings.name!r}"
 
 
-async def _check_forms(model: MLModel, request: InferenceRequest, repeatable: bool) -> InferenceResponse:
-    """The answer to a request, after making sure that it does not hang on the form in which the request came."""
+async def _check_ways(model: MLModel, request: InferenceRequest, repeatable: bool) -> InferenceResponse:
+    """The answer to a request, after making sure that it does not hang on the way on which the request came."""
     first: tuple[str, InferenceResponse] | None = None
     for form in _FORMS:
         if form == "contents" and any(one.datatype == "FP16" for one in request.inputs):
@@ -122,12 +127,52 @@ async def _check_forms(model: MLModel, request: InferenceRequest, repeatable: bo
         response = await _predicted(model, _in_form(request, form))
         for output in response.outputs:
             _check_output(model, output)
-        if first is None:
-            first = form, response
-        elif repeatable:
+        first = first or (form, response)
+        if repeatable:
             _check_same(*first, form, response)
     assert first is not None
+    streamed = await _streamed(model, _copied(request))
+    if repeatable and type(model).predict_stream is MLModel.predict_stream:
+        assert len(streamed) == 1, f"{model!r} has {len(streamed)} answers to one streamed request"
+        _check_same(*first, "a stream", streamed[0])
     return first[1]
+
+
+async def _streamed(model: MLModel, request: InferenceRequest) -> list[InferenceResponse]:
+    async def only() -> AsyncIterator[InferenceRequest]:
+        yield request
+
+    answers = [response async for response in execute.stream(model, only())]
+    assert answers, f"{model!r}: predict_stream gives nothing"
+    return answers
+
+
+def _check_expected(answer: InferenceResponse, expected: Mapping[str, Any], rtol: float) -> None:
+    found = {output.name: output for output in answer.outputs}
+    for name, wanted in expected.items():
+        assert name in found, f"there is no output '{name}' among {list(found)}"
+        values = found[name].data.to_numpy(found[name].datatype, found[name].shape).reshape(np.shape(wanted))
+        same = np.array_equal(values, wanted) if not rtol else np.allclose(values, wanted, rtol, equal_nan=True)
+        assert same, f"output '{name}': expected {wanted}, got {values}"
+
+
+async def _check_batch(model: MLModel, request: InferenceRequest, alone: InferenceResponse) -> None:
+    members = [_in_form(request, "raw"), _in_form(request, "raw")]
+    rows = [rows_of(one) for one in members]
+    together = await _finish(model.predict(merge(members)))
+    wanted = {one.name: one.data.to_numpy(one.datatype, one.shape) for one in alone.outputs}
+    for part in split(together, rows):
+        _check_expected(part, wanted, _BATCH_RTOL)
+
+
+async def _check_refusals(model: MLModel, request: InferenceRequest, unknown_output: bool) -> None:
+    if unknown_output:
+        asks_for_it = _copied(request, outputs=[RequestOutput(name=_NOBODY)])
+        await _check_refused(model, asks_for_it, "an output that it does not have")
+    numeric = [at for at, one in enumerate(request.inputs) if one.datatype != "BYTES"]
+    if numeric:
+        await _check_refused(model, _one_value_short(request, numeric[0]), "an input with one value too few")
+    await _predicted(model, _copied(request))  # and it goes on serving
 
 
 def _check_output(model: MLModel, output: ResponseOutput) -> None:
@@ -195,9 +240,7 @@ def _one_value_short(request: InferenceRequest, at: int) -> InferenceRequest:
 
 def _with_data(one: RequestInput, data: TensorData) -> RequestInput:
     parameters = deepcopy(one.parameters)
-    return RequestInput(
-        name=one.name, shape=list(one.shape), datatype=one.datatype, parameters=parameters, data=data
-    )
+    return RequestInput(name=one.name, shape=list(one.shape), datatype=one.datatype, parameters=parameters, data=data)
 
 
 def _copied(request: InferenceRequest, **changed: Any) -> InferenceRequest:
@@ -267,15 +310,23 @@ def running_server(
     """
     given = {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "metrics_port": 0, "parallel_workers": 0, **settings}
     server_settings, repository = _opened(models, given)
-    thread = _ServerThread(server_settings, repository)
-    server = thread.start()
-    try:
-        for model in server.models:
-            if model.state is not State.READY:
-                raise ModelLoadError(f"model '{model.name}' is {model.state}: {model.reason}")
-        yield RunningServer(server)
-    finally:
-        thread.stop()
+    with start_blocking_portal(server_settings.backend) as portal:
+        try:
+            ended, server = portal.start_task(_serve, server_settings, repository)
+        except BaseException as error:
+            raise _innermost(error) from None
+        try:
+            for model in server.models:
+                if model.state is not State.READY:
+                    raise ModelLoadError(f"model '{model.name}' is {model.state}: {model.reason}")
+            yield RunningServer(server)
+        finally:
+            portal.call(server.stop)
+            ended.result(_STOP_SECONDS)
+
+
+async def _serve(settings: Settings, repository: ModelRepository, *, task_status: anyio.abc.TaskStatus[Server]) -> None:
+    await Server(settings, repository).run(task_status=task_status)
 
 
 class _GivenModels(ModelRepository):
@@ -300,50 +351,7 @@ def _opened(models: Any, given: dict[str, Any]) -> tuple[Settings, ModelReposito
     return load_settings(None, given), _GivenModels(listed)
 
 
-class _ServerThread:
-    """Runs a server in an event loop of its own."""
-
-    def __init__(self, settings: Settings, repository: ModelRepository) -> None:
-        self._settings = settings
-        self._repository = repository
-        self._ready = threading.Event()
-        self._server: Server | None = None
-        self._error: BaseException | None = None
-        self._token: Any = None
-        self._thread = threading.Thread(target=self._run, name="mlserve.testing", daemon=True)
-
-    def start(self) -> Server:
-        """The server, once it answers."""
-        self._thread.start()
-        if not self._ready.wait(_START_SECONDS):
-            raise StartupError(f"the server did not start within {_START_SECONDS:g} s")
-        if self._server is None:
-            raise self._error or StartupError("the server ended before it was ready")
-        return self._server
-
-    def stop(self) -> None:
-        """Lets it finish what it has accepted, and waits for its end."""
-        if self._server is not None and self._thread.is_alive():
-            anyio.from_thread.run_sync(self._server.stop, token=self._token)
-        self._thread.join(_STOP_SECONDS)
-        assert not self._thread.is_alive(), f"the server did not stop within {_STOP_SECONDS:g} s"
-
-    def _run(self) -> None:
-        try:
-            anyio.run(self._serve, backend=self._settings.backend)
-        except BaseException as error:
-            self._error = _innermost(error)
-        finally:
-            self._ready.set()
-
-    async def _serve(self) -> None:
-        self._token = anyio.lowlevel.current_token()
-        async with anyio.create_task_group() as tasks:
-            self._server = await tasks.start(Server(self._settings, self._repository).run)
-            self._ready.set()
-
-
 def _innermost(error: BaseException) -> BaseException:
     """The one error in nested groups, where there is only one."""
-    inner = getattr(error, "exceptions", ())
+    inner: Any = getattr(error, "exceptions", ())
     return _innermost(inner[0]) if len(inner) == 1 else error

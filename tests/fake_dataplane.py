@@ -101,10 +101,14 @@ class FakeDataPlane:
         with anyio.CancelScope() as scope:
             if on_leave is not None:
                 on_leave(scope.cancel)
-            response = predict(request)
-            if isinstance(response, Awaitable):
-                response = await response
-            return self._finish(response, name, version, request.id)
+            try:
+                response = predict(request)
+                if isinstance(response, Awaitable):
+                    response = await response
+                return self._finish(response, name, version, request.id)
+            finally:
+                if on_leave is not None:
+                    on_leave(None)
         raise CallerLeft("the client left")
 
     async def infer_stream(

@@ -1,0 +1,204 @@
+"""mlserve.testing: a runtime that keeps to the rules passes the suite, each breach is told, and the server serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from mlserve import testing
+from mlserve.codecs import NumpyCodec
+from mlserve.errors import InferenceError, MLServeError, ModelLoadError, StartupError
+from mlserve.model import MLModel
+from mlserve.settings import ModelSettings
+from mlserve.testing import check_runtime, running_server
+from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor
+from tests.serving import write_model
+
+REQUEST = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([[1.0, 2.0], [3.0, 4.0]]))])
+
+
+class Double(MLModel):
+    """Twice its input; keeps to all rules."""
+
+    factor: float = 2.0
+
+    async def load(self) -> bool:
+        self.outputs = [MetadataTensor(name="y", datatype="FP64", shape=[-1, 2])]
+        return True
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain on purpose
+        for one in payload.outputs or ():
+            if one.name != "y":
+                raise InferenceError(f"there is no output '{one.name}'")
+        array = self.decode(payload.inputs[0], NumpyCodec)
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", array * self.factor)])
+
+
+class Deaf(Double):
+    """Takes no notice of the outputs asked for."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        payload.outputs = None
+        return super().predict(payload)
+
+
+class Strict(Double):
+    """Fails, instead of refusing, where an output is unknown."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        return {"y": super().predict}[payload.outputs[0].name if payload.outputs else "y"](payload)
+
+
+class Fickle(Double):
+    """Answers otherwise each time."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        self.factor += 1
+        return super().predict(payload)
+
+
+class Lazy(Double):
+    """Believes JSON only."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        if payload.inputs[0].data.form != "json":
+            payload.inputs[0].data = np.zeros((2, 2))  # type: ignore[assignment]
+        return super().predict(payload)
+
+
+class Greedy(Double):
+    """Mixes the rows of a batch."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        self.factor = len(self.decode(payload.inputs[0], NumpyCodec))
+        return super().predict(payload)
+
+
+class Silent(Double):
+    async def load(self) -> bool:
+        return False
+
+
+class Loose(Double):
+    """Does not look at shapes."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        for one in payload.outputs or ():
+            raise InferenceError(one.name)
+        array = np.array(payload.inputs[0].data.tolist())
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", array.ravel())])
+
+
+class Streaming(Double):
+    """Gives no chunk at all."""
+
+    async def predict_stream(self, payloads):
+        for payload in ():
+            yield payload
+
+
+class Chatty(Double):
+    async def metadata(self) -> Any:
+        return {"name": self.name}
+
+
+class Broken(Double):
+    async def load(self) -> bool:
+        raise RuntimeError("no such artifact")
+
+
+def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
+    (answer,) = check_runtime(Double, REQUEST, expected={"y": [[2.0, 4.0], [6.0, 8.0]]}, batches=True)
+    assert answer.outputs[0].data.to_numpy("FP64", [2, 2]).tolist() == [[2.0, 4.0], [6.0, 8.0]]
+    assert REQUEST.outputs is None, "the caller's request is left alone"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Deaf, "answered a request with an output that it does not have"),
+        (Strict, "made it fail"),
+        (Fickle, "over json, but"),
+        (Lazy, "over json, but"),
+        (Greedy, "expected"),
+        (Silent, "is not ready"),
+        (Loose, "one value too few"),
+        (Streaming, "gives nothing"),
+        (Chatty, r"metadata\(\) gave dict"),
+    ],
+)
+def test_a_breach_is_told(model, said):
+    with pytest.raises(AssertionError, match=said):
+        check_runtime(model, REQUEST, batches=True)
+
+
+def test_an_answer_that_is_not_the_expected_one_is_told():
+    with pytest.raises(AssertionError, match="output 'y': expected"):
+        check_runtime(Double, REQUEST, expected={"y": [[2.0, 4.0], [6.0, 8.000001]]})
+    check_runtime(Double, REQUEST, expected={"y": [[2.0, 4.0], [6.0, 8.000001]]}, rtol=1e-6)
+
+
+def test_what_a_runtime_cannot_promise_can_be_left_out():
+    check_runtime(Deaf, REQUEST, unknown_output=False)
+    check_runtime(Fickle, REQUEST, repeatable=False)
+    check_runtime(ModelSettings(name="named", implementation=Double), [REQUEST, REQUEST])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_server_for_settings_answers_rest_grpc_and_metrics(backend):
+    model = ModelSettings(name="double", implementation=Double, parameters={"version": "7"})
+    with running_server(model, backend=backend) as server:
+        answer = server.infer("double", REQUEST, version="7")
+        assert answer.outputs[0].data.tolist() == [2.0, 4.0, 6.0, 8.0]
+        assert answer.model_version == "7"
+        assert httpx.get(f"{server.rest}/v2/health/ready").status_code == 200
+        assert "model_infer_request" in httpx.get(f"{server.metrics}/metrics").text
+        with grpc.insecure_channel(server.grpc) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert stub.ModelReady(service_pb2.ModelReadyRequest(name="double")).ready
+        with pytest.raises(MLServeError, match="nobody") as caught:
+            server.infer("nobody", REQUEST)
+        assert caught.value.http_status == 404
+        rest = server.rest
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(rest)
+
+
+def test_a_server_for_a_folder_serves_its_models(tmp_path):
+    place = write_model(tmp_path, "echo", "models.Echo")
+    (place / "models.py").write_text(
+        "from mlserve import MLModel\n"
+        "from mlserve.codecs import NumpyCodec\n"
+        "from mlserve.types import InferenceResponse\n"
+        "class Echo(MLModel):\n"
+        "    async def predict(self, payload):\n"
+        "        array = self.decode(payload.inputs[0], NumpyCodec)\n"
+        "        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output('x', array)])\n"
+    )
+    with running_server(tmp_path) as server:
+        assert server.infer("echo", REQUEST).outputs[0].data.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_model_that_does_not_load_is_an_error_with_its_reason():
+    with (
+        pytest.raises(ModelLoadError, match=r"'broken'.*no such artifact"),
+        running_server(ModelSettings(name="broken", implementation=Broken)),
+    ):
+        pass
+
+
+def test_a_busy_port_is_a_start_up_error():
+    model = ModelSettings(name="double", implementation=Double)
+    with running_server(model) as server:
+        port = server.server.addresses["http"][1]
+        with pytest.raises(StartupError, match=str(port)), running_server(model, http_port=port):
+            pass
+
+
+def test_what_the_module_offers_is_listed():
+    assert testing.__all__ == sorted(testing.__all__) == ["RunningServer", "check_runtime", "running_server"]

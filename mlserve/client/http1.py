@@ -123,7 +123,7 @@ class Http1Pool:
         *,
         arrives: bool = False,
     ) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the whole answer. ClientError; `arrives`: whether a model may have seen the request."""
+        """Status, headers and body of the whole answer. ClientError; `arrives`: a model sees such a request."""
         async with self.open(method, path, headers, chunks, arrives=arrives) as answer:
             pieces = []
             while piece := await answer.read():

@@ -14,6 +14,8 @@ from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOut
 
 __all__ = ["make_request"]
 
+_ONLY = "input-1"  # as the codecs for whole requests call a single input
+
 
 def make_request(
     payload: Any,
@@ -48,9 +50,9 @@ def _encode(payload: Any) -> InferenceRequest:
         return InferenceRequest(inputs=list(payload))
     payload = _plain("the payload", payload)
     codec = find_request_codec(payload=payload)
-    if codec is None:
-        raise CodecError(f"no codec takes a {type(payload).__name__} as a request; give a dict of name and value")
-    return codec.encode_request(payload)
+    if codec is not None:
+        return codec.encode_request(payload)
+    return InferenceRequest(inputs=[_input(_ONLY, payload)])
 
 
 def _input(name: str, value: Any) -> RequestInput:

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import tritonclient.grpc
+import tritonclient.http
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits, load_iris
@@ -28,7 +30,7 @@ from sklearn.svm import SVC
 from mlserve import ModelSettings
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
 from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
-from mlserve.testing import check_runtime, serving
+from mlserve.testing import check_runtime, running_server
 from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
 from mlserve_sklearn import SKLearnModel
 
@@ -110,10 +112,20 @@ class Clumsy(BaseEstimator, TransformerMixin):
 # -- conformance ------------------------------------------------------------------------------------------------------
 
 
+def check(folder: Path, request: InferenceRequest, expected: dict[str, Any], **parameters: Any) -> None:
+    """The conformance suite, and the estimator's own answer bit for bit."""
+    request.outputs = [RequestOutput(name=name) for name in expected]
+    (answer,) = check_runtime(settings_of(folder, **parameters), request)
+    assert [one.name for one in answer.outputs] == list(expected)
+    for one, wanted in zip(arrays(answer).values(), expected.values(), strict=True):
+        assert one.dtype.kind == wanted.dtype.kind
+        assert np.array_equal(one.reshape(wanted.shape), wanted)
+
+
 @pytest.mark.parametrize(
     ("estimator", "outputs"),
     [
-        (LogisticRegression(max_iter=1000).fit(IRIS, SPECIES), ["predict", "predict_proba", "decision_function"]),
+        (LogisticRegression(max_iter=1000).fit(IRIS, SPECIES), ["predict_proba", "predict", "decision_function"]),
         (Ridge().fit(IRIS, SPECIES), ["predict"]),
         (StandardScaler().fit(IRIS), ["transform"]),
         (RandomForestClassifier(10, random_state=0).fit(IRIS, SPECIES), ["predict_proba"]),
@@ -125,36 +137,53 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
     tmp_path: Path, estimator: Any, outputs: list[str]
 ) -> None:
     save(tmp_path, estimator)
-    request = NumpyRequestCodec.encode_request(IRIS[::10])
-    request.outputs = [RequestOutput(name=name) for name in outputs]
     expected = {name: getattr(estimator, name)(IRIS[::10]) for name in outputs}
-    anyio.run(check_runtime, settings_of(tmp_path), request, expected)
+    check(tmp_path, NumpyRequestCodec.encode_request(IRIS[::10]), expected)
 
 
 def test_a_pipeline_on_frames_passes_the_conformance_suite(tmp_path: Path) -> None:
     pipeline = save(tmp_path, tabular())
-    request = PandasCodec.encode_request(TABLE)
-    request.outputs = [RequestOutput(name=name) for name in ("predict_proba", "predict")]
     expected = {name: getattr(pipeline, name)(TABLE) for name in ("predict_proba", "predict")}
-    anyio.run(check_runtime, settings_of(tmp_path, content_type="pd"), request, expected)
+    check(tmp_path, PandasCodec.encode_request(TABLE), expected, content_type="pd")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
-    place = tmp_path / "digits"
-    place.mkdir()
-    fitted = save(place, SVC(gamma=0.001).fit(DIGITS[:500], NUMBERS[:500]))
-    batching = {"max_batch_size": 8, "max_batch_time": 0.01}
-    (place / "model-settings.json").write_text(json.dumps({"implementation": "sklearn", **batching}))
-    request = NumpyRequestCodec.encode_request(DIGITS[500:520])
-    request.outputs = [RequestOutput(name="predict"), RequestOutput(name="decision_function")]
-    with serving(tmp_path, "--parallel-workers", str(workers)) as server:
-        for transport in ("rest", "rest-binary", "grpc", "grpc-raw"):
-            found = arrays(server.infer("digits", request, transport=transport))
-            assert found["predict"].ravel().tolist() == fitted.predict(DIGITS[500:520]).tolist()
-            assert np.array_equal(found["decision_function"], fitted.decision_function(DIGITS[500:520]))
+    save(tmp_path, SVC(gamma=0.001).fit(DIGITS[:500], NUMBERS[:500]))
+    settings = {"name": "digits", "implementation": "sklearn", "max_batch_size": 8, "max_batch_time": 0.01}
+    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
+    images = DIGITS[500:520]
+    expected = {name: getattr(joblib.load(tmp_path / "model.joblib"), name)(images) for name in SVC_OUTPUTS}
+    with running_server(tmp_path, parallel_workers=workers) as server:
+        found = {
+            "REST": arrays(server.infer("digits", request_of(images))),
+            "REST binary": ask_triton(tritonclient.http, server.rest.removeprefix("http://"), images),
+            "gRPC": ask_triton(tritonclient.grpc, server.grpc, images),
+        }
+    for transport, answer in found.items():
+        for name, wanted in expected.items():
+            assert np.array_equal(answer[name].reshape(wanted.shape), wanted), (transport, name)
+
+
+SVC_OUTPUTS = ("predict", "decision_function")
+
+
+def request_of(images: Any) -> InferenceRequest:
+    request: InferenceRequest = NumpyRequestCodec.encode_request(images)
+    request.outputs = [RequestOutput(name=name) for name in SVC_OUTPUTS]
+    return request
+
+
+def ask_triton(kind: Any, address: str, images: Any) -> dict[str, Any]:
+    """The answer by Triton's client, whose tensors travel as raw bytes."""
+    tensor = kind.InferInput("x", list(images.shape), "FP64")
+    tensor.set_data_from_numpy(images)
+    outputs = [kind.InferRequestedOutput(name) for name in SVC_OUTPUTS]
+    with kind.InferenceServerClient(address) as client:
+        answer = client.infer("digits", [tensor], outputs=outputs)
+        return {name: answer.as_numpy(name) for name in SVC_OUTPUTS}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

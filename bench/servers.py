@@ -26,7 +26,8 @@ __all__ = ["Memory", "Model", "Server", "ServerError", "exit_on_sigterm"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _START_SECONDS = 90.0
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 35.0  # mlserve gives calls under way 25 seconds
+_SLOW_STOP_SECONDS = 10.0  # past it a stop is worth a word: nothing is under way any more
 
 
 class ServerError(Exception):
@@ -136,13 +137,15 @@ class Server:
         """SIGTERM, then SIGKILL for what is left of the tree."""
         try:
             self._tree()  # remembers the processes, which have another parent once the first one is gone
+            asked = time.monotonic()
             self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                print(f"{self.peer.label} ignores SIGTERM, killed", file=sys.stderr)
                 self._process.kill()
                 self._process.wait()
+            if (seconds := time.monotonic() - asked) > _SLOW_STOP_SECONDS:
+                print(f"{self.peer.label} took {seconds:.0f} s to stop:\n{self.log_tail()}", file=sys.stderr)
             self._kill_orphans()
         finally:
             shutil.rmtree(self._home, ignore_errors=True)

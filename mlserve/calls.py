@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-import time
 from typing import Any
 
 from mlserve import frames
@@ -61,6 +61,21 @@ class Call:
             raise self.error
         assert self.response is not None, "result() is asked for after done"
         return self.response
+
+
+class HandleCall(Call):
+    """A call of a custom handler."""
+
+    __slots__ = ("answer", "frame")
+
+    def __init__(self, frame: frames.Handle, new_waiter: Callable[[], Waiter]) -> None:
+        super().__init__(frame.model, None, "json", new_waiter)
+        self.frame = frame
+        self.answer: frames.Handled | None = None
+
+    def handled(self, answer: frames.Handled) -> None:
+        self.answer = answer
+        self.done.set()
 
 
 class StreamCall(Call):

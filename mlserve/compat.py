@@ -1,17 +1,21 @@
 """Lets code that was written for MLServer run here: `import mlserver` finds mlserve's modules.
 
 Inside mlserve's processes the alias is always on, also where the real package is installed; `install()` does the same
-for client scripts.
+for client scripts, and `uninstall()` takes it back.
+
+`mlserver.x` is the very module `mlserve.x`, so classes are the same under both names and pickles name ours. What
+MLServer keeps at another place is in `mlserve.old_names`. `mlserver_sklearn` and its kin are ours as far as they are
+installed; packages of other people that are called `mlserver_…` stay what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import importlib
 import importlib.util
+import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-import sys
 from types import ModuleType
 
 __all__ = ["install", "uninstall"]
@@ -19,6 +23,14 @@ __all__ = ["install", "uninstall"]
 _OLD = "mlserver"
 _NEW = "mlserve"
 _RUNTIMES = "mlserver_"  # mlserver_sklearn and its kin become mlserve_sklearn
+_MOVED = {
+    "mlserver": "mlserve.old_names",
+    "mlserver.logging": "mlserve.old_names.logging",
+    "mlserver.metrics": "mlserve.old_names.metrics",
+    "mlserver.server": "mlserve.old_names.server",
+    "mlserver.types.dataplane": "mlserve.types",
+    "mlserver.utils": "mlserve.old_names.utils",
+}
 
 
 class _Alias(MetaPathFinder, Loader):
@@ -26,15 +38,16 @@ class _Alias(MetaPathFinder, Loader):
 
     def __init__(self) -> None:
         self._specs: dict[str, ModuleSpec | None] = {}  # of our modules, while they are imported under the old name
+        self.made: dict[str, ModuleType] = {}  # by old name, what has been imported through this alias
+        self.displaced: dict[str, ModuleType] = {}  # of the real package, if it was imported before
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _OLD and not fullname.startswith((f"{_OLD}.", _RUNTIMES)):
+        if not _is_old(fullname):
             return None
-        ours = _NEW + fullname[len(_OLD) :]
         try:
-            found = importlib.util.find_spec(ours)
+            found = importlib.util.find_spec(_home(fullname))
         except ModuleNotFoundError:
             found = None
         if found is None:
@@ -42,8 +55,9 @@ class _Alias(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=found.submodule_search_locations is not None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(_NEW + spec.name[len(_OLD) :])
+        module = importlib.import_module(_home(spec.name))
         self._specs[spec.name] = module.__spec__
+        self.made[spec.name] = module
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -56,16 +70,45 @@ _alias = _Alias()
 
 
 def install() -> None:
-    """Makes `import mlserver` find mlserve, in this process. Safe to call again."""
-    if _alias not in sys.meta_path:
-        for name in [one for one in sys.modules if one == _OLD or one.startswith(f"{_OLD}.")]:
-            del sys.modules[name]
-        sys.meta_path.insert(0, _alias)
+    """Makes `import mlserver` find mlserve, in this process. Safe to call again.
+
+    Modules of the real package that were imported before step aside; who holds them already keeps them.
+    """
+    if _alias in sys.meta_path:
+        return
+    for name in [one for one in sys.modules if _is_old(one)]:
+        if name.startswith((_OLD + ".", _RUNTIMES)) and _alias.find_spec(name.partition(".")[0]) is None:
+            continue  # somebody else's package
+        _alias.displaced[name] = sys.modules.pop(name)
+    sys.meta_path.insert(0, _alias)
 
 
 def uninstall() -> None:
-    """Takes the alias away again, for tests."""
-    if _alias in sys.meta_path:
-        sys.meta_path.remove(_alias)
-    for name in [one for one in sys.modules if one == _OLD or one.startswith((f"{_OLD}.", _RUNTIMES))]:
-        del sys.modules[name]
+    """Takes the alias away again: what was imported by the old names is forgotten, and the real package is back."""
+    if _alias not in sys.meta_path:
+        return
+    sys.meta_path.remove(_alias)
+    for name, module in _alias.made.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+            _forget_attribute(name, module)
+    sys.modules.update(_alias.displaced)
+    _alias.made.clear()
+    _alias.displaced.clear()
+
+
+def _is_old(name: str) -> bool:
+    return name == _OLD or name.startswith((_OLD + ".", _RUNTIMES))
+
+
+def _home(name: str) -> str:
+    """The module of ours that an old name stands for."""
+    return _MOVED.get(name) or _NEW + name[len(_OLD) :]
+
+
+def _forget_attribute(name: str, module: ModuleType) -> None:
+    """The import system has put the module into its parent, which may have no submodule of that name."""
+    above, _, last = name.rpartition(".")
+    parent = sys.modules.get(_home(above)) if above else None
+    if parent is not None and f"{parent.__name__}.{last}" not in sys.modules and vars(parent).get(last) is module:
+        delattr(parent, last)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 import time
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import anyio
 
 from mlserve.cloudevents import CloudEvents
+from mlserve.custom_routes import CustomRoute, custom_routes
 from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
@@ -187,6 +188,10 @@ class DataPlane:
         limits = (asked, model.settings.request_timeout_seconds, self.settings.request_timeout_seconds)
         known = [limit for limit in limits if limit is not None]
         return min(known) if known else None
+
+    def custom_routes(self) -> list[tuple[str, str, CustomRoute]]:
+        """The REST paths that models bring along: path, method, ASGI application."""
+        return list(custom_routes(self._models, self.settings.max_body_bytes))
 
     # -- the repository -----------------------------------------------------------------------------------------------
 

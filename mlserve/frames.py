@@ -5,6 +5,7 @@ Pool to worker                              Worker to pool
     Unload                                     Unloaded
     Infer     one call                         Reply, Failed
     Batch     several calls, to run as one     Reply or Failed for each
+    Handle    a request to a custom handler    Handled
     Open      one streamed call                Chunk*, End or Failed
     Push      one more request of a stream     Pulled    the model took a request of its stream
     Close     no more requests in a stream
@@ -21,10 +22,10 @@ receiver has not seen yet comes with its file descriptor beside the frame (`slot
 
 from __future__ import annotations
 
-from collections import deque
 import os
 import socket
 import struct
+from collections import deque
 from typing import Any, Union
 
 from msgspec import Struct
@@ -88,6 +89,18 @@ class Infer(Struct, array_like=True, tag="i"):
 class Batch(Struct, array_like=True, tag="a"):
     model: int
     calls: list[Infer]
+
+
+class Handle(Struct, array_like=True, tag="handle"):
+    call: int
+    model: int
+    place: int  # which of the model's handlers
+    method: str
+    path: str
+    query: bytes
+    headers: list[tuple[str, str]]
+    path_parameters: dict[str, str]
+    body: bytes
 
 
 class Open(Struct, array_like=True, tag="o"):
@@ -177,6 +190,13 @@ class Failed(Struct, array_like=True, tag="f"):
     busy_seconds: float = 0.0
 
 
+class Handled(Struct, array_like=True, tag="handled"):
+    call: int
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
 class Waiting(Struct, array_like=True, tag="w"):
     call: int
 
@@ -204,7 +224,7 @@ class Observed(Struct, array_like=True, tag="observe"):
     values: dict[str, float]
 
 
-ToWorker = Union[Load, Unload, Infer, Batch, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
+ToWorker = Union[Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
 ToPool = Union[
     Hello,
     Loaded,
@@ -214,6 +234,7 @@ ToPool = Union[
     Chunk,
     End,
     Failed,
+    Handled,
     Waiting,
     Pulled,
     Need,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 import logging
 import struct
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import anyio
 
 from mlserve import frames
 from mlserve.arena import Arena, Hold, Slot
-from mlserve.calls import Call, StreamCall, error_of
+from mlserve.calls import Call, HandleCall, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
@@ -98,6 +98,9 @@ class Link:
         if isinstance(call, StreamCall):
             self._send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
+        elif isinstance(call, HandleCall):
+            call.frame.call = call.number
+            self._send(call.frame)
         else:
             infer = self._infer_frame(call)
             self._send_requests(infer, [infer.request.slot])
@@ -308,6 +311,10 @@ class Link:
             stream = self._leave(frame.call, 0.0)
             if stream is not None:
                 stream.end()
+        elif kind is frames.Handled:
+            handled: Any = self._leave(frame.call, 0.0)
+            if handled is not None and not handled.abandoned:
+                handled.handled(frame)
         elif kind is frames.Pulled:
             stream = self.calls.get(frame.call)
             if stream is not None:

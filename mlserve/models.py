@@ -11,10 +11,10 @@ the old one goes. Loads and unloads of one name happen one after the other; call
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 import itertools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -113,6 +113,10 @@ class Models:
             if model.state is not State.READY:
                 raise ModelNotReady(name, version or None, model.reason)
         return model
+
+    def is_default(self, model: Model) -> bool:
+        """Whether it is the version that answers where none is asked for."""
+        return self._default.get(model.name) is model
 
     def all_ready(self) -> bool:
         """Whether all models are ready that should be: those that were unloaded on purpose should not."""

@@ -14,11 +14,10 @@ A call is, from here, in one of these places:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from functools import partial
 import logging
 import time
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -26,7 +25,7 @@ import anyio.abc
 from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
-from mlserve.calls import Call, StreamCall
+from mlserve.calls import Call, HandleCall, StreamCall
 from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
 from mlserve.eventloop import waiter_type
 from mlserve.frames import ChannelClosed
@@ -160,6 +159,20 @@ class Pool:
                 _logger.exception("the requests of a stream could not be read")
                 self._abandon(call)
                 call.fail(MLServeError(f"the requests of the stream could not be read: {error}"))
+
+    async def handle(self, frame: frames.Handle) -> frames.Handled:
+        """Runs one call of a custom handler. Raises as `infer` does."""
+        call = HandleCall(frame, self._new_waiter)
+        self._line_up(call)
+        try:
+            await call.done.wait()
+        except BaseException:
+            self._abandon(call)
+            raise
+        if call.error is not None:
+            raise call.error
+        assert call.answer is not None, "done means failed or answered"
+        return call.answer
 
     def _line_up(self, call: Call) -> None:
         line = self._lines.get(call.model)

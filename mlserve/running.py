@@ -8,9 +8,9 @@ one by Failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 import struct
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -22,6 +22,8 @@ from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.eventloop import FutureWaiter, Waiter
 from mlserve.frames import Message
+from mlserve.handlers import get_custom_handlers
+from mlserve.handling import Handler
 from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
@@ -44,6 +46,7 @@ class LoadedModel:
     def __init__(self, model: MLModel, modules: Any) -> None:
         self.model = model
         self.modules = modules
+        self.handlers = [Handler(method) for _, method in get_custom_handlers(model)]
         self.slow = False  # its last call took long: finished answers shall not wait for the next one
 
     def offer_decoded(self, request: InferenceRequest) -> None:
@@ -151,6 +154,16 @@ class Running:
             return pack_response(response, output_forms(request, response, form), self._reply_slots.lease)
         except CodecError as error:
             raise ModelError(str(error)) from error
+
+    async def handle(self, frame: frames.Handle, loaded: LoadedModel) -> None:
+        """Runs one call of a custom handler."""
+        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        bind_model(loaded.model.name, loaded.model.version)
+        try:
+            handler = loaded.handlers[frame.place]
+            self._outbox.put(await self._await([frame.call], handler(frame)))
+        except (Exception, SystemExit) as error:
+            self.failed(frame.call, loaded.model, None, error, 0.0)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

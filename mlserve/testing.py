@@ -158,11 +158,12 @@ def _check_expected(answer: InferenceResponse, expected: Mapping[str, Any], rtol
 
 async def _check_batch(model: MLModel, request: InferenceRequest, alone: InferenceResponse) -> None:
     members = [_in_form(request, "raw"), _in_form(request, "raw")]
-    rows = [rows_of(one) for one in members]
-    together = await _finish(model.predict(merge(members)))
     wanted = {one.name: one.data.to_numpy(one.datatype, one.shape) for one in alone.outputs}
-    for part in split(together, rows):
-        _check_expected(part, wanted, _BATCH_RTOL)
+    try:
+        for part in split(await _predicted(model, merge(members)), [rows_of(one) for one in members]):
+            _check_expected(part, wanted, _BATCH_RTOL)
+    except (AssertionError, MLServeError) as error:
+        raise AssertionError(f"{model!r}, two requests in a batch: {error}") from error
 
 
 async def _check_refusals(model: MLModel, request: InferenceRequest, unknown_output: bool) -> None:

@@ -9,16 +9,16 @@ server.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable
 import logging
 import os
-from pathlib import Path
 import select
 import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,6 +32,7 @@ from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError
 from mlserve.eventloop import FutureWaiter, Waiter, watch
 from mlserve.frames import Channel, ChannelClosed, SlotRef
+from mlserve.handlers import get_custom_handlers
 from mlserve.layout import unpack_request
 from mlserve.loader import Loader, import_implementation
 from mlserve.model import MLModel
@@ -104,7 +105,7 @@ class Worker:
             elif kind is frames.Open:
                 self._running.streams[frame.call] = Stream(frame.call, frame.credit)
                 self._inbox.append(frame)
-            elif kind is frames.Load or kind is frames.Unload:
+            elif kind is frames.Load or kind is frames.Unload or kind is frames.Handle:
                 self._inbox.append(frame)
             else:
                 self._control(frame)
@@ -207,6 +208,8 @@ class Worker:
             self._refuse(frame.call, "the call was cancelled", 499, "CANCELLED")
         elif kind is frames.Infer:
             await self._running.infer(frame, loaded)
+        elif kind is frames.Handle:
+            await self._running.handle(frame, loaded)
         else:
             self._running.begin_stream(frame)
             self._tasks.start_soon(self._running.run_stream, frame, loaded)
@@ -326,4 +329,5 @@ def _metadata_json(metadata: Any) -> bytes:
 
 def _details(model: MLModel) -> bytes:
     """What the server must know beside the metadata."""
-    return msgspec.json.encode({"streams": type(model).predict_stream is not MLModel.predict_stream})
+    handlers = [(one.rest_path, one.rest_method) for one, _ in get_custom_handlers(model)]
+    return msgspec.json.encode({"handlers": handlers})

@@ -25,7 +25,6 @@ RUNTIMES = Path(__file__).parents[1] / "runtimes"
 ABSENT_MODELS = ("xgb-json", "xgb-ubj", "lgb")  # their runtimes are not there yet
 KNOWN = (
     (r"^(grpc-)?(xgb|lgb)\b", "mlserve-xgboost and mlserve-lightgbm are not there yet"),
-    (r"^handler-|^metrics-handler$", "custom handlers have no routes yet"),
     (r"^first-load-fails(-plain)?-04-index$", "on purpose: the index says why a load failed, MLServer's is silent"),
     (
         r"^grpc-stream-(versioned|fails-midway|second-model-differs)-plain$",

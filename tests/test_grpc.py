@@ -419,7 +419,7 @@ def test_an_answer_is_packed_only_for_clients_that_pack_and_where_it_pays(server
         assert heard.status() == "0"
         return heard.data()[0]
 
-    assert flag_of(zeros, "gzip", "identity,gzip", packed=True) == 1
+    assert flag_of(zeros, "gzip", "identity, gzip", packed=True) == 1
     assert flag_of(zeros, "deflate", "deflate", packed=True) == 1
     assert flag_of(zeros, "", "identity,deflate,gzip", packed=False) == 0
     assert flag_of(zeros, "gzip", "identity", packed=True) == 0
@@ -482,3 +482,19 @@ def test_a_response_may_have_outputs_of_no_client_form(server: Running, stub: GR
     server.plane.models["half"] = model
     answer = stub.ModelInfer(message("half"))
     assert list(answer.raw_output_contents) == [np.float16(0.5).tobytes(), np.float32(0.5).tobytes()]
+
+
+def test_an_output_that_is_not_what_it_says_is_the_models_fault(
+    server: Running, stub: GRPCInferenceServiceStub
+) -> None:
+    """INTERNAL, and the model is named."""
+
+    def model(request: InferenceRequest) -> InferenceResponse:
+        return InferenceResponse(
+            model_name="", outputs=[ResponseOutput(name="o", shape=[1], datatype="UINT8", data=[300])]
+        )
+
+    server.plane.models["wrong"] = model
+    found = failure(stub.ModelInfer, message("wrong"))
+    assert found.code() is grpc.StatusCode.INTERNAL
+    assert "wrong" in (found.details() or "") and "300" in (found.details() or "")

@@ -95,6 +95,13 @@ def test_an_error_ends_the_stream_after_the_answers_before_it(stub: GRPCInferenc
     assert caught.value.trailing_metadata() == ()
 
 
+def test_packed_messages_of_a_stream_are_read(stub: GRPCInferenceServiceStub) -> None:
+    """And answered in kind."""
+    requests = [say("a" * 5000 + " b", id="1"), say("c", id="2")]
+    answers = stub.ModelStreamInfer(iter(requests), timeout=SECONDS, compression=grpc.Compression.Gzip)
+    assert said(answers) == [("1", b"a" * 5000), ("1", b"b"), ("2", b"c")]
+
+
 def test_a_stream_without_requests_has_no_answers(stub: GRPCInferenceServiceStub) -> None:
     """And is no error."""
     assert list(stub.ModelStreamInfer(iter([]), timeout=SECONDS)) == []

@@ -79,6 +79,17 @@ class Greedy(Double):
         return super().predict(payload)
 
 
+class Ragged(Double):
+    """Answers with one row, whatever comes."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        answer = super().predict(payload)
+        return InferenceResponse(
+            model_name=self.name,
+            outputs=[NumpyCodec.encode_output("y", NumpyCodec.decode_output(answer.outputs[0])[:1])],
+        )
+
+
 class Silent(Double):
     async def load(self) -> bool:
         return False
@@ -125,7 +136,8 @@ def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
         (Strict, "made it fail"),
         (Fickle, "over json, but"),
         (Lazy, "over json, but"),
-        (Greedy, "expected"),
+        (Greedy, "in a batch: output 'y'"),
+        (Ragged, "in a batch: .*1 rows"),
         (Silent, "is not ready"),
         (Loose, "one value too few"),
         (Streaming, "gives nothing"),
@@ -134,7 +146,7 @@ def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
 )
 def test_a_breach_is_told(model, said):
     with pytest.raises(AssertionError, match=said):
-        check_runtime(model, REQUEST, batches=True)
+        check_runtime(model, REQUEST, batches=model in (Greedy, Ragged))
 
 
 def test_an_answer_that_is_not_the_expected_one_is_told():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import socket
+import ssl
 from collections.abc import Mapping
 
+import anyio
 import msgspec
 
 from mlserve.errors import (
@@ -131,8 +136,12 @@ def reason_of(error: BaseException) -> str:
             error = error.__cause__
         else:
             break
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed it"
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number in errno.errorcode and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(number)  # asyncio's own text repeats the address.
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _make(kind: type[MLServeError], message: str) -> MLServeError:

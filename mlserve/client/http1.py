@@ -42,6 +42,7 @@ class _Parsed:
         self.pieces: deque[bytes] = deque()
         self.has_head = False
         self.is_complete = False
+        self.keeps_alive = False
         self.parser = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -56,6 +57,7 @@ class _Parsed:
     def on_message_complete(self) -> None:
         if self.has_head:
             self.is_complete = True
+            self.keeps_alive = self.parser.should_keep_alive()  # Afterwards the parser has forgotten.
         else:
             self.headers = {}  # of a 1xx, which precedes the answer
 
@@ -80,7 +82,7 @@ class Answer:
     @property
     def may_be_reused(self) -> bool:
         """Whether the connection can carry another request: the answer has been read, and the server keeps it."""
-        return self._parsed.is_complete and not self._parsed.pieces and self._parsed.parser.should_keep_alive()
+        return self._parsed.keeps_alive and not self._parsed.pieces
 
     async def read_head(self) -> None:
         """Reads up to the end of the head. One of _BROKEN, or an HttpParserError."""

@@ -8,6 +8,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import Context
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -220,7 +221,8 @@ class _Runner:
         if self._loop.is_closed() or threading.current_thread() is self._thread:
             call.close()
             raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        # In a context of its own: the caller's may say that this is trio, or another loop's task.
+        future = Context().run(asyncio.run_coroutine_threadsafe, call, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -230,10 +232,11 @@ class _Runner:
     def end(self) -> None:
         """Has the loop close the client and stop; does not wait. Does nothing the second time, or after a fork."""
         if self.pid == os.getpid() and not self._loop.is_closed():
+            ending = self._end()
             try:
-                asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+                Context().run(asyncio.run_coroutine_threadsafe, ending, self._loop)
             except RuntimeError:  # It was closed just now.
-                pass
+                ending.close()
 
     async def _end(self) -> None:
         try:

@@ -68,6 +68,7 @@ class CallLimits:
     """What holds for all calls of a server."""
 
     message_bytes: int
+    packs_answers: bool = True
 
 
 def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
@@ -115,6 +116,7 @@ class Call:
         self._fields = fields
         self._metrics = metrics
         self._limit_bytes = limits.message_bytes
+        self._packs_answers = limits.packs_answers
         self._values = dict(fields)
         self._headers_sent = False
         self._sent = 0
@@ -195,8 +197,9 @@ class Call:
             loop = asyncio.get_running_loop()
             message = await loop.run_in_executor(None, unpack, data, encoding, self._limit_bytes)
         # grpcio says of every client that it reads gzip. Only one that packs itself thinks that it pays.
-        if not self._headers_sent and encoding in self._values.get("grpc-accept-encoding", "").split(","):
-            self._packing = encoding
+        if self._packs_answers and not self._headers_sent:
+            accepted = self._values.get("grpc-accept-encoding", "").replace(" ", "").split(",")
+            self._packing = encoding if encoding in accepted else ""
         return message
 
     async def _send_headers(self) -> None:

@@ -32,7 +32,7 @@ def request_headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
     """
     headers: dict[str, str] = {}
     for name, value in fields:
-        if name[0] == ":" or name in _HIDDEN or name.startswith("grpc-"):
+        if not name or name[0] == ":" or name in _HIDDEN or name.startswith("grpc-"):
             continue
         if name.endswith("-bin"):
             value += "=" * (-len(value) % 4)

@@ -84,7 +84,9 @@ class GrpcServer:
             ended.set()
 
     def _listener(self, plane: Plane) -> Listener:
-        return Listener(self._methods(plane), self._metrics, CallLimits(_message_limit(self._settings)))
+        return Listener(
+            self._methods(plane), self._metrics, CallLimits(_message_limit(self._settings), self._settings.gzip_enabled)
+        )
 
     def _methods(self, plane: Plane) -> dict[str, Method]:
         """All methods by path, and reflection for what is there."""

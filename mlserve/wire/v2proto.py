@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from mlserve.datatypes import BYTES
-from mlserve.errors import CodecError, InvalidRequest
+from mlserve.errors import CodecError, InvalidRequest, ModelError
 from mlserve.tensors import TensorData
 from mlserve.types import (
     InferenceRequest,
@@ -118,14 +118,18 @@ def encode_request(
 def encode_response(response: InferenceResponse, form: str = "contents") -> list[Chunk]:
     """The chunks of a ModelInferResponse, its outputs all in `form`; raw ones also where an output is FP16.
 
-    `parameters.headers` are left out: they travel as metadata of the call.
+    `parameters.headers` are left out: they travel as metadata of the call. ModelError if an output's data is not what
+    its datatype says: that is not the client's fault.
     """
     message = _Response(
         model_name=response.model_name, model_version=response.model_version or "", id=response.id or ""
     )
     _write_parameters(message.parameters, response.parameters)
     chunks: list[Chunk] = [message.SerializeToString()]
-    return chunks + _tensors(_OutputTensor, response.outputs, form == "raw", _RESPONSE_OUTPUTS, _RESPONSE_RAW)
+    try:
+        return chunks + _tensors(_OutputTensor, response.outputs, form == "raw", _RESPONSE_OUTPUTS, _RESPONSE_RAW)
+    except CodecError as error:
+        raise ModelError(f"the answer of model '{response.model_name}' cannot be sent: {error}") from error
 
 
 def stream_answer(response: Sequence[Chunk], error: str = "") -> list[Chunk]:

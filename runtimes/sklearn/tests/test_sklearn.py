@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import pickle
@@ -457,3 +458,8 @@ def test_during_a_call_libraries_use_no_more_threads_than_they_may(tmp_path: Pat
     ask(model, IRIS)
     assert seen and set(seen) == {1}
     assert [one["num_threads"] for one in threadpool_info()] == before
+
+
+def test_the_short_name_leads_to_the_class() -> None:
+    (entry,) = importlib.metadata.entry_points(group="mlserve.runtimes", name="sklearn")
+    assert entry.load() is SKLearnModel

@@ -1,0 +1,70 @@
+"""REST paths that models bring along: each is an ASGI application that calls the worker where the model lives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from mlserve.errors import BodyTooLarge, CallerLeft
+from mlserve.frames import Handle
+from mlserve.models import Model, Models
+from mlserve.types import State
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class CustomRoute:
+    """One handler of one model, as an ASGI application."""
+
+    def __init__(self, models: Models, model: Model, place: int, limit_bytes: int) -> None:
+        self._models = models
+        self._model = model
+        self._place = place
+        self._limit_bytes = limit_bytes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CustomRoute) and (self._model, self._place) == (other._model, other._place)
+
+    def __hash__(self) -> int:
+        return hash((id(self._model), self._place))
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        frame = Handle(
+            call=0,
+            model=self._model.number,
+            place=self._place,
+            method=scope["method"],
+            path=scope["path"],
+            query=scope.get("query_string", b""),
+            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
+            path_parameters={name: str(value) for name, value in scope.get("path_params", {}).items()},
+            body=await self._read(receive),
+        )
+        with self._model.in_use():
+            answer = await self._model.pool.handle(frame)
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _read(self, receive: Receive) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise CallerLeft("the client left before the end of its request")
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self._limit_bytes:
+                raise BodyTooLarge(f"request body: more than the limit of {self._limit_bytes} bytes")
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+
+def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, CustomRoute]]:
+    """Path, method and application of every handler of the models that are ready; of versions, the default one's."""
+    for model in models:
+        if model.state is State.READY and models.is_default(model):
+            for place, (path, method) in enumerate(model.details.get("handlers", ())):
+                yield path, method, CustomRoute(models, model, place, limit_bytes)

@@ -1,0 +1,69 @@
+"""`mlserver.MLServer`: a server inside a program of one's own, over models that are given as settings objects."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+
+from mlserve.repository import ModelRepository
+from mlserve.server import Server
+from mlserve.settings import ModelSettings, Settings
+
+__all__ = ["MLServer"]
+
+
+class MLServer:
+    """Serves the models that `start` is given. `mlserve.server.Server` is the same for any repository."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: Server | None = None
+
+    async def start(
+        self,
+        models_settings: Sequence[ModelSettings] = (),
+        *,
+        task_status: anyio.abc.TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serves until `stop`, SIGTERM or SIGINT; in a thread that is not the main one, signals are left alone.
+
+        StartupError if a port is taken or no worker comes up.
+        """
+        self._server = server = Server(self._settings, _Given(models_settings))
+        async with anyio.create_task_group() as tasks:
+            if threading.current_thread() is threading.main_thread():
+                await tasks.start(_stop_on_signals, server)
+            await server.run(task_status=task_status)
+            tasks.cancel_scope.cancel()
+
+    async def stop(self, sig: int | None = None) -> None:
+        """Asks for an orderly end; `start` returns when it has come. The number of a signal makes no difference."""
+        if self._server is not None:
+            self._server.stop()
+
+
+class _Given(ModelRepository):
+    """The models of a list."""
+
+    def __init__(self, models_settings: Sequence[ModelSettings]) -> None:
+        super().__init__(".")
+        self._settings = list(models_settings)
+
+    def find(self, name: str) -> list[ModelSettings]:
+        """All versions of a model."""
+        return [settings for settings in self._settings if settings.name == name]
+
+    def list(self) -> list[ModelSettings]:
+        """All that was given."""
+        return self._settings
+
+
+async def _stop_on_signals(server: Server, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            server.stop()

@@ -12,7 +12,7 @@ from mlserve import frames
 from mlserve.arena import Views
 from mlserve.frames import Channel, ChannelClosed
 
-FLUSH_SECONDS = 0.0002  # a frame waits at most so long for company while there is other work
+FLUSH_SECONDS = 0.0005  # a frame waits at most so long for company while there is other work
 
 
 class Outbox:

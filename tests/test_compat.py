@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import mlserve.types
 from mlserve import compat
 from mlserve.runtime_names import RUNTIMES, resolve_implementation
 from mlserve.settings import ModelSettings, Settings
+from tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -152,7 +154,7 @@ def mlserver_all() -> list[str]:
 
 
 def test_what_nobody_has_is_missing_in_the_usual_way(alias: None) -> None:
-    with pytest.raises(ModuleNotFoundError, match="mlserver.nothing"):
+    with pytest.raises(ModuleNotFoundError, match=r"mlserver\.nothing"):
         importlib.import_module("mlserver.nothing")
     with pytest.raises(ImportError, match="nothing"):
         exec("from mlserver import nothing")
@@ -306,6 +308,20 @@ def test_a_package_of_other_people_that_was_imported_before_stays(real: Path, mo
 def test_a_script_gets_ours_by_asking_for_it(real: Path) -> None:
     code = "from mlserve import compat\ncompat.install()\nfrom mlserver import MLModel\nprint(MLModel.__module__)"
     assert run(code, PYTHONPATH=str(real)).split() == ["mlserve.model"]
+
+
+@pytest.mark.slow
+def test_workers_run_on_us_whatever_else_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "installed/mlserver").mkdir(parents=True)
+    (tmp_path / "installed/mlserver/__init__.py").write_text("raise ImportError('the real package was imported')\n")
+    shutil.copytree(ROOT / "tests/documented/lengths", tmp_path / "models/lengths")
+    (tmp_path / "models/settings.json").write_text('{"parallel_workers": 2}')
+    path = os.pathsep.join([str(tmp_path / "installed"), *(one for one in sys.path if one)])
+    with serving(tmp_path / "models", env={"PYTHONPATH": path}) as running:
+        text = {"shape": [1], "datatype": "BYTES", "data": ["why?"]}
+        body = {"inputs": [{"name": "questions", **text}, {"name": "context", **text}]}
+        answer = httpx.post(f"{running.rest}/v2/models/lengths/infer", json=body, timeout=20)
+    assert answer.json()["outputs"][0]["data"] == [4, 4]
 
 
 # -- what old places do -------------------------------------------------------------------------------------------

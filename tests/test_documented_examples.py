@@ -122,6 +122,13 @@ def test_headers_go_in_and_out_on_grpc(server: Running) -> None:
     assert old("codecs").StringCodec.decode_output(answer.outputs[0]) == ["six by nine"]
 
 
+def test_custom_handlers_answer_where_the_model_lives(server: Running) -> None:
+    base = f"{server.rest}/custom-endpoint"
+    assert httpx.get(base).json() == {"loaded": "in the model's process"}
+    assert httpx.post(f"{base}/upper", content=b"quiet").text == "QUIET"
+    assert httpx.post(f"{base}/swap", json={"a": "b"}).json() == {"b": "a"}
+
+
 def test_a_metric_of_the_models_own_is_on_the_page(server: Running) -> None:
     for _ in range(2):
         post(server, "measured", {"inputs": [tensor("x", [1], "INT64", [1])]})
@@ -187,7 +194,7 @@ def test_inputs_are_decoded_by_their_own_content_type_or_that_of_the_metadata(se
     came, first, second = seen(reply)
     assert first.replace("\n", "") == repr(np.array([[1, 2], [3, 4]], "int32")).replace("\n", "")
     assert second == "['hello world 😁']"
-    assert json.loads(came)["inputs"] == [array, text]
+    assert [{"parameters": {}, **array}, {"parameters": {}, **text}] == json.loads(came)["inputs"]
     assert [one["name"] for one in reply.json()["outputs"]] == [array["name"], text["name"]]
 
 
@@ -258,9 +265,10 @@ def test_a_content_type_of_ones_own_takes_arrays_and_text(server: Running) -> No
     array = tensor("array", [1, 0] * 32, "INT32", [8, 8], content_type="img")
     text = tensor("text", "10" * 32, "BYTES", [8, 8], content_type="img")
     outputs = {one["name"]: one for one in post(server, "pictures", {"inputs": [array, text]}).json()["outputs"]}
-    assert outputs["array-seen"]["data"] == ["Picture L 32 True"]
-    assert outputs["text-seen"]["data"] == [f"Picture L {32 * ord('0') + 32 * ord('1')} True"]
+    assert outputs["array-seen"]["data"] == ["Picture 32"]
+    assert outputs["text-seen"]["data"] == [f"Picture {32 * ord('0') + 32 * ord('1')}"]
     assert outputs["array"]["data"] == array["data"]
+    assert (outputs["text-again"]["shape"], outputs["text-again"]["data"]) == ([8, 8], "10" * 32)
 
 
 # -- streams ------------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 import io
 
-import picture as Image  # noqa: N812
+import picture as Image
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, StringCodec, register_input_codec
 from mlserver.codecs.utils import InputOrOutput
-from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
+from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
 
 
 @register_input_codec
@@ -52,10 +52,9 @@ class Pictures(MLModel):
         outputs = []
         for one in payload.inputs:
             image = self.decode(one)
-            again = PictureCodec.decode_input(PictureCodec.encode_input("again", image))
-            text = f"{type(image).__name__} {image.mode} {image.pixels.sum()} {(again.pixels == image.pixels).all()}"
             outputs += [
                 ResponseOutput(name=one.name, datatype=one.datatype, shape=one.shape, data=one.data),
-                StringCodec.encode_output(f"{one.name}-seen", [text]),
+                StringCodec.encode_output(f"{one.name}-seen", [f"{type(image).__name__} {image.pixels.sum()}"]),
+                self.encode(image, RequestOutput(name=f"{one.name}-again", parameters={"content_type": "img"})),
             ]
         return InferenceResponse(model_name=self.name, outputs=outputs)

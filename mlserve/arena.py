@@ -15,12 +15,12 @@ bytes in all slots together stay below a bound; past it `lease` returns None, an
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 import mmap
-from multiprocessing import shared_memory
 import os
 import sys
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import shared_memory
 from typing import Any
 
 import numpy as np

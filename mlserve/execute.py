@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import suppress
 import inspect
 import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -43,9 +43,7 @@ def describe_failure(model: MLModel, request_id: str | None, error: BaseExceptio
     return known
 
 
-async def stream(
-    model: MLModel, requests: AsyncIterator[InferenceRequest]
-) -> AsyncGenerator[InferenceResponse, None]:
+async def stream(model: MLModel, requests: AsyncIterator[InferenceRequest]) -> AsyncGenerator[InferenceResponse, None]:
     """The answers of a model's `predict_stream`, which may be an async or a plain generator.
 
     The model's generator is always closed at the end, so that its `finally` blocks run, also when nobody waits any

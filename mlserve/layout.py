@@ -63,9 +63,7 @@ def unpack_request(message: Message, find: Find) -> InferenceRequest:
     outputs = None
     if message.outputs is not None:
         outputs = [RequestOutput(name=name, parameters=_parameters(values)) for name, values in message.outputs]
-    return InferenceRequest(
-        id=message.id, parameters=_parameters(message.parameters), inputs=inputs, outputs=outputs
-    )
+    return InferenceRequest(id=message.id, parameters=_parameters(message.parameters), inputs=inputs, outputs=outputs)
 
 
 def unpack_response(message: Message, find: Find) -> InferenceResponse:

@@ -8,12 +8,12 @@ with none of them, and so picks up edited code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 import importlib
 import importlib.metadata
-from pathlib import Path
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 

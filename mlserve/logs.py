@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import logging.config
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime, timezone
-import json
-import logging
-import logging.config
 from pathlib import Path
-import sys
 from typing import Any, NamedTuple
 
 from mlserve.errors import SettingsError

@@ -244,5 +244,3 @@ def _item(name: str, version: str | None, state: State, reason: str) -> Reposito
 def _log_failure(model: Model, error: MLServeError) -> None:
     detail = "".join(getattr(error, "__notes__", []))
     _logger.error("model '%s' failed to load: %s%s", model.name, error.message, f"\n{detail}" if detail else "")
-
-

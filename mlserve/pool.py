@@ -74,7 +74,8 @@ class Pool:
 
     def __repr__(self) -> str:
         busy = sum(1 for link in self._links if link.calls)
-        return f"<Pool {self.name}: {len(self._links)} of {self.workers} workers, {busy} busy | {self.waiting_count} waiting>"
+        up = f"{len(self._links)} of {self.workers} workers"
+        return f"<Pool {self.name}: {up}, {busy} busy | {self.waiting_count} waiting>"
 
     @property
     def waiting_count(self) -> int:
@@ -336,9 +337,7 @@ class Pool:
             self._dispatch()
             await anyio.sleep(pause)
 
-    async def _attend(
-        self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None
-    ) -> str:
+    async def _attend(self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None) -> str:
         """Brings a worker up and stays with it until it has ended; says how it did."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
@@ -347,9 +346,7 @@ class Pool:
             tasks.cancel_scope.cancel()
         return how
 
-    async def _bring_up(
-        self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None
-    ) -> None:
+    async def _bring_up(self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None) -> None:
         with anyio.move_on_after(_GREETING_SECONDS) as greeting:
             await link.greet()
         if greeting.cancelled_caught:

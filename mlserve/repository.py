@@ -7,16 +7,16 @@ what was said in the log, so that a reload sees every edit, and no remark comes 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 import importlib
 import inspect
 import logging
 import os
-from pathlib import Path
 import re
 import sys
 import threading
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlserve.errors import SettingsError, StartupError

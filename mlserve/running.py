@@ -110,9 +110,7 @@ class Running:
         del request, response
         loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
 
-    async def _predict(
-        self, loaded: LoadedModel, request: InferenceRequest, calls: list[int]
-    ) -> InferenceResponse:
+    async def _predict(self, loaded: LoadedModel, request: InferenceRequest, calls: list[int]) -> InferenceResponse:
         model = loaded.model
         bind_model(model.name, model.version)
         loaded.offer_decoded(request)
@@ -221,9 +219,7 @@ class Running:
         loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
         return True
 
-    def _fail_all(
-        self, members: list[frames.Infer], loaded: LoadedModel, error: BaseException, started: float
-    ) -> None:
+    def _fail_all(self, members: list[frames.Infer], loaded: LoadedModel, error: BaseException, started: float) -> None:
         for one in members:
             self.failed(one.call, loaded.model, one.request.id, error, time.perf_counter() - started)
 

@@ -5,10 +5,10 @@ Also what to say when an implementation cannot be imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import difflib
-from pathlib import Path
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["RUNTIMES", "Runtime", "explain_import_error", "resolve_implementation", "runtime_of_artifact"]

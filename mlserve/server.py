@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
 import logging
-from pathlib import Path
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -139,9 +139,7 @@ class Server:
     def table(self) -> str:
         """What is served, and where, for people."""
         rows = [
-            ModelRow(
-                model.name, model.version or "", model.state.value, _implementation(model.settings), model.reason
-            )
+            ModelRow(model.name, model.version or "", model.state.value, _implementation(model.settings), model.reason)
             for model in self.models
         ]
         places = {name: f"{host}:{port}" for name, (host, port) in self.addresses.items()}

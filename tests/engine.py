@@ -141,9 +141,7 @@ def write_models(folder: Path, text: str = MODELS) -> Path:
 def request(values: list[float], **more: Any) -> InferenceRequest:
     """A request with one FP32 tensor, as REST would make it."""
     data = TensorData.from_json(msgspec.json.encode(values))
-    return InferenceRequest(
-        inputs=[RequestInput(name="x", shape=[len(values)], datatype="FP32", data=data)], **more
-    )
+    return InferenceRequest(inputs=[RequestInput(name="x", shape=[len(values)], datatype="FP32", data=data)], **more)
 
 
 def values(response: Any) -> list[float]:

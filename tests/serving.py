@@ -84,9 +84,7 @@ class Running:
 
     def infer(self, model: str, values: list[float], timeout: float = 20.0, **more: Any) -> httpx.Response:
         tensor = {"name": "x", "shape": [len(values)], "datatype": "FP32", "data": values}
-        return httpx.post(
-            f"{self.rest}/v2/models/{model}/infer", json={"inputs": [tensor], **more}, timeout=timeout
-        )
+        return httpx.post(f"{self.rest}/v2/models/{model}/infer", json={"inputs": [tensor], **more}, timeout=timeout)
 
     def stop(self, how: int = signal.SIGTERM, seconds: float = 40.0) -> int:
         """Ends the process with a signal; its exit code."""

@@ -99,7 +99,11 @@ async def test_a_call_put_back_is_first_again():
         {"parameters": {"binary_data_output": True}},
         {"inputs": [{"name": "z", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]},
         {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [0, 0]}]},
-        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0], "parameters": {"content_type": "np"}}]},
+        {
+            "inputs": [
+                {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0], "parameters": {"content_type": "np"}}
+            ]
+        },
     ],
 )
 def test_what_the_model_would_see_differently_separates_groups(different):
@@ -121,8 +125,12 @@ def test_requests_without_common_rows_run_alone(inputs):
 
 @pytest.mark.parametrize(
     ("settings", "calls"),
-    [({}, 1), ({"max_batch_size": 8}, 1), ({"max_batch_size": 1, "max_batch_time": 1.0}, 1),
-     ({"max_batch_size": 8, "max_batch_time": 0.5}, 8)],
+    [
+        ({}, 1),
+        ({"max_batch_size": 8}, 1),
+        ({"max_batch_size": 1, "max_batch_time": 1.0}, 1),
+        ({"max_batch_size": 8, "max_batch_time": 0.5}, 8),
+    ],
 )
 def test_batching_needs_a_size_and_a_time(settings, calls):
     assert rule_of(ModelSettings(name="m", implementation="x.Y", **settings)).calls == calls

@@ -1,6 +1,6 @@
 """decode_args: arguments and results by type hints, for plain, async and streaming methods."""
 
-# ruff: noqa: UP006, UP007, UP035, UP045
+# ruff: noqa: UP006, UP035, UP045
 # The spellings of `typing` are what is tested.
 # mypy: disable-error-code="arg-type, assignment, union-attr"
 # The types take plain lists and dicts where they declare TensorData and Parameters, and tests make use of that.

@@ -56,7 +56,9 @@ def test_a_reload_picks_up_edited_code_even_in_the_same_second(loader, tmp_path)
 
 
 def test_a_folder_does_not_hide_installed_packages_from_others(loader, tmp_path):
-    place = _model(tmp_path / "m", "models.Model", models="import colorsys\nclass Model:\n    where = colorsys.__file__\n")
+    place = _model(
+        tmp_path / "m", "models.Model", models="import colorsys\nclass Model:\n    where = colorsys.__file__\n"
+    )
     (place[0] / "colorsys.py").write_text("")
     sys.modules.pop("colorsys", None)
     assert _load(loader, *place)[0].where == str(place[0] / "colorsys.py")
@@ -72,7 +74,7 @@ def test_unpickling_at_load_finds_classes_of_the_models_own_files(loader, tmp_pa
 
     text = "class Model:\n    pass\nclass Part:\n    n = 3\n"
     folder, settings = _model(tmp_path / "m", "models.Model", models=text)
-    implementation, modules = _load(loader, folder, settings)
+    _, modules = _load(loader, folder, settings)
     with loader.active(modules):
         data = pickle.dumps(sys.modules["models"].Part())
         assert pickle.loads(data).n == 3

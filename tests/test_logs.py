@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest

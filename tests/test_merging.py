@@ -20,9 +20,7 @@ def _request(rows, id=None, parameters=None, **more):
 
 def _echo(request):
     one = request.inputs[0]
-    output = ResponseOutput(
-        name="y", shape=one.shape, datatype=one.datatype, data=one.data, parameters=one.parameters
-    )
+    output = ResponseOutput(name="y", shape=one.shape, datatype=one.datatype, data=one.data, parameters=one.parameters)
     return InferenceResponse(model_name="m", outputs=[output], parameters=request.parameters)
 
 

@@ -73,7 +73,7 @@ async def test_a_failing_model_fails_its_call_only(folder):
 
 
 async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answered(folder):
-    async with running_pool(1) as (pool, arena):
+    async with running_pool(1) as (pool, _):
         await load(pool, 1, "Blocker", folder)
         (folder / "gate").touch()
         outcomes = {}
@@ -85,9 +85,11 @@ async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answ
                 outcomes[name] = error
 
         async with anyio.create_task_group() as tasks:
-            for name in ("first", "second", "third"):
-                tasks.start_soon(ask, name)
-                await until(lambda: name != "first" or (folder / "begun-first").exists())
+            tasks.start_soon(ask, "first")
+            await until((folder / "begun-first").exists)
+            tasks.start_soon(ask, "second")
+            tasks.start_soon(ask, "third")
+            await anyio.wait_all_tasks_blocked()
             os.kill(pool.pids[0], signal.SIGKILL)
             with anyio.fail_after(2):
                 while "first" not in outcomes:
@@ -236,9 +238,7 @@ async def test_a_reader_that_stops_ends_the_stream(folder):
         await until(lambda: not pool._links[0].calls)
 
 
-@pytest.mark.parametrize(
-    ("service_seconds", "calls"), [(None, 1), (10.0, 1), (0.001, 3), (0.0001, 21), (1e-9, 64)]
-)
+@pytest.mark.parametrize(("service_seconds", "calls"), [(None, 1), (10.0, 1), (0.001, 3), (0.0001, 21), (1e-9, 64)])
 def test_the_window_holds_a_moment_of_work(service_seconds, calls):
     assert window_of(service_seconds) == calls
 

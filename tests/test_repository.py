@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from pathlib import Path
 import random
 import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from mlserve.errors import SettingsError, StartupError
 from mlserve.repository import ModelRepository, open_repository, version_key

@@ -239,7 +239,16 @@ def test_garbage_never_ends_the_server(folder):
             for address in ((host, int(port)), tuple(server.grpc.split(":"))):
                 with socket.create_connection(address) as raw:
                     raw.sendall(data)
-        bodies = [b"", b"{", b"[]", b"null", b'{"inputs": 3}', b"\xff\xfe", b"[" * 100_000, json.dumps({"inputs": [{}]}).encode()]
+        bodies = [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b'{"inputs": 3}',
+            b"\xff\xfe",
+            b"[" * 100_000,
+            json.dumps({"inputs": [{}]}).encode(),
+        ]
         for body in bodies:
             answer = httpx.post(
                 f"{server.rest}/v2/models/double/infer", content=body, headers={"content-type": "application/json"}

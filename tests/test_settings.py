@@ -6,13 +6,13 @@ import copy
 import json
 import logging
 import os
-from pathlib import Path
 import pickle
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from mlserve.errors import SettingsError
 from mlserve.settings import (

@@ -6,12 +6,12 @@ variables over `.env`, `.env` over defaults. `build` is the same with the source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
 import copy
 import difflib
-from functools import lru_cache
 import json
 import logging
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import os
-from pathlib import Path
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 _PREFIXES = ("mlserver_", "mlserve_")  # where both spellings of one name are set, the later one wins
 _ASSIGNMENT = re.compile(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import json
 import logging
-from pathlib import Path
 import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlserve.errors import SettingsError

@@ -15,7 +15,7 @@ class CloudEvents:
         self._name = server_name
         self._source = f"io.seldon.serving.deployment.{server_name}"
 
-    def request_headers(self, model: str, request_id: str) -> dict[str, str]:
+    def request_headers(self, model: str, request_id: str | None) -> dict[str, str]:
         """What a runtime sees in `parameters.headers` beside the client's own headers."""
         return {
             "Ce-Specversion": _SPEC_VERSION,
@@ -24,11 +24,10 @@ class CloudEvents:
             "Ce-Modelid": model,
             "Ce-Inferenceservicename": self._name,
             "Ce-Endpoint": model,
-            "Ce-Id": request_id,
-            "Ce-Requestid": request_id,
+            **_ids(request_id),
         }
 
-    def response_headers(self, model: str, request_id: str) -> dict[str, str]:
+    def response_headers(self, model: str, request_id: str | None) -> dict[str, str]:
         """What goes out with the response."""
         return {
             "Ce-Specversion": _SPEC_VERSION,
@@ -37,6 +36,9 @@ class CloudEvents:
             "Ce-Modelid": model,
             "Ce-Inferenceservicename": self._name,
             "Ce-Endpoint": model,
-            "Ce-Id": request_id,
-            "Ce-Requestid": request_id,
+            **_ids(request_id),
         }
+
+
+def _ids(request_id: str | None) -> dict[str, str]:
+    return {"Ce-Id": request_id, "Ce-Requestid": request_id} if request_id else {}

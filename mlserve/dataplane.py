@@ -120,19 +120,22 @@ class DataPlane:
         form: str = "json",
         timeout_seconds: float | None = None,
     ) -> AsyncGenerator[InferenceResponse, None]:
-        """Runs one streamed call. Close the generator to end the call early. Any MLServeError, also in mid-stream."""
+        """Runs one streamed call. Close the generator to end the call early. Any MLServeError, also in mid-stream.
+
+        Chunks carry the id of the request before them, if it has one.
+        """
         model = self._admit(name, version)
         timeout = self._timeout(model, timeout_seconds)
         deadline = None if timeout is None else anyio.current_time() + timeout
         started = time.perf_counter()
         succeeded = False
-        request_id = ""
+        request_id: str | None = None
 
         async def prepared() -> AsyncIterator[InferenceRequest]:
             nonlocal request_id
             async for request in requests:
-                self._prepare(request, model)
-                request_id = request.id or ""
+                self._add_headers(request, model)
+                request_id = request.id or request_id
                 yield request
 
         self.in_flight += 1
@@ -166,13 +169,16 @@ class DataPlane:
         """Gives the request an id and the headers of its event."""
         if not request.id:
             request.id = str(uuid.uuid4())
+        self._add_headers(request, model)
+
+    def _add_headers(self, request: InferenceRequest, model: Model) -> None:
         if request.parameters is None:
             request.parameters = Parameters()
         headers = request.parameters.headers
         events = self._events.request_headers(model.name, request.id)
         request.parameters.headers = {**headers, **events} if headers else events
 
-    def _finish(self, response: InferenceResponse, model: Model, request_id: str) -> InferenceResponse:
+    def _finish(self, response: InferenceResponse, model: Model, request_id: str | None) -> InferenceResponse:
         """Fills what the model left out, and adds the headers of the event."""
         if response.id is None:
             response.id = request_id

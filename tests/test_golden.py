@@ -26,10 +26,6 @@ ABSENT_MODELS = ("xgb-json", "xgb-ubj", "lgb")  # their runtimes are not there y
 KNOWN = (
     (r"^(grpc-)?(xgb|lgb)\b", "mlserve-xgboost and mlserve-lightgbm are not there yet"),
     (r"^first-load-fails(-plain)?-04-index$", "on purpose: the index says why a load failed, MLServer's is silent"),
-    (
-        r"^grpc-stream-(versioned|fails-midway|second-model-differs)-plain$",
-        "streamed requests without an id get one; MLServer leaves it out of their answers and events",
-    ),
 )
 
 

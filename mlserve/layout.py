@@ -90,8 +90,8 @@ def unpack_response(message: Message, find: Find) -> InferenceResponse:
 def output_forms(request: InferenceRequest | None, response: InferenceResponse, form: str) -> list[str]:
     """The form in which each output shall travel: the transport's, unless the request asked for a binary one."""
     names = [one.name for one in response.outputs]
-    if form == "contents":  # typed contents have no field for FP16
-        return ["raw" if one.datatype == "FP16" else form for one in response.outputs]
+    if form == "contents" and any(one.datatype == "FP16" for one in response.outputs):
+        return ["raw"] * len(names)  # typed contents have no field for it, and an answer is of one kind
     if form != "json" or request is None:
         return [form] * len(names)
     wanted = {}

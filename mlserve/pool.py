@@ -67,7 +67,9 @@ class Pool:
         self._links: list[Link] = []  # workers that are up and hold their models
         self._models: dict[int, frames.Load] = {}  # what every worker has to hold
         self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
-        self._stopping = False
+        self._workers: list[Link] = []  # these, and those that are still coming up
+        self._stop_asked = anyio.Event()
+        self._all_ended = anyio.Event()
         self._up = anyio.Event()  # at least one worker is ready
         self._timer = anyio.Event()  # a line wants to be looked at again later
         arena.on_discard.append(self._forget_slot)
@@ -76,6 +78,10 @@ class Pool:
         busy = sum(1 for link in self._links if link.calls)
         up = f"{len(self._links)} of {self.workers} workers"
         return f"<Pool {self.name}: {up}, {busy} busy | {self.waiting_count} waiting>"
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_asked.is_set()
 
     @property
     def waiting_count(self) -> int:
@@ -299,43 +305,60 @@ class Pool:
 
     async def stop(self) -> None:
         """Ends the workers: politely, and after `stop_seconds` by force."""
-        self._stopping = True
+        self._stop_asked.set()
         for line in self._lines.values():
             _fail(line.take_all(), ServerStopping("the server is stopping"))
-        for link in list(self._links):
+        for link in self._workers:
             link.stop()
-        with anyio.move_on_after(self._stop_seconds):
-            while self._links:
-                await anyio.sleep(0.01)
+        self._all_ended = anyio.Event()
+        if self._workers:
+            with anyio.move_on_after(self._stop_seconds):
+                await self._all_ended.wait()
         self._tasks.cancel_scope.cancel()
 
     async def _supervise(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Keeps one worker running."""
         failures = 0
-        first = True
+        status: anyio.abc.TaskStatus[None] | None = task_status
         while True:
             started = time.monotonic()
-            launched = self._launcher.start()
-            link = Link(launched, self._arena, self._observer)
-            link.on_room = self._dispatch
-            try:
-                how = await self._attend(launched, link, task_status if first else None)
-            finally:
-                if link in self._links:
-                    self._links.remove(link)
-                self._put_back(link.lost())
-                launched.close()
+            how, was_ready = await self._run_one(status)
             if self._stopping:
                 return
-            if first and not link.was_ready:
+            if status is not None and not was_ready:
                 raise StartupError(f"a worker of pool {self.name} {how} before it was ready; see its output above")
-            first = False
+            status = None
             failures = 0 if time.monotonic() - started > _STABLE_SECONDS else failures + 1
             pause = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)]
             self.restarts += 1
-            _logger.error("worker %d of pool %s %s; it starts again in %.1f s", launched.pid, self.name, how, pause)
+            _logger.error("a worker of pool %s %s; it starts again in %.1f s", self.name, how, pause)
             self._dispatch()
-            await anyio.sleep(pause)
+            with anyio.move_on_after(pause):
+                await self._stop_asked.wait()
+                return
+
+    async def _run_one(self, task_status: anyio.abc.TaskStatus[None] | None) -> tuple[str, bool]:
+        """Runs one worker from its start to its end: how it ended, and whether it had been ready."""
+        try:
+            launched = self._launcher.start()
+        except OSError as error:
+            return f"could not be started ({error})", False
+        link = Link(launched, self._arena, self._observer)
+        link.on_room = self._dispatch
+        self._workers.append(link)
+        try:
+            how = await self._attend(launched, link, task_status)
+        finally:
+            self._workers.remove(link)
+            if link in self._links:
+                self._links.remove(link)
+            if not self._links:
+                self._up = anyio.Event()
+            self._put_back(link.lost())
+            launched.close()
+            if not self._workers:
+                self._all_ended.set()
+        return f"(process {launched.pid}) {how}", link.was_ready
 
     async def _attend(self, launched: Launched, link: Link, task_status: anyio.abc.TaskStatus[None] | None) -> str:
         """Brings a worker up and stays with it until it has ended; says how it did."""

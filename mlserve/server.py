@@ -60,14 +60,25 @@ class Server:
             async with anyio.create_task_group() as transports:
                 await self._start_transports(transports)
                 await tasks.start(self.pools.run)
-                if self.settings.load_models_at_startup:
-                    await self.models.load_all()
-                self.dataplane.started = True
+                await self._load_models()
                 task_status.started(self)
                 transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
                 await self._drain(transports)
             await self.pools.stop()
+
+    async def _load_models(self) -> None:
+        """Tries all models of the repository; gives up at once when asked to stop."""
+        async with anyio.create_task_group() as loading:
+            loading.start_soon(self._cancel_when, self._stop_asked, loading.cancel_scope)
+            if self.settings.load_models_at_startup:
+                await self.models.load_all()
+            self.dataplane.started = True
+            loading.cancel_scope.cancel()
+
+    async def _cancel_when(self, event: anyio.Event, scope: anyio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
 
     async def _drain(self, transports: anyio.abc.TaskGroup) -> None:
         """Lets the transports finish what they accepted, as long as the bound and the user's patience allow."""
@@ -75,7 +86,7 @@ class Server:
         _logger.info("stopping: %d calls under way", self.dataplane.in_flight)
         with anyio.move_on_after(self.settings.shutdown_timeout_seconds):
             async with anyio.create_task_group() as waiting:
-                waiting.start_soon(self._end_when_hurried, waiting.cancel_scope)
+                waiting.start_soon(self._cancel_when, self._stop_now, waiting.cancel_scope)
                 await anyio.sleep(self.settings.shutdown_pause_seconds)
                 self._close_transports.set()
                 for closed in self._transports_closed:
@@ -84,10 +95,6 @@ class Server:
         if self.dataplane.in_flight:
             _logger.warning("stopping with %d calls unfinished", self.dataplane.in_flight)
         transports.cancel_scope.cancel()
-
-    async def _end_when_hurried(self, waiting: anyio.CancelScope) -> None:
-        await self._stop_now.wait()
-        waiting.cancel()
 
     async def _give_memory_back(self) -> None:
         """Returns freed memory to the system after a while without calls: see malloc.py for why it was kept."""
@@ -174,8 +181,7 @@ async def _main(settings: Settings, folder: Path) -> int:
         async with anyio.create_task_group() as serving:
             await serving.start(server.run)
             print(server.table(), file=sys.stderr, flush=True)
-            rows = list(server.models)
-            failed = bool(rows) and not server.models.any_ready()
+            failed = server.dataplane.started and any(server.models) and not server.models.any_ready()
             if failed:
                 server.stop()
         tasks.cancel_scope.cancel()

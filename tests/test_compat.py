@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -462,7 +463,8 @@ def test_dumps_leave_out_what_the_document_excludes(alias: None) -> None:
 def test_data_is_text_to_who_asks_for_text(alias: None) -> None:
     types = importlib.import_module("mlserver.types")
     text = types.RequestInput(name="x", shape=[1], datatype="BYTES", data="hello")
-    assert text.data.root == "hello"
+    assert isinstance(text.data, str)
+    assert (text.data.root, text.data.encode(), text.data == "hello") == ("hello", b"hello", True)
 
 
 def test_codecs_have_their_old_names_with_a_warning(alias: None) -> None:
@@ -520,3 +522,19 @@ def test_nothing_of_this_warns() -> None:
         warnings.simplefilter("error")
         imports = "\n".join(f"from {module} import {', '.join(NAMES[module].split())}" for module in NAMES)
         assert run(f"from mlserve import compat\ncompat.install()\n{imports}") == ""
+
+
+def test_the_document_for_those_who_come_from_mlserver_knows_every_moved_name() -> None:
+    text = (ROOT / "docs/migrating.md").read_text()
+    moved = compat._MOVED
+    assert [
+        name for name in moved if name.count(".") and name not in text and name.rpartition(".")[2] not in text
+    ] == []
+
+
+def test_several_threads_may_import_old_names_at_once(alias: None) -> None:
+    names = [*NAMES, *NAMES]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(importlib.import_module, names))
+    assert found[: len(NAMES)] == found[len(NAMES) :]
+    assert all(one.__spec__.name == one.__name__ for one in found)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlserve.errors import SettingsError
 from mlserve.settings import Settings
@@ -20,6 +20,12 @@ __all__ = ["Call", "Configured", "access", "access_enabled", "bind", "call_field
 
 OURS = ("mlserve", "mlserver")  # runtimes written for MLServer log under its name
 _access = logging.getLogger("mlserve.access")
+
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # takes no type before Python 3.11
 
 
 class Call(NamedTuple):
@@ -109,7 +115,7 @@ def _tail(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
     return [text for text in (record.exc_text, stack) if text]
 
 
-class _Handler(logging.StreamHandler[Any]):
+class _Handler(_StreamHandler):
     """Writes to whatever sys.stderr is at that moment, so that it can be redirected after the set-up."""
 
     def __init__(self) -> None:

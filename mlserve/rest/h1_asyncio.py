@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
@@ -18,6 +18,28 @@ from mlserve.rest.h1 import H1Connection
 from mlserve.rest.h1_exchange import Application
 from mlserve.rest.h1_server import H1Server
 from mlserve.rest.http2 import Http2Mixin
+
+if sys.version_info >= (3, 11) or TYPE_CHECKING:
+    from hypercorn.asyncio.task_group import TaskGroup
+else:
+    import anyio
+
+    class TaskGroup:
+        """Before 3.11 Hypercorn's group is a backport whose body anyio does not know as a task of its own."""
+
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self._group = anyio.create_task_group()
+
+        def spawn(self, run: Callable[..., Awaitable[Any]], *args: Any) -> None:
+            self._group.start_soon(run, *args)
+
+        async def __aenter__(self) -> TaskGroup:
+            await self._group.__aenter__()
+            return self
+
+        async def __aexit__(self, *raised: Any) -> bool | None:
+            return await self._group.__aexit__(*raised)
+
 
 __all__ = ["AsyncioEdge"]
 

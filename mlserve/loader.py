@@ -21,6 +21,7 @@ from mlserve.errors import ModelLoadError
 from mlserve.runtime_names import explain_import_error, resolve_implementation
 from mlserve.settings import ModelSettings
 
+_OURS = str(Path(__file__).parent) + "/"  # never a model's own, even if its folder holds a checkout of mlserve
 _RUNTIMES = "mlserve.runtimes"  # the entry point group of short names such as "sklearn"
 
 
@@ -91,7 +92,9 @@ class _Modules:
         root = str(self.folder) + "/"
         for name, module in list(sys.modules.items()):
             path = _file_of(module)
-            if path is not None and path.startswith(root) and "/site-packages/" not in path[len(root) :]:
+            if path is None or not path.startswith(root) or path.startswith(_OURS):
+                continue
+            if "/site-packages/" not in path[len(root) :]:
                 self.private[name] = module
 
 

@@ -201,6 +201,13 @@ class TensorData:
 
     # -- list behaviour -----------------------------------------------------------------------------------------------
 
+    def __bytes__(self) -> bytes:
+        """The bytes of a bare bytes value."""
+        value = self.tolist()
+        if not isinstance(value, bytes):
+            raise TypeError(f"the data is {type(value).__name__}, not bytes; to_raw() gives the binary form")
+        return value
+
     def __len__(self) -> int:
         return self._payload.size if isinstance(self._payload, np.ndarray) else len(self._as_list())
 

@@ -22,18 +22,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 GOLDEN = Path(__file__).with_name("golden")
 RUNTIMES = Path(__file__).parents[1] / "runtimes"
-ABSENT_MODELS = ("xgb-json", "xgb-ubj", "lgb")  # their runtimes are not there yet
 KNOWN = (
-    (r"^(grpc-)?(xgb|lgb)\b", "mlserve-xgboost and mlserve-lightgbm are not there yet"),
     (r"^first-load-fails(-plain)?-04-index$", "on purpose: the index says why a load failed, MLServer's is silent"),
 )
 
 
 @pytest.mark.parametrize("profile", ["default", "plain"])
 def test_every_recorded_answer_of_mlserver_is_ours_too(tmp_path: Path, profile: str) -> None:
-    pytest.importorskip("sklearn")
+    for framework in ("sklearn", "xgboost", "lightgbm"):
+        pytest.importorskip(framework)
     repository = tmp_path / "models"
-    _run("build_repo.py", str(repository), "--profile", profile, "--without", *ABSENT_MODELS)
+    _run("build_repo.py", str(repository), "--profile", profile)
     path = os.pathsep.join([*(str(one) for one in RUNTIMES.iterdir() if one.is_dir()), *filter(None, sys.path)])
     with serving(repository, env={"PYTHONPATH": path}) as server:
         verdicts = _replay(server, profile, tmp_path / "verdicts.jsonl")

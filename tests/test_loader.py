@@ -99,3 +99,15 @@ def test_an_error_in_the_models_file_is_told_with_its_place(loader, tmp_path):
     folder, settings = _model(tmp_path / "m", "models.Model", models="x = 1 +\n")
     with pytest.raises(ModelLoadError, match=r"models\.py"):
         _load(loader, folder, settings)
+
+
+def test_a_model_folder_that_holds_mlserve_itself_does_not_own_it(loader, tmp_path):
+    from pathlib import Path
+
+    import mlserve
+
+    modules = loader.open(Path(mlserve.__file__).parent.parent)
+    modules.collect()
+    assert not any(name.startswith("mlserve.") for name in modules.private)
+    loader.discard(modules)
+    assert "mlserve.loader" in sys.modules

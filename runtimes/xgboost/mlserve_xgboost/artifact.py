@@ -1,0 +1,101 @@
+"""Reads a saved XGBoost model as the estimator that fits it, and says in plain words what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import xgboost
+
+from mlserve.errors import ModelLoadError
+
+__all__ = ["load_estimator"]
+
+# How files of other kinds begin.
+_OTHERS = (
+    (b"tree\n", "a LightGBM model: its runtime is 'lightgbm'"),
+    (b"CBM1", "a CatBoost model: its runtime is 'catboost'"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x80", "a pickle: save the model with save_model(), or serve the pickle with the runtime 'sklearn'"),
+    (b"x\x9c", "a compressed joblib file: save the model with save_model(), or use the runtime 'sklearn'"),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes"),
+    (b"version https://git-lfs", "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
+    (b"<", "HTML or XML, perhaps the error page of a download"),
+)
+_PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: the time, a line of its source
+
+
+def load_estimator(path: str, name: str, threads: int | None) -> Any:
+    """The XGBClassifier, XGBRegressor or XGBRanker in a file, whichever way the model was trained.
+
+    The content decides, not the extension: JSON and UBJSON both occur under every one of them.
+    """
+    content = Path(path).read_bytes()
+    wrong = _refusal(content)
+    if wrong:
+        raise ModelLoadError(f"model '{name}': {path}: {wrong}")
+    content = content if _is_ubjson(content) else content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            booster = xgboost.Booster()
+            booster.load_model(bytearray(content))
+            estimator: Any = _class_of(booster)(n_jobs=threads)
+            estimator.load_model(bytearray(content))
+    except (xgboost.core.XGBoostError, TypeError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"model '{name}': {path}: {_explain(error, content)}") from error
+    if threads is not None:
+        estimator.get_booster().set_param({"nthread": threads})
+    return estimator
+
+
+def _refusal(content: bytes) -> str | None:
+    """Why a file need not be tried. XGBoost itself crashes on an empty file, and on UBJSON that is cut short."""
+    if not content:
+        return "the file is empty"
+    for start, kind in _OTHERS:
+        if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
+            return f"no XGBoost model, but {kind}"
+    # "version" is the last key, for keys are in the order of the alphabet.
+    if _is_ubjson(content) and not (content.endswith(b"}") and b"version" in content[-80:]):
+        return "the file is cut short, or is UBJSON of something else"
+    return None
+
+
+def _is_ubjson(content: bytes) -> bool:
+    return content[:1] == b"{" and content[1:2] in (b"L", b"l", b"I", b"i", b"U")
+
+
+def _class_of(booster: xgboost.Booster) -> type[Any]:
+    """The estimator to load a model into: the one that saved it, else the one of its objective."""
+    saved_by = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type")
+    objective = json.loads(booster.save_config())["learner"].get("objective", {}).get("name", "")
+    if saved_by == "ranker" or (saved_by is None and objective.startswith("rank:")):
+        return xgboost.XGBRanker
+    if saved_by == "classifier" or (saved_by is None and objective.startswith(("binary:", "multi:"))):
+        return xgboost.XGBClassifier
+    return xgboost.XGBRegressor
+
+
+def _explain(error: Exception, content: bytes) -> str:
+    """Why XGBoost could not read a file, and what helps."""
+    installed = f"XGBoost {xgboost.__version__} is installed"
+    if content.startswith(b"binf"):
+        return (
+            f"it is in the old binary format, which newer versions of XGBoost do not read ({installed}). With the "
+            f"XGBoost that wrote it, load it and save it as model.ubj or model.json; or serve it from an environment with that "
+            f"version (parameters.environment_path)"
+        )
+    text = _PLACE.sub("", str(error)).strip().splitlines()[:1]
+    told = text[0] if text else type(error).__name__
+    if content.startswith(b"{"):
+        what = "JSON" if not _is_ubjson(content) else "UBJSON"
+        if b"learner" not in content[:4096]:
+            return f"{what}, but of no XGBoost model"
+        return (
+            f"the {what} of a model that cannot be read, perhaps cut short or of a later version ({told}; {installed})"
+        )
+    return f"no XGBoost model: it is neither JSON nor UBJSON ({told})"

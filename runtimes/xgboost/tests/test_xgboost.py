@@ -1,0 +1,286 @@
+"""The XGBoost runtime: files, flavours, inputs, outputs, errors, metadata; its answers are XGBoost's own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pandas as pd
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+import xgboost
+from sklearn.datasets import load_iris
+
+from mlserve import ModelSettings
+from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
+from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
+from mlserve.testing import check_runtime, running_server
+from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve_xgboost import XGBoostModel
+
+IRIS, SPECIES = load_iris(return_X_y=True)
+TABLE = pd.DataFrame({"age": [20.0, 30, 40, 50] * 5, "city": pd.Categorical(["Oslo", "Lima", "Bern", "Lima"] * 5)})
+OPTIONS = {"n_estimators": 3, "max_depth": 2, "n_jobs": 1}
+CLASSIFIER = xgboost.XGBClassifier(**OPTIONS).fit(IRIS, SPECIES)
+REGRESSOR = xgboost.XGBRegressor(**OPTIONS).fit(IRIS, SPECIES)
+
+
+def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
+    settings = ModelSettings(name="m", implementation=XGBoostModel, parameters=parameters or None)
+    settings.source_dir = folder
+    return settings
+
+
+def load(folder: Path, **parameters: Any) -> XGBoostModel:
+    model = XGBoostModel(settings_of(folder, **parameters))
+    assert anyio.run(model.load)
+    return model
+
+
+def request_of(data: Any, *outputs: str) -> InferenceRequest:
+    codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
+    request: InferenceRequest = codec.encode_request(data)
+    request.outputs = [RequestOutput(name=name) for name in outputs] or None
+    return request
+
+
+def ask(model: XGBoostModel, data: Any, *outputs: str) -> dict[str, Any]:
+    return arrays(anyio.run(model.predict, request_of(data, *outputs)))
+
+
+def arrays(response: InferenceResponse) -> dict[str, Any]:
+    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
+
+
+def refusal(model: XGBoostModel, data: Any, *outputs: str) -> MLServeError:
+    with pytest.raises(InferenceError) as caught:
+        ask(model, data, *outputs)
+    assert caught.value.http_status == 400
+    return caught.value
+
+
+def booster(objective: str, rounds: int = 3) -> xgboost.Booster:
+    options = {"objective": objective, "max_depth": 2, "nthread": 1}
+    target = SPECIES if objective.startswith("multi") else (SPECIES > 0).astype(int)
+    if objective.startswith("multi"):
+        options["num_class"] = 3
+    return xgboost.train(options, xgboost.DMatrix(IRIS, target), rounds)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "outputs"),
+    [(CLASSIFIER, ["predict_proba", "predict", "apply"]), (REGRESSOR, ["predict"])],
+    ids=["classifier", "regressor"],
+)
+def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
+    tmp_path: Path, estimator: Any, outputs: list[str]
+) -> None:
+    estimator.save_model(tmp_path / "model.ubj")
+    (answer,) = check_runtime(settings_of(tmp_path), request_of(IRIS[::10], *outputs))
+    assert [one.name for one in answer.outputs] == outputs
+    for name, found in arrays(answer).items():
+        wanted = getattr(estimator, name)(IRIS[::10])
+        assert found.dtype == wanted.dtype
+        assert np.array_equal(found.reshape(wanted.shape), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.json")
+    settings = {"name": "iris", "implementation": "xgboost", "max_batch_size": 8, "max_batch_time": 0.01}
+    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
+    names = ("predict", "predict_proba")
+    with running_server(tmp_path, parallel_workers=workers) as server:
+        found = {"REST": arrays(server.infer("iris", request_of(IRIS[:20], *names)))}
+        for kind, address in (
+            (tritonclient.http, server.rest.removeprefix("http://")),
+            (tritonclient.grpc, server.grpc),
+        ):
+            tensor = kind.InferInput("x", [20, 4], "FP64")
+            tensor.set_data_from_numpy(IRIS[:20])
+            with kind.InferenceServerClient(address) as client:
+                answer = client.infer("iris", [tensor], outputs=[kind.InferRequestedOutput(name) for name in names])
+                found[kind.__name__] = {name: answer.as_numpy(name) for name in names}
+    for transport, answer in found.items():
+        for name in names:
+            wanted = getattr(CLASSIFIER, name)(IRIS[:20])
+            assert np.array_equal(answer[name].reshape(wanted.shape), wanted), (transport, name)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.bst", "model.json", "model.ubj", "model.model"])
+@pytest.mark.parametrize("form", ["json", "ubj"])
+def test_the_content_tells_the_form_whatever_the_name(tmp_path: Path, name: str, form: str) -> None:
+    (tmp_path / name).write_bytes(bytes(booster("multi:softprob").save_raw(form)))
+    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
+
+
+@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax", "binary:logistic"])
+def test_a_booster_that_classifies_has_classes_and_probabilities(tmp_path: Path, objective: str) -> None:
+    trained = booster(objective)
+    trained.save_model(tmp_path / "model.ubj")
+    found = ask(load(tmp_path), IRIS, "predict", "predict_proba")
+    scores = trained.predict(xgboost.DMatrix(IRIS))
+    if objective == "binary:logistic":
+        assert np.array_equal(found["predict_proba"][:, 1], scores)
+        assert np.array_equal(found["predict"].ravel(), scores > 0.5)
+    elif objective == "multi:softmax":
+        assert np.array_equal(found["predict"].ravel(), scores)
+    else:
+        assert np.array_equal(found["predict_proba"], scores)
+
+
+def test_boosters_that_do_not_classify_give_their_values(tmp_path: Path) -> None:
+    for objective in ("reg:squarederror", "count:poisson"):
+        trained = booster(objective)
+        trained.save_model(tmp_path / "model.ubj")
+        model = load(tmp_path)
+        assert np.array_equal(ask(model, IRIS)["predict"].ravel(), trained.predict(xgboost.DMatrix(IRIS)))
+        assert "XGBRegressor has apply, predict" in str(refusal(model, IRIS, "predict_proba"))
+    ranker = xgboost.XGBRanker(**OPTIONS).fit(IRIS, SPECIES, qid=np.zeros(150, int))
+    ranker.save_model(tmp_path / "model.ubj")
+    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), ranker.predict(IRIS))
+
+
+def test_an_estimator_says_what_it_is_whatever_its_objective(tmp_path: Path) -> None:
+    odd = xgboost.XGBRegressor(objective="binary:logistic", **OPTIONS).fit(IRIS, SPECIES > 0)
+    odd.save_model(tmp_path / "model.json")
+    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), odd.predict(IRIS))
+
+
+def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelURI, match=r"none of model\.bst, model\.json, model\.ubj, model\.model"):
+        load(tmp_path)
+    with pytest.raises(InvalidModelURI, match=r"gone\.ubj does not exist"):
+        load(tmp_path, uri="gone.ubj")
+
+
+UBJ = bytes(CLASSIFIER.get_booster().save_raw("ubj"))
+JSON = bytes(CLASSIFIER.get_booster().save_raw("json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"tree\nversion=v4\n", "a LightGBM model: its runtime is 'lightgbm'"),
+        (pickle.dumps(CLASSIFIER), "a pickle: save the model with save_model()"),
+        (b"binf\x00\x00\x00\x3f" + bytes(200), "the old binary format"),
+        (b"<!DOCTYPE html>", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"just text", "it is neither JSON nor UBJSON"),
+        (b'{"some": "thing"}', "JSON, but of no XGBoost model"),
+        (b'{"learner":{}}', "cannot be read, perhaps cut short or of a later version"),
+        (JSON[:3000], "cannot be read, perhaps cut short"),
+        *((UBJ[:length], "cut short") for length in (2, 300, len(UBJ) // 2, len(UBJ) - 1)),
+    ],
+    ids=lambda one: str(one[:24]),
+)
+def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "model.bst").write_bytes(content)
+    with pytest.raises(ModelLoadError) as caught:
+        load(tmp_path)
+    assert words in str(caught.value)
+    assert "model 'm'" in str(caught.value) and "model.bst" in str(caught.value)
+    assert "Stack trace" not in str(caught.value)
+
+
+# -- inputs and outputs -----------------------------------------------------------------------------------------------
+
+
+def test_null_is_a_missing_value(tmp_path: Path) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
+    request = InferenceRequest(inputs=[tensor], outputs=[{"name": "predict_proba"}])
+    found = arrays(anyio.run(load(tmp_path).predict, request))["predict_proba"]
+    assert np.array_equal(found, CLASSIFIER.predict_proba(np.array([[5.1, np.nan, 1.4, np.nan]])))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (np.ones((2, 3)), "shape [rows, 4], got [2, 3]"),
+        (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
+        (np.array([["a", "b", "c", "d"]]), "number"),
+        (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
+    ],
+    ids=["features", "dimensions", "text", "columns"],
+)
+def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    assert words in str(refusal(load(tmp_path), data)) or "could not convert string" in str(
+        refusal(load(tmp_path), data)
+    )
+
+
+def test_texts_are_no_input(tmp_path: Path) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
+        anyio.run(load(tmp_path).predict, StringRequestCodec.encode_request(["a"]))
+
+
+def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    for name in ("fit", "save_model", "_Booster", "no such"):
+        told = f"no output '{name}': XGBClassifier has apply, predict, predict_proba"
+        assert told in str(refusal(load(tmp_path), IRIS, name))
+
+
+def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
+    fitted = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS)
+    fitted.fit(TABLE, [1.0, 5, 9, 5] * 5)
+    fitted.save_model(tmp_path / "model.ubj")
+    model = load(tmp_path, content_type="pd")
+    rows = TABLE[["city", "age"]].astype({"city": object}).iloc[[0, 3]]  # without Bern: codes alone would be others
+    assert np.array_equal(ask(model, rows.assign(more=1))["predict"].ravel(), fitted.predict(TABLE.iloc[[0, 3]]))
+    assert "columns are missing: 'age'" in str(refusal(model, rows[["city"]]))
+
+
+def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    model = load(tmp_path, extra={"predict_fn": "predict_proba"})
+    assert np.array_equal(ask(model, IRIS)["predict_proba"], CLASSIFIER.predict_proba(IRIS))
+    with pytest.raises(ModelLoadError, match="predict_fn is 'fit', but XGBClassifier has"):
+        load(tmp_path, extra={"predict_fn": "fit"})
+
+
+# -- metadata and threads ---------------------------------------------------------------------------------------------
+
+
+def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
+    for fitted in (CLASSIFIER, REGRESSOR):
+        fitted.save_model(tmp_path / "model.ubj")
+        assert load(tmp_path).outputs == []
+        model = load(tmp_path, extra={"signature": True})
+        assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
+        declared = model.outputs
+        response = anyio.run(model.predict, request_of(IRIS[:7], *(one.name for one in declared)))
+        for one, answer in zip(declared, response.outputs, strict=True):
+            assert (one.name, one.datatype) == (answer.name, answer.datatype)
+            assert all(size in (-1, found) for size, found in zip(one.shape, answer.shape, strict=True))
+
+
+def test_threads_bound_a_call(tmp_path: Path) -> None:
+    CLASSIFIER.save_model(tmp_path / "model.ubj")
+    model = load(tmp_path, extra={"threads": 1})
+    config = json.loads(model._model.get_booster().save_config())
+    assert config["learner"]["generic_param"]["nthread"] == "1"
+    assert np.array_equal(ask(model, IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
+    for wrong in (0, "many", -1, True):
+        with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
+            load(tmp_path, extra={"threads": wrong})
+
+
+def test_the_short_name_leads_to_the_class() -> None:
+    (entry,) = importlib.metadata.entry_points(group="mlserve.runtimes", name="xgboost")
+    assert entry.load() is XGBoostModel

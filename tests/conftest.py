@@ -11,7 +11,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     trio-asyncio, which it needs, replaces asyncio's way of finding the running loop in the whole process; other tests
     run asyncio servers in threads of theirs, which then fail.
     """
-    apart = [item for item in items if item.path.name.startswith("test_grpc") and "trio" in item.name]
+    files = ("test_grpc", "test_testing")
+    apart = [item for item in items if item.path.name.startswith(files) and "trio" in item.name]
     for item in apart:
         item.add_marker(pytest.mark.own_process)
     if "own_process" not in config.option.markexpr:

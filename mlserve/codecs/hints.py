@@ -56,6 +56,9 @@ def read_hint(hint: Any) -> Hint:
     if hint in _UNSAID:
         return Hint("anything")
     origin = get_origin(hint)
+    named = getattr(origin or hint, "__value__", None)  # of `type X = …`, as numpy's NDArray is on Python 3.12 and later
+    if named is not None:
+        return read_hint(named)
     if origin is Annotated:
         return _annotated(hint, text)
     if origin is Union or origin is types.UnionType:

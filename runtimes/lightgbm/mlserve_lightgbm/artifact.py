@@ -31,7 +31,7 @@ _OTHERS = (
     (b"<", "HTML or XML, perhaps the error page of a download"),
     (b"{", "JSON"),
 )
-_SIZES = re.compile(r"^tree_sizes=([\d ]+)$", re.MULTILINE)
+_SIZES = re.compile(rb"^tree_sizes=([\d ]+)$", re.MULTILINE)
 
 
 def load_model(path: str, name: str) -> Any:
@@ -44,11 +44,12 @@ def load_model(path: str, name: str) -> Any:
         raise ModelLoadError(f"model '{name}': {path}: the file is empty")
     if path.endswith(_PICKLES) or content.startswith(_PICKLE_STARTS):
         return _unpickle(path, name)
+    content = content.replace(b"\r\n", b"\n")  # LightGBM counts bytes
     wrong = _refusal(content)
     if wrong:
         raise ModelLoadError(f"model '{name}': {path}: {wrong}")
     try:
-        return lightgbm.Booster(model_str=content.decode(), params={"verbosity": -1})
+        return lightgbm.Booster(model_str=content.decode())
     except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise ModelLoadError(
             f"model '{name}': {path}: LightGBM {lightgbm.__version__} cannot read it, perhaps it is damaged or of a "
@@ -64,14 +65,15 @@ def _refusal(content: bytes) -> str | None:
             return f"no LightGBM model, but {kind}"
     if not content.startswith(b"tree"):
         return "no LightGBM model: the text that save_model() writes begins with 'tree'"
-    text = content.decode("utf-8", "replace").replace("\r\n", "\n")
-    first = text.find("\nTree=0\n")
-    if first < 0:
+    place = content.find(b"\nTree=0\n") + 1
+    if not place:
         return "it holds no trees, perhaps it is cut short"
-    sizes = _SIZES.search(text, 0, first)
-    if sizes and len(text) - first - 1 < sum(int(size) for size in sizes[1].split()):
-        return "the file is cut short: trees are missing"
-    return None
+    sizes = _SIZES.search(content, 0, place)  # of each tree; old files have none
+    for number, size in enumerate(sizes[1].split() if sizes else ()):
+        if not content.startswith(b"Tree=%d\n" % number, place):
+            return f"the file is damaged: tree {number} is not where it should be"
+        place += int(size)
+    return "the file is cut short: trees are missing" if place > len(content) else None
 
 
 def _unpickle(path: str, name: str) -> Any:

@@ -40,7 +40,8 @@ class InputCheck:
         if array.ndim != 2 or array.shape[1] != self.count:
             raise InferenceError(f"the model takes an array of shape [rows, {self.count}], got {list(array.shape)}")
         if array.dtype.kind not in "fiubO":
-            raise InferenceError(f"the model takes numbers, got an array of {array.dtype}")
+            kind = "text" if array.dtype.kind in "SU" else f"an array of {array.dtype}"
+            raise InferenceError(f"the model takes numbers, got {kind}")
         return array
 
     def _frame(self, frame: Any) -> Any:

@@ -148,7 +148,10 @@ def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"just text", "begins with 'tree'"),
         (b"tree\n", "it holds no trees"),
-        *((TEXT[:length].encode(), "cut short") for length in (300, len(TEXT) // 3, TEXT.index("end of trees") - 3)),
+        (TEXT[:300].encode(), "it holds no trees, perhaps it is cut short"),
+        (TEXT[: TEXT.index("Tree=2")].encode(), "tree 2 is not where it should be"),
+        (TEXT[: TEXT.index("end of trees") - 3].encode(), "cut short: trees are missing"),
+        (TEXT.replace("leaf_value=", "leaf_value=1").encode(), "tree 1 is not where it should be"),
         (pickle.dumps(CLASSIFIER)[:100], "damaged or cut short"),
         (pickle.dumps(Ridge()), "an object of type Ridge, not a LightGBM model"),
         (pickle.dumps(lightgbm.LGBMRegressor()), "a LGBMRegressor that is not fitted"),
@@ -166,10 +169,7 @@ def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, co
 
 def test_line_ends_of_another_system_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_bytes(TEXT.replace("\n", "\r\n").encode())
-    try:
-        model = load(tmp_path)
-    except ModelLoadError as error:
-        pytest.fail(str(error))
+    model = load(tmp_path)
     assert np.array_equal(ask(model, IRIS)["predict"], BOOSTER.predict(IRIS))
 
 
@@ -188,15 +188,14 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
     [
         (np.ones((2, 3)), "shape [rows, 4], got [2, 3]"),
         (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
-        (np.array([["a", "b", "c", "d"]]), "could not convert string to float"),
+        (np.array([["a", "b", "c", "d"]]), "the model takes numbers, got text"),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
     ],
     ids=["features", "dimensions", "text", "columns"],
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
-    told = str(refusal(load(tmp_path), data))
-    assert words in told or "takes numbers" in told
+    assert words in str(refusal(load(tmp_path), data))
 
 
 def test_texts_are_no_input(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def _explain(error: Exception, content: bytes) -> str:
     if content.startswith(b"binf"):
         return (
             f"it is in the old binary format, which newer versions of XGBoost do not read ({installed}). With the "
-            f"XGBoost that wrote it, load it and save it as model.ubj or model.json; or serve it from an environment with that "
-            f"version (parameters.environment_path)"
+            f"XGBoost that wrote it, load it and save it as model.ubj or model.json; or serve it from an environment "
+            f"with that version (parameters.environment_path)"
         )
     text = _PLACE.sub("", str(error)).strip().splitlines()[:1]
     told = text[0] if text else type(error).__name__

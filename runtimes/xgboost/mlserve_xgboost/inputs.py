@@ -22,7 +22,7 @@ class InputCheck:
         # Trained on an array, a frame was made of it by numbers: those are no names that a client would know.
         if self.names == [f"f{at}" for at in range(self.count)]:
             self.names = None
-        self._recodes = _has_categories(booster)
+        self._knows_categories = _knows_categories(booster)
 
     def __call__(self, data: Any) -> Any:
         if isinstance(data, np.ndarray):
@@ -39,7 +39,8 @@ class InputCheck:
         if array.ndim != 2 or array.shape[1] != self.count:
             raise InferenceError(f"the model takes an array of shape [rows, {self.count}], got {list(array.shape)}")
         if array.dtype.kind not in "fiubO":
-            raise InferenceError(f"the model takes numbers, got an array of {array.dtype}")
+            kind = "text" if array.dtype.kind in "SU" else f"an array of {array.dtype}"
+            raise InferenceError(f"the model takes numbers, got {kind}")
         return array
 
     def _frame(self, frame: Any) -> Any:
@@ -55,16 +56,15 @@ class InputCheck:
         text = [
             name for name, kind in zip(self.names, self.types) if kind == "c" and frame[name].dtype.kind not in "fiub"
         ]
-        # Categories go by their text where the file has them; in older ones by their codes, which text cannot tell.
-        return frame.astype(dict.fromkeys(text, "category")) if text and self._recodes else frame
+        if text and not self._knows_categories:  # XGBoost would number the texts of this one request
+            told = ", ".join(f"'{name}'" for name in text)
+            raise InferenceError(
+                f"columns {told} are text, but the model's file does not name its categories (files do from XGBoost 3.1 "
+                f"on): send one tensor with the categories' numbers"
+            )
+        return frame.astype(dict.fromkeys(text, "category")) if text else frame
 
 
-def _has_categories(booster: Any) -> bool:
-    """Whether the model's file says which texts its categories are (from XGBoost 3.1 on)."""
-    if "c" not in (booster.feature_types or ()) or not hasattr(booster, "get_categories"):
-        return False
-    try:
-        found = booster.get_categories(export_to_arrow=True).to_arrow()
-    except (ImportError, TypeError, ValueError):  # pyarrow is not installed: the version that saved it tells
-        return True
-    return any(values is not None for _, values in found or ())
+def _knows_categories(booster: Any) -> bool:
+    """Whether the model's file says which texts its categories are, as those of XGBoost 3.1 and later do."""
+    return "c" in (booster.feature_types or ()) and b'"enc":[{' in bytes(booster.save_raw("json"))

@@ -211,16 +211,14 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
     [
         (np.ones((2, 3)), "shape [rows, 4], got [2, 3]"),
         (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
-        (np.array([["a", "b", "c", "d"]]), "number"),
+        (np.array([["a", "b", "c", "d"]]), "the model takes numbers, got text"),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
     ],
     ids=["features", "dimensions", "text", "columns"],
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
-    assert words in str(refusal(load(tmp_path), data)) or "could not convert string" in str(
-        refusal(load(tmp_path), data)
-    )
+    assert words in str(refusal(load(tmp_path), data))
 
 
 def test_texts_are_no_input(tmp_path: Path) -> None:
@@ -244,6 +242,18 @@ def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
     rows = TABLE[["city", "age"]].astype({"city": object}).iloc[[0, 3]]  # without Bern: codes alone would be others
     assert np.array_equal(ask(model, rows.assign(more=1))["predict"].ravel(), fitted.predict(TABLE.iloc[[0, 3]]))
     assert "columns are missing: 'age'" in str(refusal(model, rows[["city"]]))
+
+
+def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: Path) -> None:
+    fitted = xgboost.XGBRegressor(enable_categorical=True, **OPTIONS).fit(TABLE, [1.0, 5, 9, 5] * 5)
+    content = json.loads(bytes(fitted.get_booster().save_raw("json")))
+    del content["learner"]["gradient_booster"]["model"]["cats"]  # as XGBoost before 3.1 saved it
+    (tmp_path / "model.json").write_text(json.dumps(content, separators=(",", ":")))
+    model = load(tmp_path, content_type="pd")
+    told = str(refusal(model, TABLE.astype({"city": object})))
+    assert "columns 'city' are text" in told and "send one tensor with the categories' numbers" in told
+    numbers = np.column_stack([TABLE["age"], TABLE["city"].cat.codes])
+    assert np.array_equal(ask(load(tmp_path), numbers)["predict"].ravel(), fitted.predict(TABLE))
 
 
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:

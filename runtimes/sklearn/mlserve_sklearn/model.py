@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -63,15 +63,16 @@ class SKLearnModel(MLModel):
         self._model = None
         return True
 
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+    def predict(self, payload: InferenceRequest) -> Answer:  # type: ignore[override]  # plain: it never waits
         """One output for each method that the request names, in its order; InferenceError where there is none."""
         asked = payload.outputs or self._default
-        methods = {one.name: self._method(one.name) for one in asked}
-        data = self._check(self.decode_request(payload, default_codec=NumpyRequestCodec))
+        methods = [self._method(one.name) for one in asked]
+        data = self._check(self.decode_request(payload, NumpyRequestCodec))
+        outputs: list[ResponseOutput] = []
         with self._threads:
-            answers = {name: self._call(method, data) for name, method in methods.items()}
-        outputs = [made for one in asked for made in self._encode(answers[one.name], one)]
-        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+            for one, method in zip(asked, methods, strict=True):
+                outputs += self._encode(self._call(method, data), one)
+        return Answer(model_name=self.name, model_version=self.version, outputs=outputs)
 
     def _extra(self) -> dict[str, Any]:
         parameters = self._settings.parameters
@@ -107,17 +108,29 @@ class SKLearnModel(MLModel):
 
     def _encode(self, answer: Any, asked: RequestOutput) -> list[ResponseOutput]:
         """One output, or several where a method gives several: the columns of a frame, the targets of a list."""
+        if answer.__class__ is np.ndarray:
+            return [self._encode_one(answer, asked)]
         if hasattr(answer, "toarray"):  # a sparse matrix
             answer = answer.toarray()
         if PandasCodec.can_encode(answer):
             return PandasCodec.encode_outputs(answer)
-        if isinstance(answer, (list, tuple)) and all(isinstance(part, np.ndarray) for part in answer):
+        if isinstance(answer, list | tuple) and all(isinstance(part, np.ndarray) for part in answer):
             parts = enumerate(answer)
             return [self._encode_one(part, RequestOutput(name=f"{asked.name}_{at}")) for at, part in parts]
         return [self._encode_one(np.asarray(answer), asked)]
 
     def _encode_one(self, answer: Any, asked: RequestOutput) -> ResponseOutput:
+        if asked.parameters is None and not self._settings.outputs:  # nobody names a content type
+            return NumpyCodec.encode_output(asked.name, answer)
         return self.encode(answer, asked, default_codec=NumpyCodec)
+
+
+class Answer(InferenceResponse):
+    """An answer that can be awaited too: MLServer's `predict` is a coroutine, and code that extends it awaits it."""
+
+    def __await__(self) -> Generator[None, None, Answer]:
+        yield from ()
+        return self
 
 
 def _names_of(estimator: Any) -> str:

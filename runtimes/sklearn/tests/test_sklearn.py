@@ -67,7 +67,7 @@ def ask(model: SKLearnModel, data: Any, *outputs: str) -> InferenceResponse:
     codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
     request: InferenceRequest = codec.encode_request(data)
     request.outputs = [RequestOutput(name=name) for name in outputs] or None
-    return anyio.run(model.predict, request)
+    return model.predict(request)
 
 
 def arrays(response: InferenceResponse) -> dict[str, Any]:
@@ -185,6 +185,25 @@ def ask_triton(kind: Any, address: str, images: Any) -> dict[str, Any]:
     with kind.InferenceServerClient(address) as client:
         answer = client.infer("digits", [tensor], outputs=outputs)
         return {name: answer.as_numpy(name) for name in SVC_OUTPUTS}
+
+
+class Extended(SKLearnModel):
+    """Awaits what it extends, as it has to on MLServer."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        response = await super().predict(payload)
+        response.outputs[0].name = "mine"
+        return response
+
+
+def test_code_that_extends_it_can_await_predict(tmp_path: Path) -> None:
+    fitted = save(tmp_path, Ridge().fit(IRIS, SPECIES))
+    request = NumpyRequestCodec.encode_request(IRIS)
+    (answer,) = check_runtime(
+        ModelSettings(name="m", implementation=Extended, parameters={"uri": str(tmp_path)}), request
+    )
+    assert answer.outputs[0].name == "mine"
+    assert np.array_equal(only(answer).ravel(), fitted.predict(IRIS))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -341,7 +360,7 @@ def test_columns_go_by_name_and_more_do_not_matter(tmp_path: Path) -> None:
 def test_texts_reach_a_text_pipeline(tmp_path: Path) -> None:
     texts = ["good", "bad", "very good", "very bad"]
     pipeline = save(tmp_path, make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0]))
-    response = anyio.run(load(tmp_path).predict, StringRequestCodec.encode_request(texts))
+    response = load(tmp_path).predict(StringRequestCodec.encode_request(texts))
     assert only(response).ravel().tolist() == pipeline.predict(texts).tolist()
 
 

@@ -59,8 +59,8 @@ class InputCheck:
         if text and not self._knows_categories:  # XGBoost would number the texts of this one request
             told = ", ".join(f"'{name}'" for name in text)
             raise InferenceError(
-                f"columns {told} are text, but the model's file does not name its categories (files do from XGBoost 3.1 "
-                f"on): send one tensor with the categories' numbers"
+                f"columns {told} are text, but the model's file does not name its categories (files do from "
+                f"XGBoost 3.1 on): send one tensor with the categories' numbers"
             )
         return frame.astype(dict.fromkeys(text, "category")) if text else frame
 

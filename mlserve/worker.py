@@ -281,8 +281,10 @@ class Worker:
         """Asks the pool for a slot to answer in, and waits for it. Rare: such slots are kept and used again."""
         self._outbox.put(frames.Need(size_bytes))
         self._outbox.flush()
+        ready = select.poll()  # not select(), which knows no descriptor above 1023
         while not self._grants:
-            select.select([self._channel.sock], [self._channel.sock] if self._channel.backlog else [], [])
+            ready.register(self._channel.sock, select.POLLIN | (select.POLLOUT if self._channel.backlog else 0))
+            ready.poll()
             self._outbox.flush()
             self._accept(self._channel.receive(wait_for_descriptors=True))
         return self._grants.popleft()

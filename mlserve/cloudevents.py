@@ -6,6 +6,7 @@ Source: CloudEvents specification 0.3, HTTP binding; names as Seldon's payload l
 from __future__ import annotations
 
 _SPEC_VERSION = "0.3"
+_LONGEST_ID = 1024  # characters; clients refuse headers of more than a few kilobytes
 
 
 class CloudEvents:
@@ -41,4 +42,6 @@ class CloudEvents:
 
 
 def _ids(request_id: str | None) -> dict[str, str]:
-    return {"Ce-Id": request_id, "Ce-Requestid": request_id} if request_id else {}
+    if not request_id or len(request_id) > _LONGEST_ID:
+        return {}
+    return {"Ce-Id": request_id, "Ce-Requestid": request_id}

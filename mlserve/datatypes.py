@@ -104,12 +104,17 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype:
     return found
 
 
+MAX_DIMENSIONS = 64  # as many as numpy has; bounds what multiplying a client's sizes can cost
+
+
 def check_count(shape: Sequence[int], count: int) -> tuple[int, ...]:
     """The shape that so many values have, where one size may be left open as -1; CodecError if they disagree.
 
     Counts in Python's integers, so that absurd shapes neither overflow nor allocate.
     """
     sizes = tuple(shape)
+    if len(sizes) > MAX_DIMENSIONS:
+        raise CodecError(f"a shape of {len(sizes)} dimensions; at most {MAX_DIMENSIONS} can be")
     needed, open_at = 1, -1
     for at, size in enumerate(sizes):
         if size == -1 and open_at < 0:

@@ -90,8 +90,8 @@ class MLServeError(Exception):
         super().__init__(message)
         self.message = message
         if status_code is not None:
-            self.http_status = status_code
-            self.grpc_status = grpc_status_of_http(status_code)
+            self.http_status = int(status_code)
+            self.grpc_status = grpc_status_of_http(self.http_status)
 
     @property
     def status_code(self) -> int:
@@ -242,8 +242,11 @@ def from_exception(error: BaseException) -> MLServeError:
     """The error as the caller may see it: ours as it is, any other as a ModelError with its type and text."""
     if isinstance(error, MLServeError):
         return error
-    text = str(error)
     name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # whatever the __str__ of somebody's own class does
+        text = ""
     return ModelError(f"{name}: {text}" if text else name)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from mlserve.datatypes import DATATYPES
 from mlserve.errors import MLServeError, ModelError, from_exception
 from mlserve.model import MLModel
 from mlserve.types import InferenceRequest, InferenceResponse
@@ -26,6 +27,7 @@ def complete(model: MLModel, request_id: str | None, response: Any) -> Inference
             f"model '{model.name}' returned no predictions: expected an InferenceResponse, "
             f"got {type(response).__name__}"
         )
+    _check(model, response)
     if response.id is None:
         response.id = request_id
     if not response.model_name:
@@ -33,6 +35,49 @@ def complete(model: MLModel, request_id: str | None, response: Any) -> Inference
     if response.model_version is None:
         response.model_version = model.version
     return response
+
+
+def _check(model: MLModel, response: InferenceResponse) -> None:
+    """ModelError unless names, versions, shapes and parameters are what they should be: structs do not look."""
+    texts = (response.id, response.model_name, response.model_version)
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ModelError(f"model '{model.name}' returned an id, name or version that is no text: {texts}")
+    headers = None if response.parameters is None else response.parameters.headers
+    if headers is not None and not isinstance(headers, dict):
+        raise ModelError(f"model '{model.name}' returned headers that are no dict: {headers!r:.80}")
+    _check_keys(model, response)
+    for place, output in enumerate(response.outputs):
+        _check_keys(model, output)
+        shape = output.shape
+        if not isinstance(output.name, str) or output.datatype not in DATATYPES:
+            raise ModelError(
+                f"model '{model.name}' returned outputs[{place}] with name {output.name!r:.80} and datatype "
+                f"{output.datatype!r:.80}; a text and one of the protocol's datatypes were expected"
+            )
+        if not isinstance(shape, list) or not all(isinstance(size, int) and abs(size) < 2**63 for size in shape):
+            raise ModelError(f"model '{model.name}' returned output '{output.name}' with shape {shape!r:.80}")
+
+
+def _check_keys(model: MLModel, owner: Any) -> None:
+    parameters = owner.parameters
+    if parameters and not all(isinstance(key, str) for key in parameters):
+        raise ModelError(f"model '{model.name}' returned parameters with a key that is no text: {parameters!r:.80}")
+
+
+def sendable(error: MLServeError) -> tuple[str, int, str]:
+    """Message, HTTP status and gRPC status of an error as they can be sent, whatever a model put there."""
+    message, status, name = error.message, error.http_status, error.grpc_status
+    text = message if isinstance(message, str) else _text_of(message)
+    if not isinstance(status, int) or not 400 <= status <= 599:
+        status = 500
+    return text.encode("utf-8", "replace").decode(), status, name if isinstance(name, str) else "INTERNAL"
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return type(value).__name__
 
 
 def describe_failure(model: MLModel, request_id: str | None, error: BaseException) -> MLServeError:

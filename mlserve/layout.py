@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlserve.arena import Hold, aligned
+from mlserve.datatypes import BYTES, numpy_dtype
+from mlserve.errors import CodecError
 from mlserve.frames import INLINE_BYTES, Message, Part, SlotRef
 from mlserve.tensors import TensorData
 from mlserve.types import (
@@ -118,8 +121,22 @@ def _in_form(output: ResponseOutput, form: str) -> Any:
     if form == "json":
         return output.data.to_json(output.datatype)
     if form == "raw":
-        return output.data.to_raw(output.datatype)
+        payload = output.data.to_raw(output.datatype)
+        _check_length(output, payload)
+        return payload
     return output.data.to_contents(output.datatype)
+
+
+def _check_length(output: ResponseOutput, payload: Any) -> None:
+    """CodecError unless the bytes are as many as datatype and shape say: nobody could read them otherwise."""
+    if output.datatype == BYTES:
+        return
+    needed = math.prod(output.shape) * numpy_dtype(output.datatype).itemsize
+    if needed != len(payload):
+        raise CodecError(
+            f"output '{output.name}': shape {output.shape} of {output.datatype!s} needs {needed} bytes, "
+            f"got {len(payload)}"
+        )
 
 
 def _lay_out(

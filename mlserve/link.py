@@ -6,6 +6,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -13,7 +14,7 @@ import anyio
 from mlserve import frames
 from mlserve.arena import Arena, Hold, Slot
 from mlserve.calls import Call, HandleCall, StreamCall, error_of
-from mlserve.errors import InvalidRequest, MLServeError, ModelLoadError, WorkerDied
+from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
 from mlserve.launch import Launched
@@ -147,16 +148,13 @@ class Link:
     def took(self, call: StreamCall, chunks: int) -> None:
         """Lets the worker send as many chunks more."""
         if call.number in self.calls:
-            self._send(frames.Credit(call.number, chunks))
+            self._tell(frames.Credit(call.number, chunks))
 
     def cancel(self, call: Call) -> None:
         """Tells the worker that nobody waits for a call. It still answers, so that the window stays true."""
         call.abandoned = True
         if self.calls.get(call.number) is call:
-            try:
-                self._send(frames.Cancel(call.number))
-            except ChannelClosed:
-                pass  # its supervisor sees it too
+            self._tell(frames.Cancel(call.number))
 
     def _leave(self, number: int, busy_seconds: float) -> Call | None:
         call = self.calls.pop(number, None)
@@ -199,7 +197,7 @@ class Link:
             self._send(frame)
             await question.done.wait()
         except ChannelClosed:
-            pass
+            pass  # the answer stays None
         finally:
             del self._questions[model]
             self.loading -= 1
@@ -219,19 +217,13 @@ class Link:
 
     def stop(self) -> None:
         """Asks the worker to end."""
-        try:
-            self._send(frames.Stop())
-        except ChannelClosed:
-            pass
+        self._tell(frames.Stop())
 
     def forget_slot(self, number: int) -> None:
         """The arena gave a slot back to the system: the worker shall unmap it."""
         if number in self._attached:
             self._attached.discard(number)
-            try:
-                self._send(frames.Forget([number]))
-            except ChannelClosed:
-                pass
+            self._tell(frames.Forget([number]))
 
     def lost(self) -> list[Call]:
         """Winds up after the worker has ended. Calls that had begun fail; returns those that had not, in order."""
@@ -265,11 +257,14 @@ class Link:
 
     def _on_readable(self) -> bool:
         try:
-            incoming = self._channel.receive()
+            for frame in self._channel.receive():
+                self._handle(frame)
         except ChannelClosed:
             return False
-        for frame in incoming:
-            self._handle(frame)
+        except Exception:
+            _logger.exception("worker %d sent what cannot be read; it is ended", self.pid)
+            self._launched.kill()
+            return False
         if self._freed:
             self._return_slots()
         self._room()
@@ -279,9 +274,10 @@ class Link:
         kind = type(frame)
         if kind is frames.Reply:
             call = self._leave(frame.call, frame.busy_seconds)
-            response = unpack_response(frame.response, self._find)
-            if call is not None and not call.abandoned:
-                call.succeed(response)
+            if call is not None:
+                self._answer(call, frame.response)
+            elif frame.response.slot is not None:
+                self._find(frame.response.slot.number)  # held for no longer than this line: it goes back
         elif kind is frames.Failed:
             call = self._leave(frame.call, frame.busy_seconds)
             if call is not None and not call.abandoned:
@@ -300,13 +296,24 @@ class Link:
         else:
             self._handle_rarer(frame)
 
+    def _answer(self, call: Call, message: frames.Message) -> None:
+        try:
+            response = unpack_response(message, self._find)
+        except Exception as error:
+            _logger.exception("an answer of worker %d cannot be read", self.pid)
+            call.fail(ModelError(f"the model's answer cannot be sent: {error}"))
+            return
+        if not call.abandoned:
+            call.succeed(response)
+
     def _handle_rarer(self, frame: Any) -> None:
         kind = type(frame)
         if kind is frames.Chunk:
             stream: Any = self.calls.get(frame.call)
-            response = unpack_response(frame.response, self._find)
-            if stream is not None and not stream.abandoned:
-                stream.deliver(response)
+            if stream is not None:
+                self._deliver(stream, frame.response)
+            elif frame.response.slot is not None:
+                self._find(frame.response.slot.number)
         elif kind is frames.End:
             stream = self._leave(frame.call, 0.0)
             if stream is not None:
@@ -331,6 +338,17 @@ class Link:
         elif kind is frames.Observed:
             self._observer.observe_custom(frame.model_name, frame.model_version, frame.values)
 
+    def _deliver(self, stream: StreamCall, message: frames.Message) -> None:
+        try:
+            response = unpack_response(message, self._find)
+        except Exception as error:
+            _logger.exception("a chunk of worker %d cannot be read", self.pid)
+            self.cancel(stream)
+            stream.fail(ModelError(f"the model's answer cannot be sent: {error}"))
+            return
+        if not stream.abandoned:
+            stream.deliver(response)
+
     # -- frames and slots ---------------------------------------------------------------------------------------------
 
     def _send(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
@@ -339,18 +357,25 @@ class Link:
         if self._channel.backlog:
             self._backlog.set()
 
+    def _tell(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
+        """Sends what a worker that is gone need not know: its supervisor sees its end too."""
+        with suppress(ChannelClosed):
+            self._send(frame, slots)
+
     def _send_requests(self, frame: Any, slots: Sequence[SlotRef | None]) -> None:
         """Sends a frame with requests; takes their slots back if the frame cannot be made."""
         try:
             self._send(frame, slots)
-        except (TypeError, OverflowError, ValueError) as error:
+        except ChannelClosed:
+            raise
+        except Exception as error:  # what cannot be encoded: huge numbers, endless nesting
             for slot in slots:
                 if slot is not None:
                     self._lent.discard(slot.number)
                     if slot.fresh:
                         self._attached.discard(slot.number)
                     self._arena.release(slot.number)
-            raise InvalidRequest(f"the parameters of the request cannot be passed on: {error}") from error
+            raise InvalidRequest(f"the parameters of the request cannot be passed on: {error!r}") from error
 
     async def _drain(self) -> None:
         """Writes on when the worker reads slower than calls come in."""
@@ -358,8 +383,11 @@ class Link:
             await self._backlog.wait()
             self._backlog = anyio.Event()
             while self._channel.backlog:
-                await anyio.wait_writable(self._channel.sock)
-                self._channel.flush()
+                try:
+                    await anyio.wait_writable(self._channel.sock)
+                    self._channel.flush()
+                except (ChannelClosed, OSError):
+                    return  # its supervisor sees it too
 
     def _lease(self, size_bytes: int) -> tuple[SlotRef, memoryview] | None:
         slot = self._arena.lease(size_bytes)
@@ -378,7 +406,7 @@ class Link:
             return
         slot = self._arena.lease(size_bytes)
         ref = self._lend(slot) if slot is not None else None
-        self._send(frames.Grant(ref), [ref])
+        self._tell(frames.Grant(ref), [ref])
 
     def _find(self, number: int) -> Hold:
         """The owner of views on a reply slot; when they are all gone, the worker may answer in it again."""
@@ -388,7 +416,7 @@ class Link:
         numbers = []
         while self._freed:
             numbers.append(self._freed.popleft())
-        self._send(frames.Return(numbers))
+        self._tell(frames.Return(numbers))
 
     def _room(self) -> None:
         if self.on_room is not None:

@@ -50,6 +50,7 @@ class Loader:
         with self._without_private():
             sys.modules.update(modules.private)
             write_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # an edit in the same second counts
+            before = dict(sys.modules)
             if folder is not None:
                 sys.path.insert(0, folder)
                 importlib.invalidate_caches()
@@ -59,7 +60,7 @@ class Loader:
                 if folder is not None and folder in sys.path:
                     sys.path.remove(folder)
                 sys.dont_write_bytecode = write_bytecode
-                modules.collect()
+                modules.collect(before)
                 for name in modules.private:
                     sys.modules.pop(name, None)
 
@@ -85,12 +86,14 @@ class _Modules:
         self.folder = folder.resolve() if folder is not None else None
         self.private: dict[str, ModuleType] = {}
 
-    def collect(self) -> None:
-        """Notes every loaded module whose file lies in the folder."""
+    def collect(self, before: dict[str, ModuleType]) -> None:
+        """Notes every module that was loaded since then and whose file lies in the folder."""
         if self.folder is None:
             return
         root = str(self.folder) + "/"
         for name, module in list(sys.modules.items()):
+            if before.get(name) is module and name not in self.private:
+                continue
             path = _file_of(module)
             if path is None or not path.startswith(root) or path.startswith(_OURS):
                 continue

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import anyio
+import anyio.abc
 import msgspec
 
 from mlserve import frames
 from mlserve.batching import rule_of
-from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady
+from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, from_exception
 from mlserve.pool import Pool
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, version_key
@@ -120,7 +121,7 @@ class Models:
 
     def all_ready(self) -> bool:
         """Whether all models are ready that should be: those that were unloaded on purpose should not."""
-        return all(model.state is State.READY for model in self if model.wanted)
+        return all(model.state is State.READY and model.pool.pids for model in self if model.wanted)
 
     def any_ready(self) -> bool:
         return any(model.state is State.READY for model in self)
@@ -146,12 +147,60 @@ class Models:
             except MLServeError:
                 pass  # told in the log, in the index and in the start-up table
 
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Runs loads and unloads to their end, whether or not those who asked for them still wait. Until `stop`."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def stop(self) -> None:
+        """Gives up what is under way."""
+        self._tasks.cancel_scope.cancel()
+
     async def load(self, name: str) -> None:
         """Loads, or loads again, all versions of a model as they are on disk now.
 
         Versions that are gone from disk are unloaded. ModelNotFound if the repository has no such model,
-        ModelLoadError with the reason if a version fails; the version that was there before stays.
+        ModelLoadError with the reason if a version fails; the version that was there before stays. Goes on when the
+        waiting task is cancelled.
         """
+        await self._to_the_end(self._load_from_disk, name)
+
+    async def unload(self, name: str) -> None:
+        """Unloads all versions of a model, after the calls under way. ModelNotFound if none is loaded.
+
+        Goes on when the waiting task is cancelled.
+        """
+        await self._to_the_end(self._unload_all, name)
+
+    async def _to_the_end(self, work: Callable[[str], Awaitable[None]], name: str) -> None:
+        """Runs `work(name)` as a task of ours, and waits for it."""
+        done = anyio.Event()
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                await work(name)
+            except MLServeError as error:
+                errors.append(error)
+            except Exception as error:
+                _logger.exception("a change to model '%s' failed", name)
+                errors.append(from_exception(error))
+            finally:
+                done.set()
+
+        self._tasks.start_soon(run)
+        await done.wait()
+        if errors:
+            raise errors[0]
+
+    def _note_lost(self, number: int, reason: str) -> None:
+        """A model could not be loaded again in any worker; or, without a reason, it could."""
+        for model in self:
+            if model.number == number and model.state in (State.READY, State.UNAVAILABLE):
+                model.state, model.reason = (State.UNAVAILABLE, reason) if reason else (State.READY, "")
+
+    async def _load_from_disk(self, name: str) -> None:
         async with self._lock(name):
             found = self._repository.find(name)
             if not found:
@@ -162,8 +211,7 @@ class Models:
             for model in [one for version, one in self._models[name].items() if version not in versions]:
                 await self._unload(model)
 
-    async def unload(self, name: str) -> None:
-        """Unloads all versions of a model, after the calls under way. ModelNotFound if none is loaded."""
+    async def _unload_all(self, name: str) -> None:
         async with self._lock(name):
             loaded = [one for one in self._models.get(name, {}).values() if not one.is_gone]
             if not loaded:
@@ -178,6 +226,7 @@ class Models:
         """Brings one version up, and puts it in the place of the one that was there."""
         old = self._models.get(settings.name, {}).get(settings.version)
         pool = await self._pools.of(settings)
+        pool.on_model_lost = self._note_lost
         model = Model(next(self._numbers), settings, pool)
         model.wanted = wanted
         if old is None or old.state is not State.READY:
@@ -197,7 +246,8 @@ class Models:
         if old is not None and old.state is State.READY:
             await self._retire(old)
         if not loaded.ready:
-            model.reason = "its load() said that it is not ready (it returned False)"
+            model.reason = "its load() said that it is not ready"
+            _logger.error("model %s is not ready: %s", _title(model), model.reason)
             raise ModelLoadError(f"model '{model.name}' was loaded, but {model.reason}")
         _logger.info("model %s is ready", _title(model))
 

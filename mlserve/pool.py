@@ -26,7 +26,7 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
 from mlserve.calls import Call, HandleCall, StreamCall
-from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, StartupError, WorkerDied
+from mlserve.errors import CallerLeft, MLServeError, ServerStopping, StartupError, WorkerDied
 from mlserve.eventloop import waiter_type
 from mlserve.frames import ChannelClosed
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
@@ -37,6 +37,7 @@ _logger = logging.getLogger("mlserve.pool")
 _BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before a worker is started again
 _STABLE_SECONDS = 60.0  # a worker that lived this long is started again without a pause
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
+_UP_SECONDS = 60.0  # how long a load waits for a worker that is being started again
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
 
 
@@ -59,6 +60,7 @@ class Pool:
         self.name = name
         self.workers = workers
         self.restarts = 0
+        self.in_process = isinstance(launcher, ThreadLauncher)
         self._launcher = launcher
         self._arena = arena
         self._observer = observer
@@ -72,6 +74,7 @@ class Pool:
         self._all_ended = anyio.Event()
         self._up = anyio.Event()  # at least one worker is ready
         self._timer = anyio.Event()  # a line wants to be looked at again later
+        self.on_model_lost: Callable[[int, str], None] = lambda model, reason: None
         arena.on_discard.append(self._forget_slot)
 
     def __repr__(self) -> str:
@@ -257,23 +260,29 @@ class Pool:
 
         ModelLoadError with the first reason if one fails.
         """
-        async with self._load_lock:
-            await self._up.wait()
-            done: list[Link] = []
-            loaded: frames.Loaded | None = None
-            try:
-                for link in list(self._links):
-                    loaded = await link.load(frame)
-                    done.append(link)
-            except MLServeError:
-                for link in done:
-                    await self._unload_quietly(link, frame.model)
-                raise
-            if loaded is None:
-                raise ModelLoadError(f"pool {self.name} has no worker that runs; see the log")
-            self._models[frame.model] = frame
-            self._lines[frame.model] = Line(rule or Rule())
-            return loaded
+        while True:
+            with anyio.move_on_after(_UP_SECONDS):
+                await self._up.wait()  # outside of the lock, which a worker that comes up needs
+            async with self._load_lock:
+                if self._links or not self._up.is_set():
+                    return await self._load_everywhere(frame, rule or Rule())
+
+    async def _load_everywhere(self, frame: frames.Load, rule: Rule) -> frames.Loaded:
+        done: list[Link] = []
+        loaded: frames.Loaded | None = None
+        try:
+            for link in list(self._links):
+                loaded = await link.load(frame)
+                done.append(link)
+        except MLServeError:
+            for link in done:
+                await self._unload_quietly(link, frame.model)
+            raise
+        if loaded is None:
+            raise WorkerDied(f"pool {self.name} has no worker that runs; see the log")
+        self._models[frame.model] = frame
+        self._lines[frame.model] = Line(rule)
+        return loaded
 
     async def unload(self, model: int) -> None:
         """Unloads a model in all workers. No calls to it may be under way."""
@@ -378,16 +387,32 @@ class Pool:
             return
         async with self._load_lock:
             for frame in self._models.values():
-                try:
-                    await link.load(frame)
-                except MLServeError as error:
-                    _logger.error("worker %d could not load a model again: %s", link.pid, error)
+                reason = await self._load_again(link, frame)
+                if not reason or not any(frame.model in other.models for other in self._links):
+                    self._lost_model(frame.model, reason)
             self._links.append(link)
             link.was_ready = True
+            if self.restarts:
+                _logger.info("worker %d of pool %s is ready", link.pid, self.name)
         self._up.set()
         if task_status is not None:
             task_status.started()
         self._dispatch()
+
+    async def _load_again(self, link: Link, frame: frames.Load) -> str:
+        """Loads a model in a worker that was started again; why not, if that fails."""
+        try:
+            loaded = await link.load(frame)
+        except MLServeError as error:
+            _logger.error("worker %d could not load a model again: %s", link.pid, error)
+            return error.message
+        return "" if loaded.ready else "its load() said that it is not ready"
+
+    def _lost_model(self, model: int, reason: str) -> None:
+        """No worker holds the model any more (or, without a reason, one does again)."""
+        if reason and model in self._lines:
+            _fail(self._lines[model].take_all(), WorkerDied(f"the model could not be loaded again: {reason}"))
+        self.on_model_lost(model, reason)
 
     def _put_back(self, calls: list[Call]) -> None:
         """Calls that a dead worker had not begun wait again, in front of the others."""

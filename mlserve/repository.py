@@ -58,6 +58,7 @@ class ModelRepository:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.abspath(root))
+        self.broken: dict[Path, SettingsError] = {}  # settings files that could not be read, the last time
         self._told: set[str] = set()  # remarks that are in the log already
 
     def __repr__(self) -> str:
@@ -93,6 +94,7 @@ class ModelRepository:
             first = found.setdefault((settings.name, settings.version), settings)
             if first is not settings:
                 self._tell(f"{path}: ignored, since {first.source_dir} has the same model and version already")
+        self.broken = broken
         if paths:
             return list(found.values()), broken
         single = self._single()

@@ -65,12 +65,14 @@ class Running:
         reply_slots: ReplySlots,
         outbox: Outbox,
         give_way: Callable[[Awaitable[Any]], Awaitable[Any]],
+        ending: Callable[[], bool],
     ) -> None:
         self._progress = progress
         self._views = views
         self._reply_slots = reply_slots
         self._outbox = outbox
         self._give_way = give_way
+        self._ending = ending  # whether the worker is about to end
         self._loop = asyncio.get_running_loop()
         self._scopes: dict[int, _Scope] = {}  # calls that may be awaiting something
         self.streams: dict[int, Stream] = {}
@@ -105,7 +107,9 @@ class Running:
             request = unpack_request(frame.request, self.find)
             response = await self._predict(loaded, request, [frame.call])
             self._reply(frame.call, frame.form, request, response, started)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if self._is_ending(error):
+                raise
             self.failed(frame.call, loaded.model, frame.request.id, error, time.perf_counter() - started)
         del request, response
         loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
@@ -171,7 +175,9 @@ class Running:
         try:
             handler = loaded.handlers[frame.place]
             self._outbox.put(await self._await([frame.call], handler(frame)))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if self._is_ending(error):
+                raise
             self.failed(frame.call, loaded.model, None, error, 0.0)
 
     # -- batches ------------------------------------------------------------------------------------------------------
@@ -203,7 +209,9 @@ class Running:
         except Cancelled as error:
             self._fail_all(members, loaded, error, started)
             return True
-        except (Exception, SystemExit):
+        except BaseException as error:
+            if self._is_ending(error):
+                raise
             return False  # each runs alone now, and the one that failed fails again
         try:
             answers = split(response, rows)
@@ -243,7 +251,9 @@ class Running:
             if scope.cancelled_caught:
                 raise Cancelled
             self._outbox.put(frames.End(frame.call))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if self._is_ending(error):
+                raise
             self.failed(frame.call, loaded.model, None, error, 0.0)
         finally:
             del self._scopes[frame.call]
@@ -275,7 +285,12 @@ class Running:
             known = MLServeError("the call was cancelled", _CANCELLED_STATUS)
         else:
             known = execute.describe_failure(model, request_id, error)
-        self._outbox.put(frames.Failed(call, known.message, known.http_status, known.grpc_status, busy_seconds))
+        message, http_status, grpc_status = execute.sendable(known)
+        self._outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds))
+
+    def _is_ending(self, error: BaseException) -> bool:
+        """Whether an error is the end of this worker, and not a matter of the call."""
+        return isinstance(error, asyncio.CancelledError) and self._ending()
 
     def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that never begins."""

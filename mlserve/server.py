@@ -20,6 +20,7 @@ from mlserve.errors import MLServeError, StartupError
 from mlserve.grpc.server import GrpcServer
 from mlserve.metrics import Metrics
 from mlserve.models import Models
+from mlserve.pool import Pool
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, open_repository
 from mlserve.rest.app import RestApp
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, settings: Settings, repository: ModelRepository) -> None:
         self.settings = settings
+        self._repository = repository
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
         self.models = Models(repository, self.pools)
@@ -60,11 +62,13 @@ class Server:
             async with anyio.create_task_group() as transports:
                 await self._start_transports(transports)
                 await tasks.start(self.pools.run)
+                await tasks.start(self.models.run)
                 await self._load_models()
                 task_status.started(self)
                 transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
                 await self._drain(transports)
+            self.models.stop()
             await self.pools.stop()
 
     async def _load_models(self) -> None:
@@ -143,6 +147,10 @@ class Server:
         address: tuple[str, int] = await tasks.start(run)
         return address
 
+    def nothing_loaded(self) -> bool:
+        """Whether there are models, or broken settings of models, and not one could be loaded."""
+        return not self.models.any_ready() and (any(self.models) or bool(self._repository.broken))
+
     def table(self) -> str:
         """What is served, and where, for people."""
         rows = [
@@ -150,8 +158,15 @@ class Server:
             for model in self.models
         ]
         places = {name: f"{host}:{port}" for name, (host, port) in self.addresses.items()}
-        workers = ", ".join(f"{len(pool.pids)} in pool {pool.name}" for pool in self.pools)
+        workers = ", ".join(_workers(pool) for pool in self.pools)
         return startup_table(rows, places, workers)
+
+
+def _workers(pool: Pool) -> str:
+    if pool.in_process:
+        return f"none in pool {pool.name}: its models run in the server process"
+    starting = pool.workers - len(pool.pids)
+    return f"{len(pool.pids)} in pool {pool.name}" + (f" ({starting} more starting)" if starting else "")
 
 
 def _implementation(settings: Any) -> str:
@@ -180,13 +195,14 @@ async def _main(settings: Settings, folder: Path) -> int:
         await tasks.start(_stop_on_signals, server)
         async with anyio.create_task_group() as serving:
             await serving.start(server.run)
-            print(server.table(), file=sys.stderr, flush=True)
-            failed = server.dataplane.started and any(server.models) and not server.models.any_ready()
+            if server.dataplane.started:
+                print(server.table(), file=sys.stderr, flush=True)
+            failed = server.dataplane.started and server.nothing_loaded()
             if failed:
                 server.stop()
         tasks.cancel_scope.cancel()
     if failed:
-        raise StartupError("no model could be loaded; the table above says why each of them failed")
+        raise StartupError("no model could be loaded; the lines above say why")
     return 0
 
 

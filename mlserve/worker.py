@@ -26,10 +26,10 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from mlserve import frames, malloc
+from mlserve import execute, frames, malloc
 from mlserve.arena import Views
 from mlserve.custom_metrics import bind_model, bind_sink
-from mlserve.errors import MLServeError
+from mlserve.errors import ModelLoadError, from_exception
 from mlserve.eventloop import FutureWaiter, Waiter, watch
 from mlserve.frames import Channel, ChannelClosed, SlotRef
 from mlserve.handlers import get_custom_handlers
@@ -68,7 +68,9 @@ class Worker:
         """Serves until the pool's end of the channel closes, or says stop."""
         with anyio.CancelScope() as self._life:
             self._outbox = Outbox(self._channel, self._views, self._life.cancel)
-            self._running = Running(self._progress, self._views, self._reply_slots, self._outbox, self._give_way)
+            self._running = Running(
+                self._progress, self._views, self._reply_slots, self._outbox, self._give_way, self._is_ending
+            )
             bind_sink(_MetricsSink(self._outbox))
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._read)
@@ -247,14 +249,19 @@ class Worker:
                 model.ready = bool(outcome)
             elif model.ready is None:  # load() said nothing, neither by its result nor by self.ready
                 model.ready = True
-            metadata = await _maybe_await(model.metadata())
-        except (Exception, SystemExit) as error:
+            metadata = _metadata_json(await _maybe_await(model.metadata()))
+            details = _details(model)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_ending():
+                raise
             self._loader.discard(modules)
             self._outbox.put(_load_failure(frame.model, error))
             return
         self._models[frame.model] = LoadedModel(model, modules)
-        loaded = frames.Loaded(frame.model, bool(model.ready), _metadata_json(metadata), _details(model))
-        self._outbox.put(loaded)
+        self._outbox.put(frames.Loaded(frame.model, bool(model.ready), metadata, details))
+
+    def _is_ending(self) -> bool:
+        return self._life.cancel_called
 
     async def _unload(self, number: int) -> None:
         loaded = self._models.pop(number, None)
@@ -262,7 +269,9 @@ class Worker:
             return
         try:
             await _maybe_await(loaded.model.unload())
-        except Exception:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_ending():
+                raise
             _logger.exception("model '%s' failed to unload", loaded.model.name)
         self._loader.discard(loaded.modules)
 
@@ -317,10 +326,12 @@ async def _maybe_await(value: Any) -> Any:
 
 
 def _load_failure(number: int, error: BaseException) -> frames.LoadFailed:
+    known = from_exception(error)
+    message, http_status, _ = execute.sendable(known)
+    if isinstance(error, ModelLoadError) and isinstance(error.__cause__, (ModuleNotFoundError, AttributeError)):
+        return frames.LoadFailed(number, message, http_status, "")  # the message says all of it
     detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if isinstance(error, MLServeError):
-        return frames.LoadFailed(number, str(error), error.http_status, detail)
-    return frames.LoadFailed(number, f"{type(error).__name__}: {error}", 500, detail)
+    return frames.LoadFailed(number, message, http_status, detail)
 
 
 def _metadata_json(metadata: Any) -> bytes:

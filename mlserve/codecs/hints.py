@@ -56,7 +56,7 @@ def read_hint(hint: Any) -> Hint:
     if hint in _UNSAID:
         return Hint("anything")
     origin = get_origin(hint)
-    named = getattr(origin or hint, "__value__", None)  # of `type X = …`, as numpy's NDArray is on Python 3.12 and later
+    named = getattr(origin or hint, "__value__", None)  # of `type X = …`, as numpy's NDArray is since 3.12
     if named is not None:
         return read_hint(named)
     if origin is Annotated:

@@ -6,6 +6,7 @@ the body once, whatever is in it: values are looked at as text, and tensors' dat
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -133,13 +134,12 @@ def _expected(place: str, expected: str, text: Any) -> _Fault:
     return _Fault(f"{place}: expected {expected}, got {short}")
 
 
+_VISIBLE = re.compile(rb"\S")
+
+
 def _first(text: Any) -> bytes:
-    view = memoryview(text)
-    for at in range(len(view)):
-        one = bytes(view[at : at + 1])
-        if not one.isspace():
-            return one
-    return b""
+    found = _VISIBLE.search(memoryview(text))
+    return b"" if found is None else found.group()
 
 
 def _is_null(text: Any) -> bool:

@@ -10,13 +10,14 @@ Source: Open Inference Protocol, REST API; Triton's "Binary Tensor Data Extensio
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from mlserve.datatypes import BYTES, DTYPES
+from mlserve.datatypes import BYTES, DTYPES, MAX_DIMENSIONS
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
@@ -112,6 +113,9 @@ def _check_input(tensor: RequestInput, at: int) -> bool:
     """What the types leave open; whether the JSON has the tensor's data."""
     if tensor.parameters is not None:
         _check_parameters(tensor.parameters, f"inputs[{at}].parameters")
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        expected = f"at most {MAX_DIMENSIONS} dimensions"
+        raise InvalidRequest(f"inputs[{at}].shape: expected {expected}, got {len(tensor.shape)}", _NO_REQUEST)
     for size in tensor.shape:
         if not -1 <= size <= _LARGEST_SIZE:
             expected = "sizes from 0 on, or -1 for one that follows from the data"
@@ -159,9 +163,7 @@ def _check_size(tensor: RequestInput, size: int, place: str) -> None:
     """Whether bytes, datatype and shape agree, as far as that shows without looking at the bytes."""
     if tensor.datatype == BYTES or -1 in tensor.shape:
         return
-    count = 1
-    for one in tensor.shape:
-        count *= one
+    count = math.prod(tensor.shape)
     needed = count * DTYPES[tensor.datatype].itemsize
     if needed != size:
         raise InvalidRequest(f"{place}: shape {tensor.shape} of {tensor.datatype} needs {needed} bytes, got {size}")

@@ -109,14 +109,16 @@ class Line:
                 self._length -= 1
                 if not group:
                     del self._groups[key]
+                if not self._groups:
+                    self.look_again_at = None
                 return True
         return False
 
     def take(self, now: float) -> list[Call]:
         """The calls that shall run together now, taken out of the line; none if it is better to wait."""
+        self.look_again_at = None
         if not self._groups:
             return []
-        self.look_again_at = None
         if self.rule.calls <= 1:
             return [self._pop(None)]
         for key in sorted(self._groups, key=lambda one: self._groups[one][0].arrived_at):

@@ -89,6 +89,7 @@ class DataPlane:
         """
         model = self._admit(name, version)
         self._prepare(request, model)
+        self._metrics.parallel_queue(model.pool.waiting_for(model.number))
         if model.batched:
             self._metrics.batch_queue(name, version, model.pool.waiting_for(model.number))
         timeout = self._timeout(model, timeout_seconds)

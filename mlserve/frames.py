@@ -11,6 +11,7 @@ Pool to worker                              Worker to pool
     Close     no more requests in a stream
     Credit    the client took n chunks         Waiting   the call gave way: it awaits something
     Cancel    nobody waits any more
+    Attach    slots that a batch will name
     Grant     a slot to answer in              Need      a slot of so many bytes, please
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
     Forget    slots that were given back       Observed, Registered   custom metrics
@@ -132,6 +133,10 @@ class Grant(Struct, array_like=True, tag="g"):
     slot: SlotRef | None  # None: no memory left; the answer travels inside its frame
 
 
+class Attach(Struct, array_like=True, tag="attach"):
+    slots: list[SlotRef]  # all of them fresh
+
+
 class Return(Struct, array_like=True, tag="b"):
     slots: list[int]
 
@@ -224,7 +229,9 @@ class Observed(Struct, array_like=True, tag="observe"):
     values: dict[str, float]
 
 
-ToWorker = Union[Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Grant, Return, Forget, Stop]
+ToWorker = Union[
+    Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Attach, Grant, Return, Forget, Stop
+]
 ToPool = Union[
     Hello,
     Loaded,
@@ -350,14 +357,17 @@ class Channel:
             frames.append(self._decoder.decode(view[start + 4 : end]))
             start = end
         needed = 4 + _LENGTH.unpack_from(view, start)[0] if have - start >= 4 else 4
-        rest = bytes(view[start:have])
         view.release()
+        if start:  # nothing is moved while a large frame comes in piece by piece
+            rest = bytes(self._in[start:have])
+            self._in[: len(rest)] = rest
+            self._have = have = len(rest)
         if needed > len(self._in):
-            self._in = bytearray(needed)
-        elif not rest and len(self._in) > _READ_BYTES:
+            larger = bytearray(needed)
+            larger[:have] = memoryview(self._in)[:have]
+            self._in = larger
+        elif not have and len(self._in) > _READ_BYTES:
             self._in = bytearray(_READ_BYTES)
-        self._in[: len(rest)] = rest
-        self._have = len(rest)
 
     def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:

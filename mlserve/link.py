@@ -26,6 +26,7 @@ _WINDOW_SECONDS = 0.002  # how much work a worker may have waiting at its side
 _WINDOW_CALLS = 64
 _IN_FLIGHT_CALLS = 1024  # including those that await something in the worker
 _SMOOTHING = 0.2
+_DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253
 CHUNK_CREDIT = 16  # chunks that a worker may send ahead of its client
 
 
@@ -58,7 +59,6 @@ class Link:
         self.open = 0  # Invariant: the number of calls in `calls` that are not waiting
         self.calls: dict[int, Call] = {}  # by number, in order of sending
         self.service_seconds: float | None = None
-        self.finished = 0
         self.was_ready = False  # it came up and held its models, at least once
         self._over = False
         self._launched = launched
@@ -106,6 +106,7 @@ class Link:
             infer = self._infer_frame(call)
             self._send_requests(infer, [infer.request.slot])
         self._enter(call)
+        call.waiting = False
         self.open += 1
 
     def start_batch(self, calls: list[Call]) -> None:
@@ -120,12 +121,23 @@ class Link:
         if not made:
             return
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
+        self._attach_ahead([infer.request for _, infer in made])
         self._send_requests(batch, [infer.request.slot for _, infer in made])
         for call, _ in made:
             self._enter(call)
             call.waiting = True
         made[0][0].waiting = False
         self.open += 1
+
+    def _attach_ahead(self, messages: list[frames.Message]) -> None:
+        """Sends the descriptors of a large batch before it: a socket takes some 250 with one message."""
+        fresh = [one for one in messages if one.slot is not None and one.slot.fresh]
+        while len(fresh) > _DESCRIPTORS:
+            part, fresh = fresh[:_DESCRIPTORS], fresh[_DESCRIPTORS:]
+            slots = [one.slot for one in part if one.slot is not None]
+            self._send(frames.Attach(slots), slots)
+            for one, slot in zip(part, slots):
+                one.slot = SlotRef(slot.number, slot.size_bytes)
 
     def _infer_frame(self, call: Call) -> frames.Infer:
         assert call.request is not None, "streams are opened, not inferred"
@@ -165,7 +177,6 @@ class Link:
             if busy_seconds:
                 known = self.service_seconds
                 self.service_seconds = busy_seconds if known is None else known + _SMOOTHING * (busy_seconds - known)
-        self.finished += 1
         call.busy_seconds = busy_seconds
         return call
 
@@ -215,6 +226,10 @@ class Link:
             await watch(self._channel.sock, self._on_readable)
             tasks.cancel_scope.cancel()
 
+    def kill(self) -> None:
+        """Ends the worker at once; its supervisor does the rest."""
+        self._launched.kill()
+
     def stop(self) -> None:
         """Asks the worker to end."""
         self._tell(frames.Stop())
@@ -234,7 +249,7 @@ class Link:
         self.models.clear()
         again = []
         for call in calls:
-            call.link = None
+            call.link, call.waiting = None, False
             if call.number > begun and not isinstance(call, StreamCall):
                 again.append(call)
             else:

@@ -205,11 +205,17 @@ class Models:
             found = self._repository.find(name)
             if not found:
                 raise ModelNotFound(name)
+            errors: list[MLServeError] = []
             for settings in found:
-                await self._load(settings)
+                try:
+                    await self._load(settings)
+                except MLServeError as error:
+                    errors.append(error)  # the other versions are tried all the same
             versions = {settings.version for settings in found}
-            for model in [one for version, one in self._models[name].items() if version not in versions]:
+            for model in [one for version, one in self._models.get(name, {}).items() if version not in versions]:
                 await self._unload(model)
+            if errors:
+                raise errors[0]
 
     async def _unload_all(self, name: str) -> None:
         async with self._lock(name):
@@ -224,12 +230,13 @@ class Models:
 
     async def _load(self, settings: ModelSettings, *, wanted: bool = False) -> None:
         """Brings one version up, and puts it in the place of the one that was there."""
+        _refuse_environments(settings)
         old = self._models.get(settings.name, {}).get(settings.version)
         pool = await self._pools.of(settings)
         pool.on_model_lost = self._note_lost
         model = Model(next(self._numbers), settings, pool)
         model.wanted = wanted
-        if old is None or old.state is not State.READY:
+        if old is None or old.state not in (State.READY, State.UNKNOWN):
             self._put(model)
         try:
             loaded = await self._load_in_pool(model)
@@ -243,7 +250,7 @@ class Models:
         model.wanted = True
         model.state = State.READY if loaded.ready else State.UNKNOWN
         self._put(model)
-        if old is not None and old.state is State.READY:
+        if old is not None and old.state in (State.READY, State.UNKNOWN):
             await self._retire(old)
         if not loaded.ready:
             model.reason = "its load() said that it is not ready"
@@ -281,6 +288,17 @@ class Models:
         versions = self._models[name].values()
         candidates = [one for one in versions if one.state is State.READY] or list(versions)
         self._default[name] = max(candidates, key=lambda one: version_key(one.version or ""))
+
+
+def _refuse_environments(settings: ModelSettings) -> None:
+    """ModelLoadError for a model that wants a Python environment of its own: better than the wrong packages."""
+    parameters = settings.parameters
+    for name in ("environment_path", "environment_tarball"):
+        if parameters is not None and getattr(parameters, name):
+            raise ModelLoadError(
+                f"model '{settings.name}' asks for parameters.{name}, which this version does not have yet; "
+                f"install what the model needs beside mlserve and leave the setting out"
+            )
 
 
 def _title(model: Model) -> str:

@@ -235,19 +235,25 @@ class Pool:
         except ChannelClosed:
             for call in reversed(calls):
                 line.add(call, in_front=True)
-            self._links.remove(link)  # its supervisor finds out by itself
-        except MLServeError as error:
-            _fail(calls, error)
+            self._links.remove(link)
+            link.kill()  # if it is not dead yet, nothing can be sent to it any more
         except Exception as error:
-            _logger.exception("a request could not be sent to its worker")
-            _fail(calls, MLServeError(f"the request could not be sent to its worker: {error}", 500))
+            if len(calls) > 1:  # one of them spoils the batch: which one shows when each goes alone
+                for call in calls:
+                    self._assign([call], link, line)
+            elif isinstance(error, MLServeError):
+                calls[0].fail(error)
+            else:
+                _logger.exception("a request could not be sent to its worker")
+                calls[0].fail(MLServeError(f"the request could not be sent to its worker: {error}", 500))
 
     async def _look_again(self) -> None:
         """Forms batches whose waiting time is over."""
         while True:
             await self._timer.wait()
             self._timer = anyio.Event()
-            moments = [line.look_again_at for line in self._lines.values() if line.look_again_at is not None]
+            lines = [line for line in self._lines.values() if len(line)]
+            moments = [line.look_again_at for line in lines if line.look_again_at is not None]
             if moments:
                 with anyio.move_on_after(max(0.0, min(moments) - time.monotonic())):
                     await self._timer.wait()
@@ -315,6 +321,8 @@ class Pool:
     async def stop(self) -> None:
         """Ends the workers: politely, and after `stop_seconds` by force."""
         self._stop_asked.set()
+        if self._forget_slot in self._arena.on_discard:
+            self._arena.on_discard.remove(self._forget_slot)
         for line in self._lines.values():
             _fail(line.take_all(), ServerStopping("the server is stopping"))
         for link in self._workers:

@@ -70,8 +70,10 @@ class Pools:
         group = parameters.inference_pool_gid if parameters is not None else None
         if group:
             return f"group {group}", max(1, workers or self._settings.parallel_workers)
-        if workers is not None and workers != self._settings.parallel_workers:
-            return f"model {settings.name} {settings.version or ''}".rstrip(), workers
+        if parameters is not None and parameters.autogenerate_inference_pool_gid:
+            workers = self._settings.parallel_workers if workers is None else workers
+        if workers is not None:
+            return f"model {settings.name} {settings.version or '-'} of {workers}", workers
         return _DEFAULT, self._settings.parallel_workers
 
     async def _start(self, name: str, workers: int) -> Pool:

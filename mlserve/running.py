@@ -139,12 +139,12 @@ class Running:
         except asyncio.CancelledError:
             if not scope.cancelled:
                 raise  # the worker ends
-            if sys.version_info >= (3, 11):
-                task.uncancel()
             raise Cancelled from None
         finally:
             for call in calls:
                 del self._scopes[call]
+            if scope.cancelled and sys.version_info >= (3, 11):
+                task.uncancel()  # also where the model swallowed it
 
     def _tell_waiting(self, call: int) -> None:
         """One turn of the loop later: if the call is still here, it has given way, and the worker can take more."""
@@ -187,6 +187,7 @@ class Running:
         members = [one for one in frame.calls if one.call not in dropped]
         for one in frame.calls:
             if one.call in dropped:
+                self.drop(one.request)
                 self.refuse(one.call, "the call was cancelled", _CANCELLED_STATUS, "CANCELLED")
         if not members:
             return
@@ -291,6 +292,11 @@ class Running:
     def _is_ending(self, error: BaseException) -> bool:
         """Whether an error is the end of this worker, and not a matter of the call."""
         return isinstance(error, asyncio.CancelledError) and self._ending()
+
+    def drop(self, message: Message) -> None:
+        """Gives the slot of a request back that nobody will look at."""
+        if message.slot is not None:
+            self._views.hold(message.slot.number)
 
     def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that never begins."""

@@ -32,6 +32,15 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 _logger = logging.getLogger("mlserve.server")
+_DEFAULTS = Settings.model_construct()
+_NOT_YET = ("kafka_enabled", "tracing_server", "cache_enabled", "parallel_backend")
+_NOT_YET_OF_MODELS = (
+    "cache_enabled",
+    "devices",
+    "recycle_above_bytes",
+    "recycle_after_requests",
+    "target_latency_seconds",
+)
 _IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system
 _ANSWER_SECONDS = 1.0  # before the end of a drain, for transports to tell their clients that their calls are cut off
 
@@ -71,12 +80,23 @@ class Server:
             self.models.stop()
             await self.pools.stop()
 
+    def _tell_unused(self) -> None:
+        """One line for each setting that is accepted, and has no effect in this version."""
+        for name in _NOT_YET:
+            if getattr(self.settings, name) != getattr(_DEFAULTS, name):
+                _logger.warning("the setting '%s' has no effect in this version", name)
+        for model in self.models:
+            for name in _NOT_YET_OF_MODELS:
+                if getattr(model.settings, name):
+                    _logger.warning("model '%s': the setting '%s' has no effect in this version", model.name, name)
+
     async def _load_models(self) -> None:
         """Tries all models of the repository; gives up at once when asked to stop."""
         async with anyio.create_task_group() as loading:
             loading.start_soon(self._cancel_when, self._stop_asked, loading.cancel_scope)
             if self.settings.load_models_at_startup:
                 await self.models.load_all()
+            self._tell_unused()
             self.dataplane.started = True
             loading.cancel_scope.cancel()
 

@@ -119,6 +119,9 @@ class Worker:
         if kind is frames.Cancel:
             if not self._running.cancel(frame.call) and self._is_waiting(frame.call):
                 self._dropped.add(frame.call)
+        elif kind is frames.Attach:
+            for slot in frame.slots:
+                self._attach(slot)
         elif kind is frames.Grant:
             self._attach(frame.slot)
             self._grants.append(frame.slot)
@@ -202,12 +205,12 @@ class Worker:
         loaded = self._models.get(frame.model)
         if loaded is None:
             for one in frame.calls if kind is frames.Batch else (frame,):
-                self._refuse(one.call, "the model was unloaded before the call began", 503, "UNAVAILABLE")
+                self._refuse(one, "the model was unloaded before the call began", 503, "UNAVAILABLE")
         elif kind is frames.Batch:
             await self._running.infer_batch(frame, loaded, self._dropped)
             self._dropped.difference_update(one.call for one in frame.calls)
         elif frame.call in self._dropped:
-            self._refuse(frame.call, "the call was cancelled", 499, "CANCELLED")
+            self._refuse(frame, "the call was cancelled", 499, "CANCELLED")
         elif kind is frames.Infer:
             await self._running.infer(frame, loaded)
         elif kind is frames.Handle:
@@ -216,12 +219,15 @@ class Worker:
             self._running.begin_stream(frame)
             self._tasks.start_soon(self._running.run_stream, frame, loaded)
 
-    def _refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
-        self._dropped.discard(call)
-        stream = self._running.streams.pop(call, None)
+    def _refuse(self, frame: Any, message: str, http_status: int, grpc_status: str) -> None:
+        """Answers a call that shall not begin."""
+        self._dropped.discard(frame.call)
+        if isinstance(frame, frames.Infer):
+            self._running.drop(frame.request)
+        stream = self._running.streams.pop(frame.call, None)
         if stream is not None:
             stream.close()
-        self._running.refuse(call, message, http_status, grpc_status)
+        self._running.refuse(frame.call, message, http_status, grpc_status)
 
     async def _give_memory_back(self) -> None:
         """Returns freed memory to the system after a while without work: see malloc.py for why it was kept."""

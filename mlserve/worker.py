@@ -175,6 +175,8 @@ class Worker:
                 self._taken += 1
                 await self._do(self._inbox.popleft())
                 if time.perf_counter() - last_turn > _TURN_SECONDS:
+                    if not self._on_readable():  # calls may have been cancelled meanwhile: they shall not begin
+                        self._life.cancel()
                     await anyio.lowlevel.checkpoint()
                     last_turn = time.perf_counter()
             self._outbox.flush()

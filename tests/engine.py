@@ -22,6 +22,7 @@ MODELS = '''
 import asyncio, os, time
 from pathlib import Path
 from mlserve import MLModel
+from mlserve.errors import MLServeError
 from mlserve.types import InferenceResponse, ResponseOutput
 
 
@@ -96,6 +97,48 @@ class Keeper(MLModel):
 class Failing(MLModel):
     def predict(self, request):
         raise ValueError("golden value")
+
+
+class Odd(MLModel):
+    """Returns what no answer should be, as the request's id says."""
+
+    def predict(self, request):
+        response = answer(self, request)
+        kind = request.id
+        if kind == "id":
+            response.id = 5
+        elif kind == "name":
+            response.outputs[0].name = None
+        elif kind == "shape":
+            response.outputs[0].shape = [1.5]
+        elif kind == "datatype":
+            response.outputs[0].datatype = "FOO"
+        elif kind == "key":
+            response.parameters = {1: 2}
+        elif kind == "error":
+            raise MLServeError(5, 400)
+        elif kind == "surrogate":
+            raise ValueError(chr(0xD800))
+        elif kind == "interrupt":
+            raise KeyboardInterrupt
+        elif kind == "cancelled":
+            raise asyncio.CancelledError
+        elif kind == "deep":
+            nested = []
+            for _ in range(100_000):
+                nested = [nested]
+            response.parameters = {"nested": nested}
+        return response
+
+
+class Orphan(MLModel):
+    """Awaits a task that somebody cancelled: an ordinary mistake."""
+
+    async def predict(self, request):
+        task = asyncio.get_running_loop().create_task(asyncio.sleep(5))
+        await asyncio.sleep(0.001)
+        task.cancel()
+        await task
 
 
 class Exiting(MLModel):

@@ -13,6 +13,7 @@ from mlserve.batching import Rule
 from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, WorkerDied
 from mlserve.link import window_of
 from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest
 from tests.engine import load, request, running_pool, until, values, write_models
 
 pytestmark = pytest.mark.anyio
@@ -369,3 +370,116 @@ async def test_a_caller_that_says_it_leaves_is_told_so_and_its_call_is_dropped(f
         assert given[-1] is None, "the transport is told that it is too late now"
         await until(lambda: not pool._links[0].calls)
         assert values(await pool.infer(1, request([0]), "json")) == [0.0]
+
+
+# -- what an attack found ---------------------------------------------------------------------------------------------
+
+ODD = ["id", "name", "shape", "datatype", "key", "error", "surrogate", "interrupt", "cancelled", "deep"]
+
+
+async def test_an_answer_of_the_wrong_types_fails_its_call_and_nothing_else(folder):
+    async with running_pool() as (pool, _):
+        await load(pool, 1, "Odd", folder)
+        for kind in ODD:
+            with anyio.fail_after(5), pytest.raises(MLServeError) as caught:
+                await pool.infer(1, request([1.0], id=kind), "json")
+            assert 400 <= caught.value.http_status <= 599, kind
+            assert values(await pool.infer(1, request([2.0], id="fine"), "json")) == [2.0]
+        assert pool.restarts == 0
+
+
+async def test_a_cancelled_error_that_a_model_lets_out_is_the_models_failure(folder):
+    async with running_pool() as (pool, _):
+        await load(pool, 1, "Orphan", folder)
+        await load(pool, 2, "Double", folder)
+        with anyio.fail_after(5), pytest.raises(MLServeError, match="CancelledError"):
+            await pool.infer(1, request([1.0]), "json")
+        assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
+        assert pool.restarts == 0
+
+
+async def test_a_worker_killed_with_a_backlog_of_writes_costs_no_more_than_its_calls(folder):
+    async with running_pool(1) as (pool, _):
+        await load(pool, 1, "Sleeper", folder)
+        large = InferenceRequest(
+            inputs=[{"name": f"x{n}", "shape": [3000], "datatype": "FP32", "data": [5.0] * 3000} for n in range(100)]
+        )
+        outcomes = []
+
+        async def ask():
+            try:
+                await pool.infer(1, large, "json")
+            except WorkerDied as error:
+                outcomes.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask)
+            await until(lambda: pool._links and pool._links[0].calls)
+            os.kill(pool.pids[0], signal.SIGKILL)
+            await anyio.sleep(0.05)
+            tasks.cancel_scope.cancel()
+        await load(pool, 2, "Double", folder)
+        assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
+
+
+async def test_a_load_while_the_only_worker_is_restarted_waits_for_it(folder):
+    async with running_pool(1) as (pool, _):
+        await load(pool, 1, "Double", folder)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        await until(lambda: not pool.pids)
+        with anyio.fail_after(15):
+            await load(pool, 2, "AsyncDouble", folder)
+            assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
+            assert values(await pool.infer(1, request([2.0]), "json")) == [4.0]
+
+
+async def test_a_model_that_cannot_be_loaded_again_fails_its_calls_and_says_so(folder):
+    async with running_pool(1) as (pool, _):
+        told = []
+        pool.on_model_lost = lambda model, reason: told.append((model, reason))
+        await load(pool, 1, "Double", folder)
+        (folder / "models.py").write_text("class Double:\n    pass\n")
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with anyio.fail_after(15), pytest.raises(WorkerDied, match="could not be loaded again"):
+            await pool.infer(1, request([1.0]), "json")
+        assert told and told[-1][0] == 1 and told[-1][1]
+
+
+async def test_the_slots_of_calls_that_were_cancelled_before_they_began_come_back(folder):
+    async with running_pool() as (pool, arena):
+        await load(pool, 1, "Blocker", folder)
+        await pool.infer(1, request([1.0], id="warm"), "json")
+        (folder / "gate").touch()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.infer, 1, request([1.0], id="first"), "json")
+            await until((folder / "begun-first").exists)
+            async with anyio.create_task_group() as leaving:
+                for n in range(8):
+                    leaving.start_soon(pool.infer, 1, request([1.0] * 50_000, id=str(n)), "json")
+                await anyio.wait_all_tasks_blocked()
+                leaving.cancel_scope.cancel()
+            (folder / "gate").unlink()
+        await pool.infer(1, request([1.0], id="last"), "json")
+        await until(lambda: arena.leased_count <= 1)  # one may be the stock of slots to answer in
+
+
+async def test_a_batch_with_more_slots_than_descriptors_fit_in_a_message_is_answered(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=300, wait_seconds=30.0, eager=False)
+        wide = [
+            InferenceRequest(inputs=[{"name": "x", "shape": [1, 20_000], "datatype": "FP32", "data": [1.0] * 20_000}])
+            for _ in range(300)
+        ]
+        with anyio.fail_after(18):
+            answers = await _ask_all(pool, wide)
+        assert all(answer == [[2.0] * 20_000] for answer in answers)
+
+
+async def test_one_request_that_cannot_be_sent_does_not_spoil_its_batch(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=3, wait_seconds=30.0, eager=False)
+        bad = request([1.0], parameters={"big": 10**30})
+        answers = await _ask_all(pool, [request([1.0]), bad, request([3.0])])
+        assert answers[0] == [2.0] and answers[2] == [6.0]
+        assert "cannot be passed on" in answers[1]

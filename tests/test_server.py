@@ -219,6 +219,23 @@ def test_without_any_model_that_loads_the_start_fails(tmp_path):
     assert "no such artifact" in output
 
 
+def test_a_folder_with_only_broken_settings_fails_the_start(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model-settings.json").write_text('{"name": "x",,}')
+    code, output = _start_and_fail(tmp_path)
+    assert code != 0
+    assert "line 1, column 14" in output
+    assert "Traceback" not in output
+
+
+def test_a_load_while_the_worker_is_restarted_does_not_hang_the_server(folder):
+    with serving(folder) as server:
+        os.kill(server.workers[0], signal.SIGKILL)
+        answer = httpx.post(f"{server.rest}/v2/repository/models/double/load", timeout=30)
+        assert answer.status_code in (200, 503)
+        assert server.infer("double", [2.0]).json()["outputs"][0]["data"] == [4.0]
+
+
 def test_a_model_without_any_file_comes_from_variables(tmp_path):
     (tmp_path / "models.py").write_text(MODELS)
     env = {"MLSERVER_MODEL_NAME": "mine", "MLSERVER_MODEL_IMPLEMENTATION": "models.Double"}

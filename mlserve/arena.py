@@ -142,9 +142,6 @@ class Arena:
         """The leased slot of this number. KeyError if it is not leased."""
         return self._leased[number]
 
-    def is_leased(self, number: int) -> bool:
-        return number in self._leased
-
     def trim(self) -> None:
         """Gives all free slots back to the system."""
         self._trim(self.free_bytes)

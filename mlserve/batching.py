@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from msgspec import Struct
 
 from mlserve.calls import Call
+from mlserve.merging import rows_of
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, Parameters
 
@@ -57,11 +58,6 @@ def batch_key(request: InferenceRequest) -> Hashable | None:
         None if outputs is None else tuple((one.name, _shaping(one.parameters)) for one in outputs),
         _shaping(request.parameters),
     )
-
-
-def rows_of(request: InferenceRequest) -> int:
-    """The number of rows of a request that can be batched."""
-    return request.inputs[0].shape[0]
 
 
 def _shaping(parameters: Parameters | None) -> Hashable:

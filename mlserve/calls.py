@@ -19,7 +19,6 @@ class Call:
     __slots__ = (
         "abandoned",
         "arrived_at",
-        "busy_seconds",
         "done",
         "error",
         "form",
@@ -41,7 +40,6 @@ class Call:
         self.done: Waiter = new_waiter()
         self.response: InferenceResponse | None = None
         self.error: MLServeError | None = None
-        self.busy_seconds = 0.0
         self.number = 0  # at its worker; numbers rise in the order of sending
         self.link: Any = None  # the worker it was sent to
         self.waiting = False  # it takes no place in its worker's window: it awaits something, or runs in a batch

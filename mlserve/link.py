@@ -177,7 +177,6 @@ class Link:
             if busy_seconds:
                 known = self.service_seconds
                 self.service_seconds = busy_seconds if known is None else known + _SMOOTHING * (busy_seconds - known)
-        call.busy_seconds = busy_seconds
         return call
 
     # -- models -------------------------------------------------------------------------------------------------------

@@ -55,12 +55,3 @@ def shared_memory_bytes() -> int:
         return min(memory, room.f_frsize * room.f_bavail)
     except OSError:
         return memory
-
-
-def process_memory_bytes(pid: int) -> int | None:
-    """The resident memory of a process, or None where /proc does not tell."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None

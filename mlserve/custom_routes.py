@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from mlserve.errors import BodyTooLarge, CallerLeft, ModelNotFound
+from mlserve.errors import BodyTooLarge, CallerLeft, InvalidRequest, ModelNotFound
 from mlserve.frames import Handle
 from mlserve.models import Model, Models
 from mlserve.types import State
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+_Handler = tuple[str, str, str]  # path, method, the key of parameters.extra by which a model claims the path
 
 
 class CustomRoute:
-    """One handler of one model, as an ASGI application."""
+    """One handler of one model, as an ASGI application. Without a version, of the one that is the default by then."""
 
-    def __init__(self, models: Models, name: str, handler: tuple[str, str], limit_bytes: int) -> None:
+    def __init__(self, models: Models, name: str, version: str | None, handler: _Handler, limit_bytes: int) -> None:
         self._models = models
         self._name = name
+        self._version = version
         self._handler = handler
         self._limit_bytes = limit_bytes
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CustomRoute) and (self._name, self._handler) == (other._name, other._handler)
+        return isinstance(other, CustomRoute) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self._name, self._handler))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self._name, self._version, self._handler
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         body = await self._read(receive)
@@ -51,10 +57,11 @@ class CustomRoute:
 
     def _find(self) -> tuple[Model, int]:
         """The model as it is now, and which of its handlers this is."""
-        model = self._models.ready(self._name)
-        handlers = [tuple(one) for one in model.details.get("handlers", ())]
+        model = self._models.ready(self._name, self._version)
+        handlers = _handlers_of(model)
         if self._handler not in handlers:
-            raise ModelNotFound(self._name, reason=f"it has no handler for {self._handler[1]} {self._handler[0]} now")
+            told = f"it has no handler for {self._handler[1]} {self._handler[0]} now"
+            raise ModelNotFound(self._name, self._version, told)
         return model, handlers.index(self._handler)
 
     async def _read(self, receive: Receive) -> bytes:
@@ -72,9 +79,78 @@ class CustomRoute:
                 return b"".join(pieces)
 
 
-def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, CustomRoute]]:
-    """Path, method and application of every handler of the models that are ready; of versions, the default one's."""
-    for model in models:
-        if model.state is State.READY and models.is_default(model):
-            for path, method in model.details.get("handlers", ()):
-                yield path, method, CustomRoute(models, model.name, (path, method), limit_bytes)
+class Contested:
+    """A path that several models could answer, and none is chosen to: says how to ask one, and how to choose."""
+
+    def __init__(self, handler: _Handler, names: list[str]) -> None:
+        self._handler = handler
+        self._names = names
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Contested) and (self._handler, self._names) == (other._handler, other._names)
+
+    def __hash__(self) -> int:
+        return hash(self._handler)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        path, method, claimed_by = self._handler
+        asked = ", ".join(f"{_prefix(name)}{path}" for name in self._names)
+        raise InvalidRequest(
+            f"{len(self._names)} models answer {method} {path}; ask one of them at {asked}, or choose one of them for "
+            f'{path} by "parameters": {{"extra": {{"{claimed_by}": true}}}} in its settings'
+        )
+
+
+def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, CustomRoute | Contested]]:
+    """Path, method and application of every handler of the models that are ready.
+
+    Each has the path that it declares (of versions, the default one's), and the same below its model's own path.
+    """
+    claims: dict[_Handler, list[Model]] = {}
+    ready = [model for model in models if model.state is State.READY]
+    for model in ready:
+        for handler in _handlers_of(model) if models.is_default(model) else ():
+            claims.setdefault(handler, []).append(model)
+    for handler, owners in claims.items():
+        chosen = _chosen(handler, owners)
+        if len(chosen) == 1:
+            yield *handler[:2], CustomRoute(models, chosen[0].name, None, handler, limit_bytes)
+        elif chosen:
+            yield *handler[:2], Contested(handler, [model.name for model in chosen])
+    for model in ready:
+        own = _prefix(model.name)
+        for handler in _handlers_of(model):
+            path, method, _ = handler
+            if models.is_default(model):
+                yield f"{own}{path}", method, CustomRoute(models, model.name, None, handler, limit_bytes)
+            if model.version:
+                below = f"{own}/versions/{_literal(model.version)}{path}"
+                yield below, method, CustomRoute(models, model.name, model.version, handler, limit_bytes)
+
+
+def _handlers_of(model: Model) -> list[_Handler]:
+    return [(path, method, claimed_by) for path, method, claimed_by in model.details.get("handlers", ())]
+
+
+def _chosen(handler: _Handler, owners: list[Model]) -> list[Model]:
+    """Of the models with the same handler, the one that answers; several where that is left open, none if none may."""
+    claimed_by = handler[2]
+    if not claimed_by:
+        return owners[:1]
+    claims = [(model, _extra_of(model).get(claimed_by)) for model in owners]
+    named = [model for model, claim in claims if claim]
+    return named or [model for model, claim in claims if claim is not False]
+
+
+def _extra_of(model: Model) -> dict[str, Any]:
+    parameters = model.settings.parameters
+    return (parameters.extra or {}) if parameters is not None else {}
+
+
+def _prefix(name: str) -> str:
+    return f"/v2/models/{_literal(name)}"
+
+
+def _literal(name: str) -> str:
+    """A name within a path's template: braces would be parameters."""
+    return name.replace("{", "%7B").replace("}", "%7D")

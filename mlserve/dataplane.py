@@ -10,7 +10,7 @@ from contextlib import aclosing
 import anyio
 
 from mlserve.cloudevents import CloudEvents
-from mlserve.custom_routes import CustomRoute, custom_routes
+from mlserve.custom_routes import Contested, CustomRoute, custom_routes
 from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
@@ -196,7 +196,7 @@ class DataPlane:
         known = [limit for limit in limits if limit is not None]
         return min(known) if known else None
 
-    def custom_routes(self) -> list[tuple[str, str, CustomRoute]]:
+    def custom_routes(self) -> list[tuple[str, str, CustomRoute | Contested]]:
         """The REST paths that models bring along: path, method, ASGI application."""
         return list(custom_routes(self._models, self.settings.max_body_bytes))
 

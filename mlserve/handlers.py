@@ -14,19 +14,24 @@ _MARK = "__custom_handler__"
 
 @dataclass(frozen=True)
 class CustomHandler:
-    """The path and HTTP method that a handler answers."""
+    """The path and HTTP method that a handler answers.
+
+    Of several models with the same path, the first one answers, unless they have `claimed_by`, the name of a key of
+    `parameters.extra`: then the one with true there does, or the only one that does not have false.
+    """
 
     rest_path: str
     rest_method: str = "POST"
+    claimed_by: str = ""
 
 
-def custom_handler(rest_path: str, rest_method: str = "POST") -> Callable[[F], F]:
-    """A decorator: the method answers this path, in the process where the model lives."""
+def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = "") -> Callable[[F], F]:
+    """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it."""
     if not rest_path.startswith("/"):
         raise ValueError(f"rest_path {rest_path!r} must start with '/'")
 
     def mark(handler: F) -> F:
-        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper()))
+        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by))
         return handler
 
     return mark

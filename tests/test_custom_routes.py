@@ -1,0 +1,74 @@
+"""Paths of custom handlers: the declared one, those below each model's own path, and who answers a shared one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from mlserve.handlers import custom_handler
+from mlserve.model import MLModel
+from mlserve.settings import ModelSettings
+from mlserve.testing import RunningServer, running_server
+
+
+class Told(MLModel):
+    @custom_handler("/who", "GET")
+    async def who(self) -> str:
+        return f"{self.name} {self.version or ''}"
+
+    @custom_handler("/score/{row}", claimed_by="score")
+    async def score(self, row: int) -> list[Any]:
+        return [self.name, row]
+
+
+def settings_of(name: str, version: str | None = None, **extra: Any) -> ModelSettings:
+    return ModelSettings(name=name, implementation=Told, parameters={"version": version, "extra": extra})
+
+
+def post(server: RunningServer, path: str) -> Any:
+    answer = httpx.post(f"{server.rest}{path}")
+    return answer.json() if answer.status_code == 200 else (answer.status_code, answer.json()["error"])
+
+
+def test_every_handler_has_a_path_below_its_models_own() -> None:
+    with running_server([settings_of("a b", "1"), settings_of("a b", "2"), settings_of("{c}")]) as server:
+        paths = ("/who", "/v2/models/a b/who", "/v2/models/a b/versions/1/who", "/v2/models/a b/versions/2/who")
+        assert [httpx.get(f"{server.rest}{path}").json() for path in paths] == ["a b 2", "a b 2", "a b 1", "a b 2"]
+        assert httpx.get(f"{server.rest}/v2/models/a b/versions/3/who").status_code == 404
+        assert httpx.get(f"{server.rest}/v2/models/a b/score/1").status_code == 405
+        assert post(server, "/v2/models/a b/score/1") == ["a b", 1]
+
+
+def test_the_only_model_answers_a_path_that_is_claimed() -> None:
+    with running_server([settings_of("a", "1"), settings_of("a", "2")]) as server:
+        assert post(server, "/score/3") == ["a", 3]
+
+
+def test_of_several_none_answers_a_path_that_none_claims() -> None:
+    with running_server([settings_of("a"), settings_of("b")]) as server:
+        status, error = post(server, "/score/3")
+        assert status == 400
+        assert "2 models answer POST /score/{row}" in error
+        assert "/v2/models/a/score/{row}, /v2/models/b/score/{row}" in error
+        assert '"parameters": {"extra": {"score": true}}' in error
+        assert [post(server, f"/v2/models/{name}/score/3") for name in "ab"] == [["a", 3], ["b", 3]]
+        assert httpx.get(f"{server.rest}/who").json() == "a "
+        assert httpx.post(f"{server.rest}/v2/repository/models/a/unload").status_code == 200
+        assert post(server, "/score/3") == ["b", 3]
+
+
+@pytest.mark.parametrize(
+    ("claims", "answers"), [((None, True), "b"), ((True, None), "a"), ((False, None), "b"), ((None, False), "a")]
+)
+def test_a_claim_or_a_refusal_chooses_the_model(claims: tuple[Any, Any], answers: str) -> None:
+    models = [settings_of(name, **({} if claim is None else {"score": claim})) for name, claim in zip("ab", claims)]
+    with running_server(models) as server:
+        assert post(server, "/score/3") == [answers, 3]
+
+
+def test_a_path_that_all_refuse_is_not_there() -> None:
+    with running_server([settings_of("a", score=False)]) as server:
+        assert httpx.post(f"{server.rest}/score/3").status_code == 404
+        assert post(server, "/v2/models/a/score/3") == ["a", 3]

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OURS", "PEERS", "Peer", "Ports", "python_of", "version_of"]
+__all__ = ["OURS", "PEERS", "Peer", "Ports", "app", "python_of", "version_of"]
 
 OURS = "mlserve"
 _HERE = Path(__file__).parent
@@ -60,11 +60,11 @@ def _mlserver(python: Path, folder: Path, ports: Ports) -> list[str]:
     return [str(python.parent / "mlserver"), "start", str(folder)]
 
 
-def _app(name: str) -> Callable[[Path, Path, Ports], list[str]]:
-    """A server that is a Python program of its own, with one model."""
+def app(name: str) -> Callable[[Path, Path, Ports], list[str]]:
+    """A server that is a Python program of its own, in apps/, with one model."""
 
     def command(python: Path, folder: Path, ports: Ports) -> list[str]:
-        return [str(python), str(_HERE / "apps" / f"{name}_iris.py"), str(folder), str(ports.http)]
+        return [str(python), str(_HERE / "apps" / f"{name}.py"), str(folder), str(ports.http)]
 
     return command
 
@@ -85,7 +85,7 @@ PEERS: dict[str, Peer] = {
             "mosec",
             "mosec",
             "mosec",
-            _app("mosec"),
+            app("mosec_iris"),
             requirements=("mosec", "numpy"),
             transports=frozenset({"rest"}),
             ready_path="/",
@@ -95,7 +95,7 @@ PEERS: dict[str, Peer] = {
             "litserve",
             "LitServe",
             "litserve",
-            _app("litserve"),
+            app("litserve_iris"),
             requirements=("litserve", "numpy"),
             transports=frozenset({"rest"}),
             ready_path="/health",

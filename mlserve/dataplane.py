@@ -120,10 +120,11 @@ class DataPlane:
         *,
         form: str = "json",
         timeout_seconds: float | None = None,
-    ) -> AsyncGenerator[InferenceResponse, None]:
-        """Runs one streamed call. Close the generator to end the call early. Any MLServeError, also in mid-stream.
+    ) -> AsyncGenerator[list[InferenceResponse], None]:
+        """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
 
-        Chunks carry the id of the request before them, if it has one.
+        Close the generator to end the call early. Any MLServeError, also in mid-stream. Chunks carry the id of the
+        request before them, if it has one.
         """
         model = self._admit(name, version)
         timeout = self._timeout(model, timeout_seconds)
@@ -141,21 +142,17 @@ class DataPlane:
 
         self.in_flight += 1
         self.admitted += 1
+        flow = self._metrics.stream_opened(name, version)
         try:
             with model.in_use():
                 async with aclosing(model.pool.stream(model.number, prepared(), form)) as answers:
-                    while True:
-                        with anyio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
-                            response = await anext(answers, None)
-                        if scope.cancelled_caught:
-                            assert timeout is not None
-                            raise _too_late(model, timeout)
-                        if response is None:
-                            break
-                        yield self._finish(response, model, request_id)
+                    while chunks := await _next(answers, model, timeout, deadline):
+                        flow.came(len(chunks))
+                        yield [self._finish(chunk, model, request_id) for chunk in chunks]
             succeeded = True
         finally:
             self.in_flight -= 1
+            flow.ended()
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
 
     def _admit(self, name: str, version: str | None) -> Model:
@@ -213,6 +210,17 @@ class DataPlane:
     async def repository_unload(self, name: str) -> None:
         """Unloads a model. ModelNotFound."""
         await self._models.unload(name)
+
+
+async def _next(
+    answers: AsyncGenerator[list[InferenceResponse], None], model: Model, timeout: float | None, deadline: float | None
+) -> list[InferenceResponse]:
+    """The chunks that come next, none at the end. DeadlineExceeded."""
+    if timeout is None or deadline is None:
+        return await anext(answers, [])
+    with anyio.CancelScope(deadline=deadline):
+        return await anext(answers, [])
+    raise _too_late(model, timeout)
 
 
 def _too_late(model: Model, timeout_seconds: float) -> MLServeError:

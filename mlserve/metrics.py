@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
@@ -23,6 +22,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from prometheus_client.registry import Collector
+
+from mlserve.stream_metrics import STREAM_SERIES, Flow, StreamMetrics
+from mlserve.tally import COMMON, SECONDS, Tally
 
 __all__ = ["SERIES", "Metrics"]
 
@@ -44,6 +46,7 @@ SERIES: dict[str, str] = {
     "grpc_server_handling_seconds": "Seconds that gRPC calls took.",
     "grpc_server_msg_received": "Messages that came in on gRPC streams.",
     "grpc_server_msg_sent": "Messages that went out on gRPC streams.",
+    **STREAM_SERIES,
 }
 
 _MODEL = ("model", "version")
@@ -51,41 +54,12 @@ _MODEL_LONG = ("model_name", "model_version")
 _REST = ("app_name", "method", "path", "status_code")
 _GRPC = ("grpc_type", "grpc_service", "grpc_method")
 
-# prometheus_client's own bounds, and finer ones below: a small request takes less than a millisecond here.
-_COMMON = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-_SECONDS = (0.0005, 0.001, 0.0025, *_COMMON)
 _DEPTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _REST_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 _GrpcKey = tuple[str, str, str]
-
-
-class _Tally:
-    """How many values fell under each bound, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    @property
-    def count(self) -> int:
-        return sum(self.counts)
-
-    def into(self, family: HistogramMetricFamily, labels: Sequence[str], *, buckets_only: bool = False) -> None:
-        buckets, seen = [], 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts):
-            seen += count
-            buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(seen)))
-        family.add_metric(labels, buckets, None if buckets_only else self.total)
 
 
 class _Answers:
@@ -106,7 +80,7 @@ class _Calls:
     def __init__(self) -> None:
         self.started = self.received = self.sent = 0
         self.codes: dict[str, int] = {}
-        self.seconds = _Tally(_SECONDS)
+        self.seconds = Tally(SECONDS)
 
 
 class _Custom:
@@ -116,7 +90,7 @@ class _Custom:
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self.tallies: dict[tuple[str, str], _Tally] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}
 
 
 class Metrics(Collector):
@@ -131,9 +105,10 @@ class Metrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self._models: dict[tuple[str, str], _Answers] = {}
         self._answers: dict[tuple[str, str | None], _Answers] = {}  # The same ones, by what was asked for.
-        self._batches: dict[tuple[str, str], _Tally] = {}
-        self._parallel = _Tally(_DEPTHS)
-        self._rest: dict[tuple[str, str, int], _Tally] = {}
+        self._batches: dict[tuple[str, str], Tally] = {}
+        self._parallel = Tally(_DEPTHS)
+        self._streams = StreamMetrics()
+        self._rest: dict[tuple[str, str, int], Tally] = {}
         self._in_progress: dict[str, int] = {}
         self._grpc: dict[_GrpcKey, _Calls] = {}
         self._custom: dict[str, _Custom] = {}
@@ -161,12 +136,16 @@ class Metrics(Collector):
         key = (model, version or "")
         tally = self._batches.get(key)
         if tally is None:
-            tally = self._batches[key] = _Tally(_DEPTHS)
+            tally = self._batches[key] = Tally(_DEPTHS)
         tally.add(depth)
 
     def parallel_queue(self, depth: int) -> None:
         """Notes how many calls wait for a worker process."""
         self._parallel.add(depth)
+
+    def stream_opened(self, model: str, version: str | None) -> Flow:
+        """Begins to count one streamed call, beside `infer_done`; the `ended` of what it gives must follow."""
+        return self._streams.opened(model, version)
 
     # -- REST ---------------------------------------------------------------------------------------------------------
 
@@ -181,7 +160,7 @@ class Metrics(Collector):
         if tally is None:
             if method not in _REST_METHODS:
                 return  # A label for each method that a client can think of would fill the memory.
-            tally = self._rest[method, path, status] = _Tally(_SECONDS)
+            tally = self._rest[method, path, status] = Tally(SECONDS)
         tally.add(seconds)
         self._in_progress[method] -= 1
 
@@ -230,7 +209,7 @@ class Metrics(Collector):
                     continue
             tally = custom.tallies.get((model_name, model_version))
             if tally is None:
-                tally = custom.tallies[model_name, model_version] = _Tally(_COMMON)
+                tally = custom.tallies[model_name, model_version] = Tally(COMMON)
             tally.add(value)
 
     def _is_free(self, name: str) -> bool:
@@ -258,6 +237,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families, as prometheus_client wants them."""
         yield from self._collect_models()
+        yield from self._streams.collect()
         yield from self._collect_rest()
         yield from self._collect_grpc()
         for name, custom in list(self._custom.items()):

@@ -127,18 +127,24 @@ class Pool:
 
     async def stream(
         self, model: int, requests: AsyncIterator[InferenceRequest], form: str
-    ) -> AsyncGenerator[InferenceResponse, None]:
-        """Runs one streamed call. Closing the generator, or cancelling its task, ends the model's generator too."""
+    ) -> AsyncGenerator[list[InferenceResponse], None]:
+        """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
+
+        Closing the generator, or cancelling its task, ends the model's generator too. The worker may be CHUNK_CREDIT
+        chunks ahead of what was taken here.
+        """
         call = StreamCall(model, form, _REQUESTS_AHEAD, self._new_waiter)
         self._line_up(call)
         feeding = anyio.CancelScope()
         self._tasks.start_soon(self._feed, call, requests, feeding)
         try:
+            taken = 0
             while chunks := await call.next_chunks():
-                for number, chunk in enumerate(chunks):
-                    if call.link is not None and number % (CHUNK_CREDIT // 2) == 0:
-                        call.link.took(call, min(CHUNK_CREDIT // 2, len(chunks) - number))
-                    yield chunk
+                taken += len(chunks)
+                if taken >= CHUNK_CREDIT // 2 and call.link is not None:  # not for each chunk: it costs a write
+                    call.link.took(call, taken)
+                    taken = 0
+                yield chunks
         finally:
             feeding.cancel()
             if not call.ended:

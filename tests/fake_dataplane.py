@@ -119,18 +119,19 @@ class FakeDataPlane:
         *,
         form: str = "json",
         timeout_seconds: float | None = None,
-    ) -> AsyncGenerator[InferenceResponse, None]:
+    ) -> AsyncGenerator[list[InferenceResponse], None]:
         predict = self._find(name, version)
         async for request in requests:
             self.calls.append((name, version, request, timeout_seconds))
             request.id = request.id or "an-id"
             made = predict(request)
             if isinstance(made, InferenceResponse):
-                yield self._finish(made, name, version, request.id)
+                yield [self._finish(made, name, version, request.id)]
                 continue
             try:
                 async for response in made:
-                    yield self._finish(response, name, version, request.id)
+                    together = response if isinstance(response, list) else [response]
+                    yield [self._finish(one, name, version, request.id) for one in together]
             finally:
                 await made.aclose()
 

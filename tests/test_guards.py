@@ -17,11 +17,11 @@ PACKAGE = ROOT / "mlserve"
 
 # Each room may import from itself and from rooms above it.
 ROOMS = [
-    ["version", "errors", "eventloop", "osdep", "malloc"],
+    ["version", "errors", "eventloop", "osdep", "malloc", "tally"],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["tensors", "types"],
     ["settings", "runtime_names"],
-    ["wire", "frames", "arena", "metrics", "logs", "cloudevents", "custom_metrics"],
+    ["wire", "frames", "arena", "stream_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
     ["codecs", "handlers", "handling", "layout"],
     ["model", "artifacts", "repository", "merging"],
     ["calls", "batching", "loader", "execute", "reply_slots", "outbox"],

@@ -220,7 +220,7 @@ async def test_a_stream_gives_all_chunks_in_order(folder, workers):
             yield request([1.0], parameters={"chunks": 100})
             yield request([10.0], parameters={"chunks": 3})
 
-        found = [values(chunk)[0] async for chunk in pool.stream(1, requests(), "raw")]
+        found = [values(chunk)[0] async for chunks in pool.stream(1, requests(), "raw") for chunk in chunks]
         assert found == [float(n) for n in range(100)] + [0.0, 10.0, 20.0]
 
 

@@ -19,8 +19,7 @@ import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mlserve.errors import MLServeError, Overloaded, WorkerDied
-from mlserve.metrics import Metrics
-from mlserve.rest.app import MetricsApp, RestApp
+from mlserve.rest.app import MetricsApp
 from mlserve.settings import CORSSettings, Settings
 from mlserve.tensors import TensorData
 from mlserve.types import (
@@ -32,122 +31,20 @@ from mlserve.types import (
     Parameters,
     ResponseOutput,
 )
+from tests.asgi_caller import Caller
 from tests.fake_dataplane import FakeDataPlane, failing
 from tests.http_edge import KINDS, PATIENCE, running
 
 pytestmark = pytest.mark.anyio
 
 INFER = "/v2/models/echo/infer"
-STREAM = "/v2/models/words/infer_stream"
 REQUEST = {"id": "r", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, 2]}]}
 BODY = json.dumps(REQUEST).encode()
-
-
-class Answer:
-    """What came back through ASGI's send."""
-
-    def __init__(self, messages: list[Any]) -> None:
-        self.messages = messages
-        self.status: int = messages[0]["status"] if messages else 0
-        self.headers = [(k.decode(), v.decode("latin-1")) for k, v in messages[0]["headers"]] if messages else []
-        self.body = b"".join(bytes(one["body"]) for one in messages[1:])
-
-    def __getitem__(self, name: str) -> str | None:
-        return dict(self.headers).get(name)
-
-    def json(self) -> Any:
-        body = gzip.decompress(self.body) if self["content-encoding"] == "gzip" else self.body
-        return json.loads(body)
-
-    @property
-    def error(self) -> str:
-        assert self["content-type"] == "application/json"
-        (words,) = self.json().items()
-        assert words[0] == "error"
-        return str(words[1])
-
-    @property
-    def events(self) -> list[tuple[str, Any]]:
-        """(event, data) of each."""
-        found = []
-        for block in self.body.decode().split("\n\n")[:-1]:
-            fields = dict(line.split(": ", 1) for line in block.split("\n"))
-            found.append((fields.get("event", "message"), json.loads(fields["data"])))
-        return found
-
-
-class Caller:
-    """Calls an application as a server would that knows nothing but plain ASGI."""
-
-    def __init__(self, dataplane: FakeDataPlane | None = None, **options: Any) -> None:
-        self.dataplane = dataplane or FakeDataPlane()
-        self.metrics = Metrics()
-        self.app: Any = RestApp(self.dataplane, self.metrics, Settings(**options))
-
-    async def __call__(
-        self, method: str, path: str, body: bytes | dict[str, Any] = b"", extensions: Any = None, **headers: str
-    ) -> Answer:
-        content = json.dumps(body).encode() if isinstance(body, dict) else body
-        path, _, query = path.partition("?")
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "query_string": query.encode(),
-            "headers": [(b"host", b"a"), *((k.replace("_", "-").encode(), v.encode()) for k, v in headers.items())],
-            "server": ("a", 80),
-            "extensions": extensions or {},
-        }
-        pieces = [{"type": "http.request", "body": content, "more_body": False}]
-        sent: list[Any] = []
-
-        async def receive() -> Any:
-            if pieces:
-                return pieces.pop()
-            return await anyio.sleep_forever()
-
-        async def send(message: Any) -> None:
-            await anyio.lowlevel.checkpoint()
-            sent.append(message)
-
-        await self.app(scope, receive, send)
-        return Answer(sent)
-
-    def counted(self) -> dict[tuple[str, str, str], float]:
-        """(method, path, status) of what was counted."""
-        return {
-            (one.labels["method"], one.labels["path"], one.labels["status_code"]): one.value
-            for family in self.metrics.collect()
-            if family.name == "rest_server_requests"
-            for one in family.samples
-        }
 
 
 @pytest.fixture
 def call() -> Caller:
     return Caller()
-
-
-def words(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
-    """One answer for each word of the input; some words do something instead."""
-
-    async def answers() -> AsyncIterator[InferenceResponse]:
-        for word in request.inputs[0].data[0].split():
-            if word == "teapot":
-                raise MLServeError("short and stout", 418)
-            if word == "bug":
-                raise KeyError("a secret")
-            yield InferenceResponse(
-                model_name="", outputs=[ResponseOutput(name="w", shape=[1], datatype="BYTES", data=TensorData([word]))]
-            )
-
-    return answers()
-
-
-def text_request(text: str) -> dict[str, Any]:
-    return {"id": "r", "inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}]}
 
 
 # -- infer ------------------------------------------------------------------------------------------------------------
@@ -552,67 +449,6 @@ async def test_large_outputs_are_sent_as_they_are(call: Caller) -> None:
     assert answer.json()["outputs"][0]["data"] == [0.5] * 50_000
 
 
-# -- streams ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stream_call() -> Caller:
-    return Caller(FakeDataPlane(words=words))
-
-
-@pytest.mark.parametrize("path", [STREAM, "/v2/models/words/generate_stream"])
-async def test_a_stream_has_an_event_for_each_answer(stream_call: Caller, path: str) -> None:
-    answer = await stream_call("POST", path, text_request("one two"), accept_encoding="gzip")
-    assert answer.status == 200
-    assert answer.headers == [("content-type", "text/event-stream; charset=utf-8")]
-    assert [event for event, _ in answer.events] == ["message", "message"]
-    assert [data["outputs"][0]["data"] for _, data in answer.events] == [["one"], ["two"]]
-    assert answer.events[0][1]["parameters"] == {"headers": {"Ce-Id": "r", "Ce-Endpoint": "words"}}
-    assert [message["more_body"] for message in answer.messages[1:]] == [True, True, False]
-
-
-async def test_a_stream_of_nothing_is_one(stream_call: Caller) -> None:
-    answer = await stream_call("POST", STREAM, text_request(""))
-    assert (answer.status, answer.body) == (200, b"")
-    assert answer["content-length"] is None
-
-
-async def test_an_error_before_the_first_event_is_an_ordinary_answer(stream_call: Caller) -> None:
-    answer = await stream_call("POST", STREAM, text_request("teapot"))
-    assert (answer.status, answer.error) == (418, "short and stout")
-    assert (await stream_call("POST", "/v2/models/nope/infer_stream", REQUEST)).status == 404
-    assert (await stream_call("POST", STREAM, {"inputs": "x"})).status == 422
-
-
-async def test_an_error_after_that_is_the_last_event(stream_call: Caller) -> None:
-    answer = await stream_call("POST", STREAM, text_request("one teapot two"))
-    assert answer.status == 200
-    assert [event for event, _ in answer.events] == ["message", "error"]
-    assert answer.events[-1][1] == {"error": "short and stout"}
-    assert answer.messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-
-
-async def test_a_bug_in_the_middle_of_a_stream_is_not_shown(stream_call: Caller) -> None:
-    answer = await stream_call("POST", STREAM, text_request("one bug"))
-    assert answer.events[-1][0] == "error"
-    assert "secret" not in answer.events[-1][1]["error"]
-
-
-async def test_line_breaks_in_data_do_not_break_events(call: Caller) -> None:
-    body = b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1.5,\r\n\n 2]}]}'
-    answer = await call("POST", "/v2/models/echo/infer_stream", body)
-    (event,) = answer.events
-    assert event[1]["outputs"][0]["data"] == [1.5, 2]
-
-
-async def test_streams_are_json_even_if_binary_came_in(call: Caller) -> None:
-    tensor = {"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
-    text = json.dumps({"inputs": [tensor]}).encode()
-    body = text + np.array([1.5, 2], "<f4").tobytes()
-    answer = await call("POST", "/v2/models/echo/infer_stream", body, inference_header_content_length=str(len(text)))
-    assert answer.events[0][1]["outputs"][0]["data"] == [1.5, 2]
-
-
 # -- clients that leave -----------------------------------------------------------------------------------------------
 
 
@@ -667,28 +503,6 @@ def test_a_closed_socket_cancels_the_call_on_every_server(kind: str, verb: str) 
         assert started.wait(PATIENCE)
         client.close()
         assert ended.wait(PATIENCE)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_events_arrive_as_they_are_made(kind: str) -> None:
-    seen = threading.Event()
-
-    async def ticks() -> AsyncIterator[InferenceResponse]:
-        yield InferenceResponse(model_name="", id="first", outputs=[])
-        await anyio.to_thread.run_sync(seen.wait, PATIENCE)
-        yield InferenceResponse(model_name="", id="second" if seen.is_set() else "late", outputs=[])
-
-    call = Caller(FakeDataPlane(ticks=lambda _: ticks()))
-    with running(kind, app=call.app) as edge:
-        url = f"http://127.0.0.1:{edge.address[1]}/v2/models/ticks/infer_stream"
-        with httpx.Client(trust_env=False) as client, client.stream("POST", url, json={"inputs": []}) as answer:
-            ids = []
-            for line in answer.iter_lines():
-                if line:
-                    ids.append(json.loads(line.removeprefix("data: "))["id"])
-                    seen.set()
-            assert ids == ["first", "second"]
-            assert answer.headers["transfer-encoding"] == "chunked"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,8 +18,6 @@ from mlserve.types import (
 
 __all__ = ["Plane", "TrioPlane", "trio_asyncio"]
 
-_ANSWERS_AHEAD = 16
-
 
 class Plane(Protocol):
     """The operations of `mlserve.dataplane.DataPlane` that have a gRPC call."""
@@ -51,7 +49,7 @@ class Plane(Protocol):
         *,
         form: str = "json",
         timeout_seconds: float | None = None,
-    ) -> AsyncGenerator[InferenceResponse, None]: ...
+    ) -> AsyncGenerator[list[InferenceResponse], None]: ...
 
 
 def trio_asyncio() -> Any:
@@ -89,27 +87,27 @@ class TrioPlane:
 
     async def infer_stream(
         self, requests: AsyncIterator[InferenceRequest], name: str, version: str | None = None, **options: Any
-    ) -> AsyncGenerator[InferenceResponse, None]:
+    ) -> AsyncGenerator[list[InferenceResponse], None]:
         """The answers of the plane's generator, which runs in one trio task from beginning to end."""
         import trio
 
-        send, receive = trio.open_memory_channel[InferenceResponse](_ANSWERS_AHEAD)
+        send, receive = trio.open_memory_channel[list[InferenceResponse]](0)
 
         async def pump() -> None:
             asked = _FromAsyncio(requests, self._package)
             async with send, aclosing(self._plane.infer_stream(asked, name, version, **options)) as responses:
-                async for response in responses:
-                    await send.send(response)
+                async for chunks in responses:
+                    await send.send(chunks)
 
         task = self._package.trio_as_aio(pump)()
         take = self._package.trio_as_aio(receive.receive)
         try:
             while True:
                 try:
-                    response = await take()
+                    chunks = await take()
                 except trio.EndOfChannel:
                     break
-                yield response
+                yield chunks
             await task
         finally:
             task.cancel()

@@ -72,10 +72,11 @@ class StreamInfer:
         )
         try:
             async with aclosing(answers):
-                async for response in answers:
-                    if response.parameters is not None:
-                        call.trailing = response.parameters.headers or {}
-                    await call.send_message(encode_response(response, decoded.form))
+                async for chunks in answers:
+                    for response in chunks:
+                        if response.parameters is not None:
+                            call.trailing = response.parameters.headers or {}
+                        await call.send_message(encode_response(response, decoded.form))
         except Exception as error:
             if requests.failure is None or isinstance(error, MLServeError):
                 raise
@@ -171,11 +172,12 @@ class _TritonStream:
         timeout = self._call.time_left()
         responses = self._plane.infer_stream(_One(request), name, version, form=form, timeout_seconds=timeout)
         async with aclosing(responses):
-            async for response in responses:
-                if wants_final:
-                    response.parameters = Parameters() if response.parameters is None else response.parameters
-                    response.parameters[_IS_FINAL] = False
-                await answers.put(stream_answer(encode_response(response, form)))
+            async for chunks in responses:
+                for response in chunks:
+                    if wants_final:
+                        response.parameters = Parameters() if response.parameters is None else response.parameters
+                        response.parameters[_IS_FINAL] = False
+                    await answers.put(stream_answer(encode_response(response, form)))
         if wants_final:
             await answers.put(stream_answer(encode_response(_final(decoded))))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlserve.errors import CallerLeft
+from mlserve.rest.events import EventStream
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
-from mlserve.rest.replies import JSON, Reply, error_reply
+from mlserve.rest.replies import JSON, Reply
 from mlserve.rest.requests import ClientGone, Request
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
@@ -17,7 +18,6 @@ from mlserve.wire.v2json import decode_request, encode_response
 
 __all__ = ["InferEndpoints", "Infers"]
 
-_EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _BINARY = (b"content-type", b"application/octet-stream")
 
 
@@ -41,7 +41,7 @@ class Infers(Protocol):
         version: str | None = ...,
         *,
         timeout_seconds: float | None = ...,
-    ) -> AsyncGenerator[InferenceResponse, None]: ...
+    ) -> AsyncGenerator[list[InferenceResponse], None]: ...
 
 
 class InferEndpoints:
@@ -50,6 +50,7 @@ class InferEndpoints:
     def __init__(self, dataplane: Infers, settings: Settings) -> None:
         self._dataplane = dataplane
         self._limit_bytes = settings.max_body_bytes
+        self._keep_alive_seconds = settings.stream_keep_alive_seconds
 
     async def unary(self, http: Request) -> Reply:
         """The answer to one request. Any MLServeError; ClientGone, which also cancels the call."""
@@ -65,28 +66,14 @@ class InferEndpoints:
             raise ClientGone(error.message) from None
 
     async def stream(self, http: Request) -> None:
-        """Sends the answers as events. Any MLServeError before the first event; ClientGone.
-
-        An error after that is an event of the type `error`, the last one: the status has been sent by then.
-        """
+        """Sends the answers as events. Any MLServeError before the first event; ClientGone."""
         timeout = timeout_seconds(http.headers)
         request = await self._read(http)
 
         async def events() -> None:
             answers = self._dataplane.infer_stream(_Only(request), *http.model, timeout_seconds=timeout)
             async with aclosing(answers):
-                event = await _next_event(answers)
-                await http.send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
-                await http.send(_piece(event))  # Also if empty: from here on it is a stream.
-                while event:
-                    try:
-                        event = await _next_event(answers)
-                    except Exception as error:
-                        await http.send(_piece(_error_event(error, request.id)))
-                        break
-                    if event:
-                        await http.send(_piece(event))
-            await http.send(_piece(b"", more=False))
+                await EventStream(http, self._keep_alive_seconds).send(answers, request.id)
 
         await http.while_connected(events)
 
@@ -125,27 +112,3 @@ def _reply(response: InferenceResponse) -> Reply:
     if values:
         write_headers(values, headers)
     return Reply(200, headers, chunks)
-
-
-async def _next_event(answers: AsyncGenerator[InferenceResponse, None]) -> bytes:
-    """The next chunk of the stream, b"" at its end. Headers stay in it: the answer's own go out before it is made."""
-    response = await anext(answers, None)
-    if response is None:
-        return b""
-    chunks, _ = encode_response(response, binary=False)
-    return _framed(b"data: ", b"".join(chunks))
-
-
-def _error_event(error: Exception, request_id: str | None) -> bytes:
-    return _framed(b"event: error\ndata: ", bytes(error_reply(error, request_id).chunks[0]))
-
-
-def _piece(data: bytes, *, more: bool = True) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-def _framed(head: bytes, text: bytes) -> bytes:
-    """An event of one line: JSON that came from a client may have line breaks between its values."""
-    if b"\n" in text or b"\r" in text:
-        text = text.replace(b"\n", b" ").replace(b"\r", b" ")
-    return head + text + b"\n\n"

@@ -103,6 +103,7 @@ class Settings(SettingsBase):
     slot_memory_bytes: Count = 0
     readiness: Literal["strict", "partial"] = "strict"
     grpc_stream_response: Literal["mlserver", "triton"] = "mlserver"
+    stream_keep_alive_seconds: Seconds | None = 15
     parallel_backend: Literal["process", "ray"] = "process"
 
     if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys

@@ -1,0 +1,89 @@
+"""The answer to a streamed call as Server-Sent Events: one for each chunk, comments while there is none.
+
+    WAITING ──first chunk──▶ EVENTS ──end of the chunks──▶ done
+       │ └──silence──▶ status and comment ──▶ EVENTS   │
+       └──error: an ordinary answer                    └──error: an event of the type `error`, the last one
+
+The status goes out with the first event, so that a call that fails before it has the status of its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+
+import anyio
+
+from mlserve.rest.replies import error_reply
+from mlserve.rest.requests import Request
+from mlserve.types import InferenceResponse
+from mlserve.wire.v2json import encode_response
+
+__all__ = ["EventStream"]
+
+_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_COMMENT = b": still there\n\n"
+
+
+class EventStream:
+    """Sends the chunks of one call to its client; a slow client slows whoever makes them."""
+
+    def __init__(self, http: Request, keep_alive_seconds: float | None) -> None:
+        self._http = http
+        self._keep_alive_seconds = keep_alive_seconds
+        self._started = False
+        self._silent = True  # nothing was sent since the keep-alive looked last
+
+    async def send(self, answers: AsyncGenerator[list[InferenceResponse], None], request_id: str | None) -> None:
+        """Sends everything. Raises what goes wrong before anything was sent; after that it is the last event."""
+        if not self._keep_alive_seconds:
+            await self._send(answers, request_id)
+            return
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_alive, self._keep_alive_seconds)
+            try:
+                await self._send(answers, request_id)
+            except Exception as error:
+                failure = error  # raised outside of the group, which would wrap it
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _send(self, answers: AsyncGenerator[list[InferenceResponse], None], request_id: str | None) -> None:
+        try:
+            async for chunks in answers:
+                await self._put(_events(chunks))
+        except Exception as error:
+            if not self._started or isinstance(error, ConnectionError):
+                raise
+            await self._put(_framed(b"event: error\ndata: ", bytes(error_reply(error, request_id).chunks[0])))
+        await self._put(b"", more=False)
+
+    async def _put(self, data: bytes, *, more: bool = True) -> None:
+        self._silent = False
+        if not self._started:
+            self._started = True
+            await self._http.send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            if not data and not more:  # a stream of nothing is a stream all the same, not a body of known length
+                await self._http.send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self._http.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _keep_alive(self, seconds: float) -> None:
+        """Sends comments so that there is no silence longer than this: proxies take silence for death."""
+        while True:
+            self._silent = True
+            await anyio.sleep(seconds / 2)
+            if self._silent:
+                await self._put(_COMMENT)
+
+
+def _events(chunks: Iterable[InferenceResponse]) -> bytes:
+    """Chunks that came together leave together. Headers stay in them: those of the answer are sent long before."""
+    return b"".join(_framed(b"data: ", b"".join(encode_response(chunk, binary=False)[0])) for chunk in chunks)
+
+
+def _framed(head: bytes, text: bytes) -> bytes:
+    """An event of one line: JSON that came from a client may have line breaks between its values."""
+    if b"\n" in text or b"\r" in text:
+        text = text.replace(b"\n", b" ").replace(b"\r", b" ")
+    return head + text + b"\n\n"

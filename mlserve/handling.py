@@ -4,173 +4,221 @@ A handler may take, by annotation:
 
     request: Request            the whole request, as Starlette has it
     x: int                      a path parameter, if the path has {x}; else a query parameter
-    payload: dict               the JSON body, for dicts, lists, msgspec Structs, dataclasses, pydantic models
-    x = Body(…), Query(…) …     FastAPI's markers, where FastAPI is installed
+    payload: dict               the JSON body, for dicts, lists, msgspec Structs, dataclasses, pydantic models;
+                                of several such arguments, each is the member of its name
+    payload: bytes              the body as it came
 
-and returns a Response, or anything that JSON can say. It may be a plain or an async method.
+and returns a Response, or anything that JSON can say. It may be a plain or an async method. A handler that uses FastAPI
+(Body, Query, Depends, UploadFile and the like) is run by FastAPI, which the module of the model has imported then.
 """
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import enum
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+import re
+import sys
+import types
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qsl
 
 import msgspec
 
+from mlserve.asgi_frames import answer_of, receive_of, scope_of
 from mlserve.errors import InvalidRequest
 from mlserve.frames import Handle, Handled
+from mlserve.handlers import CustomHandler
 
-_SCALARS = (str, int, float, bool)
+__all__ = ["Handler", "make_handler"]
+
+Handler = Callable[[Handle], Awaitable[Handled]]
+
+_EMPTY = inspect.Parameter.empty
+_SCALARS = (
+    *(str, int, float, bool, enum.Enum, decimal.Decimal, uuid.UUID),
+    *(datetime.date, datetime.time, datetime.timedelta),
+)
+_PLACE = re.compile(r"\{(\w+)(?::\w+)?\}")  # a parameter in a path
 _INVALID_STATUS = 422
 
 
-class Handler:
+def make_handler(marked: CustomHandler, method: Callable[..., Any]) -> Handler:
+    """Runs a method: gives the answer to a request. InvalidRequest if an argument is missing or of the wrong kind."""
+    arguments = inspect.signature(method).parameters
+    hints = _hints_of(method)
+    if any(_is_of_fastapi(one.default, hints.get(name)) for name, one in arguments.items()):
+        return _ByFastAPI(marked, method)
+    return _ByAnnotation(marked, method)
+
+
+def _hints_of(method: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(method, include_extras=True)
+    except Exception:  # a name that only type checkers can resolve
+        return {}
+
+
+# -- by annotation -----------------------------------------------------------------------------------------------------
+
+
+class _Argument(NamedTuple):
+    name: str
+    place: str  # request, path, query or body; "either": query if it is there, else body
+    hint: Any
+    default: Any
+
+
+class _ByAnnotation:
     """One handler of one model, with its arguments understood once."""
 
-    def __init__(self, method: Callable[..., Any]) -> None:
+    def __init__(self, marked: CustomHandler, method: Callable[..., Any]) -> None:
         self._method = method
-        self._arguments = inspect.signature(method).parameters
-        try:
-            self._hints = get_type_hints(method)
-        except Exception:  # a name that only type checkers can resolve
-            self._hints = {}
+        in_path = set(_PLACE.findall(marked.rest_path))
+        hints = _hints_of(method)
+        self._arguments = [
+            _argument(one, hints.get(name, one.annotation), in_path)
+            for name, one in inspect.signature(method).parameters.items()
+            if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+        ]
+        self._bodies = sum(one.place in ("body", "either") for one in self._arguments)
 
     async def __call__(self, frame: Handle) -> Handled:
-        """The answer to one request. InvalidRequest if an argument is missing or of the wrong kind."""
-        answer = self._method(**self._find_arguments(frame))
-        if inspect.isawaitable(answer):
-            answer = await answer
-        status, headers, body = await _http_answer(answer, frame)
-        return Handled(frame.call, status, headers, body)
+        """The answer to one request."""
+        found = self._find_arguments(frame)
+        try:
+            answer = self._method(**found)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except Exception as error:
+            answer = _as_response(error)
+            if answer is None:
+                raise
+        return await _answer(answer, frame)
 
     def _find_arguments(self, frame: Handle) -> dict[str, Any]:
-        query = _query_of(frame)
-        found: dict[str, Any] = {}
-        for name, argument in self._arguments.items():
-            if argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL):
-                continue
-            value = self._find(name, argument, frame, query)
-            if value is not argument.empty:
-                found[name] = value
-        return found
+        query = dict(parse_qsl(frame.query.decode("latin-1"), keep_blank_values=True))
+        found = {one.name: self._find(one, frame, query) for one in self._arguments}
+        return {name: value for name, value in found.items() if value is not _EMPTY}
 
-    def _find(self, name: str, argument: inspect.Parameter, frame: Handle, query: Mapping[str, str]) -> Any:
-        hint = self._hints.get(name, argument.annotation)
-        if _is_request(hint, name):
+    def _find(self, argument: _Argument, frame: Handle, query: Mapping[str, str]) -> Any:
+        name, place, hint, default = argument
+        if place == "request":
             return _starlette_request(frame)
-        marker = type(argument.default).__name__ if _is_marker(argument.default) else ""
-        default = _default_of(argument)
-        if name in frame.path_parameters or marker == "Path":
-            return _converted(frame.path_parameters.get(name, default), hint, f"path parameter '{name}'")
-        if marker == "Header":
-            known = {key.lower(): value for key, value in frame.headers}
-            return _given(known.get(name.replace("_", "-"), default), hint, f"header '{name}'")
-        if marker == "Query" or (not marker and (hint in _SCALARS or name in query)):
-            return _given(query.get(name, default), hint, f"query parameter '{name}'")
-        if not frame.body and default is not argument.empty:
+        if place == "path":
+            return _converted(frame.path_parameters[name], hint, f"path parameter '{name}'")
+        if place == "query" or (place == "either" and name in query):
+            if name in query:
+                return _converted(query[name], hint, f"query parameter '{name}'")
+            return _default(argument, f"query parameter '{name}' is missing")
+        if not frame.body and default is not _EMPTY:
             return default
-        return _body(frame.body, hint)
+        return frame.body if hint is bytes else self._member(argument, frame.body)
+
+    def _member(self, argument: _Argument, body: bytes) -> Any:
+        """The body, or the member of it that is meant where several arguments want some of it."""
+        try:
+            value = json.loads(body)
+        except ValueError as error:
+            raise InvalidRequest(f"the body is no JSON: {error}", _INVALID_STATUS) from None
+        if self._bodies == 1:
+            return _converted(value, argument.hint, "body")
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"body: expected an object with a member '{argument.name}'", _INVALID_STATUS)
+        if argument.name not in value:
+            return _default(argument, f"body: member '{argument.name}' is missing")
+        return _converted(value[argument.name], argument.hint, f"body: '{argument.name}'")
 
 
-def _body(body: bytes, hint: Any) -> Any:
-    if hint is bytes:
-        return body
-    try:
-        value = json.loads(body)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is no JSON: {error}", _INVALID_STATUS) from None
-    return _converted(value, hint, "body")
+def _argument(parameter: inspect.Parameter, hint: Any, in_path: set[str]) -> _Argument:
+    name = parameter.name
+    if isinstance(hint, str):  # one that could not be resolved
+        hint = Any
+    if getattr(hint, "__name__", "") == "Request" or (hint is _EMPTY and name == "request"):
+        place = "request"
+    elif name in in_path:
+        place = "path"
+    elif hint in (_EMPTY, Any):
+        place = "either"
+    else:
+        place = "query" if _is_scalar(hint) else "body"
+    return _Argument(name, place, hint, parameter.default)
 
 
-def _given(value: Any, hint: Any, where: str) -> Any:
-    if value is inspect.Parameter.empty:
-        raise InvalidRequest(f"{where} is missing", _INVALID_STATUS)
-    return _converted(value, hint, where)
+def _is_scalar(hint: Any) -> bool:
+    """Whether text can say it: then it is no body. Optional ones too."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return all(one is type(None) or _is_scalar(one) for one in get_args(hint))
+    return get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, _SCALARS))
+
+
+def _default(argument: _Argument, otherwise: str) -> Any:
+    if argument.default is _EMPTY:
+        raise InvalidRequest(otherwise, _INVALID_STATUS)
+    return argument.default
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
     """The value as its annotation wants it. InvalidRequest (422) if that cannot be."""
-    if hint in (inspect.Parameter.empty, Any):
+    if hint in (_EMPTY, Any):
         return value
     validate = getattr(hint, "model_validate", None)  # pydantic's models, and our own types
+    if validate is None and _has_pydantic(hint):
+        validate = sys.modules["pydantic"].TypeAdapter(hint).validate_python
     try:
         if validate is not None:
             return validate(value)
         return msgspec.convert(value, hint, strict=not isinstance(value, str))
     except Exception as error:
-        raise InvalidRequest(f"{where}: {error}", _INVALID_STATUS) from None
+        raise InvalidRequest(f"{where}: {_reason(error)}", _INVALID_STATUS) from None
 
 
-def _is_request(hint: Any, name: str) -> bool:
-    return getattr(hint, "__name__", "") == "Request" or (hint is inspect.Parameter.empty and name == "request")
+def _has_pydantic(hint: Any) -> bool:
+    """Whether models of pydantic stand somewhere inside, as in list[Item]."""
+    return "pydantic" in sys.modules and any(
+        hasattr(one, "model_validate") or _has_pydantic(one) for one in get_args(hint)
+    )
 
 
-def _is_marker(default: Any) -> bool:
-    return type(default).__module__.startswith("fastapi.")
+def _reason(error: Exception) -> str:
+    """What is wrong; pydantic says it in many lines with a link."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return str(error)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in errors())
 
 
-def _default_of(argument: inspect.Parameter) -> Any:
-    """The default of an argument; that of FastAPI's marker if it is one."""
-    default = argument.default
-    if not _is_marker(default):
-        return default
-    default = getattr(default, "default", ...)
-    return argument.empty if default is ... or type(default).__name__ == "PydanticUndefinedType" else default
-
-
-def _scope(frame: Handle) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "http_version": "1.1",
-        "method": frame.method,
-        "scheme": "http",
-        "path": frame.path,
-        "raw_path": frame.path.encode(),
-        "root_path": "",
-        "query_string": frame.query,
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in frame.headers],
-        "path_params": frame.path_parameters,
-    }
+# -- answers -----------------------------------------------------------------------------------------------------------
 
 
 def _starlette_request(frame: Handle) -> Any:
     from starlette.requests import Request  # a worker without handlers needs no web library
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": frame.body, "more_body": False}
-
-    return Request(_scope(frame), receive)
+    return Request(scope_of(frame), receive_of(frame))
 
 
-def _query_of(frame: Handle) -> Mapping[str, str]:
-    from urllib.parse import parse_qsl
+def _as_response(error: Exception) -> Any:
+    """The answer that an exception of Starlette's or FastAPI's stands for, in FastAPI's form; None for others."""
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse
 
-    return dict(parse_qsl(frame.query.decode("latin-1"), keep_blank_values=True))
+    if not isinstance(error, HTTPException):
+        return None
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
-async def _http_answer(answer: Any, frame: Handle) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and body of what a handler returned."""
+async def _answer(answer: Any, frame: Handle) -> Handled:
+    """What a handler returned, on its way out."""
     from starlette.responses import Response
 
-    if not isinstance(answer, Response):
-        return 200, [("content-type", "application/json")], _json(answer)
-    started: dict[str, Any] = {}
-    pieces: list[bytes] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            started.update(message)
-        else:
-            pieces.append(bytes(message.get("body", b"")))
-
-    await answer(_scope(frame), receive, send)
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in started.get("headers", ())]
-    return int(started.get("status", 200)), headers, b"".join(pieces)
+    if isinstance(answer, Response):
+        return await answer_of(answer, frame)
+    return Handled(frame.call, 200, [("content-type", "application/json")], _json(answer))
 
 
 def _json(value: Any) -> bytes:
@@ -184,3 +232,31 @@ def _json(value: Any) -> bytes:
     if hasattr(value, "model_dump"):
         value = value.model_dump()
     return msgspec.json.encode(value, enc_hook=plain)
+
+
+# -- by FastAPI --------------------------------------------------------------------------------------------------------
+
+
+def _is_of_fastapi(default: Any, hint: Any) -> bool:
+    noted = [type(default), hint, *map(type, getattr(hint, "__metadata__", ()))]
+    return any(str(getattr(one, "__module__", "")).partition(".")[0] == "fastapi" for one in noted)
+
+
+class _ByFastAPI:
+    """One handler of one model, as FastAPI runs it."""
+
+    def __init__(self, marked: CustomHandler, method: Callable[..., Any]) -> None:
+        self._marked = marked
+        self._method = method
+
+    @cached_property
+    def _app(self) -> Any:
+        """An application with this one route; made by the first request, so that its mistakes fail requests only."""
+        app = sys.modules["fastapi"].FastAPI(openapi_url=None)
+        app.add_api_route(self._marked.rest_path, self._method, methods=[self._marked.rest_method], response_model=None)
+        return app
+
+    async def __call__(self, frame: Handle) -> Handled:
+        """The answer to one request."""
+        path = _PLACE.sub(lambda place: frame.path_parameters[place[1]], self._marked.rest_path)
+        return await answer_of(self._app, frame, path=path, method=self._marked.rest_method)

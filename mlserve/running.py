@@ -24,7 +24,7 @@ from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.eventloop import FutureWaiter, Waiter
 from mlserve.frames import Message
 from mlserve.handlers import get_custom_handlers
-from mlserve.handling import Handler
+from mlserve.handling import make_handler
 from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
@@ -47,7 +47,7 @@ class LoadedModel:
     def __init__(self, model: MLModel, modules: Any) -> None:
         self.model = model
         self.modules = modules
-        self.handlers = [Handler(method) for _, method in get_custom_handlers(model)]
+        self.handlers = [make_handler(marked, method) for marked, method in get_custom_handlers(model)]
         self.slow = False  # its last call took long: finished answers shall not wait for the next one
 
     def offer_decoded(self, request: InferenceRequest) -> None:

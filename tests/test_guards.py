@@ -22,7 +22,7 @@ ROOMS = [
     ["tensors", "types"],
     ["settings", "runtime_names"],
     ["wire", "frames", "arena", "stream_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
-    ["codecs", "handlers", "handling", "layout"],
+    ["codecs", "asgi_frames", "handlers", "handling", "layout"],
     ["model", "artifacts", "repository", "merging"],
     ["calls", "batching", "loader", "execute", "reply_slots", "outbox"],
     ["running", "launch", "link"],

@@ -87,7 +87,7 @@ class Line:
         """Puts a call into the line; `in_front` for one that was on its way already."""
         key: Hashable = None
         if self.rule.calls > 1:
-            key = batch_key(call.request) if call.request is not None else None
+            key = None if call.request is None or call.alone else batch_key(call.request)
             if key is None:
                 key = id(call)
         group = self._groups.setdefault(key, deque())

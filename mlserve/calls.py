@@ -18,7 +18,11 @@ class Call:
 
     __slots__ = (
         "abandoned",
+        "alone",
         "arrived_at",
+        "company",
+        "deadline",
+        "digest",
         "done",
         "error",
         "form",
@@ -36,7 +40,8 @@ class Call:
         self.model = model
         self.request = request
         self.form = form
-        self.arrived_at = time.monotonic()
+        self.arrived_at = time.monotonic()  # the pool's clock puts its own time here
+        self.deadline: float | None = None  # by the same clock: after this it shall not begin
         self.done: Waiter = new_waiter()
         self.response: InferenceResponse | None = None
         self.error: MLServeError | None = None
@@ -44,6 +49,9 @@ class Call:
         self.link: Any = None  # the worker it was sent to
         self.waiting = False  # it takes no place in its worker's window: it awaits something, or runs in a batch
         self.abandoned = False  # nobody waits for the answer any more
+        self.alone = False  # it shall not share a batch: a worker died while it ran in one
+        self.company = 1  # how many calls run as one with it, itself included
+        self.digest: bytes | None = None  # of its content, where that is under suspicion (recovery.py)
 
     def succeed(self, response: InferenceResponse) -> None:
         self.response = response

@@ -24,7 +24,6 @@ from mlserve.types import (
     Parameters,
     RepositoryIndexRequest,
     RepositoryIndexResponseItem,
-    State,
 )
 
 
@@ -63,7 +62,7 @@ class DataPlane:
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model takes calls. ModelNotFound if there is none of that name and version."""
-        return self._models.find(name, version).state is State.READY
+        return self._models.find(name, version).serves
 
     def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
         """What the model says of itself. ModelNotFound."""

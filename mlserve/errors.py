@@ -13,9 +13,10 @@
     │   └── InvalidModelURI         500 INTERNAL           its artifact is not where its settings say
     ├── ModelError                  500 INTERNAL           the model's own code failed
     ├── DeadlineExceeded            504 DEADLINE_EXCEEDED  the call's time was over before its answer
-    ├── CallerLeft              499 CANCELLED          nobody waits for the answer any more
+    ├── CallerLeft                  499 CANCELLED          nobody waits for the answer any more
     ├── Overloaded                  429 RESOURCE_EXHAUSTED too many calls wait already            (retryable)
     ├── WorkerDied                  503 UNAVAILABLE        the process that ran the call is gone  (retryable)
+    ├── RequestRefused              500 INTERNAL           workers died of this content, again and again
     ├── ServerStopping              503 UNAVAILABLE        the server takes no new calls          (retryable)
     ├── SettingsError               500 INTERNAL           a settings file or variable cannot be used
     └── StartupError                500 INTERNAL           the server cannot start; nothing was served
@@ -45,6 +46,7 @@ __all__ = [
     "ModelNotReady",
     "ModelParametersMissing",
     "Overloaded",
+    "RequestRefused",
     "ServerStopping",
     "SettingsError",
     "StartupError",
@@ -209,11 +211,22 @@ class Overloaded(MLServeError):
 
 
 class WorkerDied(MLServeError):
-    """The worker process that ran the call is gone."""
+    """The worker process that ran the call is gone, or there is none; `retry_after_seconds` is when to try again."""
 
     http_status = 503
     grpc_status = "UNAVAILABLE"
     retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = max(1.0, retry_after_seconds)
+
+
+class RequestRefused(MLServeError):
+    """Worker processes died whenever they ran a request with this content; it is not run again for a while."""
+
+    http_status = 500
+    grpc_status = "INTERNAL"
 
 
 class ServerStopping(MLServeError):

@@ -7,6 +7,7 @@ the core is anyio.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -42,6 +43,11 @@ class FutureWaiter:
 def waiter_type() -> Callable[[], Waiter]:
     """What makes waiters on the running backend. Asked for once: finding out costs as much as waiting."""
     return FutureWaiter if on_asyncio() else anyio.Event
+
+
+def clock_of() -> Callable[[], float]:
+    """The clock that the running backend sleeps by; on trio it may be a virtual one."""
+    return time.monotonic if on_asyncio() else anyio.current_time
 
 
 def on_asyncio() -> bool:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
+from msgspec import Struct
 
 from mlserve import frames
-from mlserve.arena import Arena, Hold, Slot
+from mlserve.arena import Arena
 from mlserve.calls import Call, HandleCall, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
+from mlserve.lending import Lending
+from mlserve.recovery import Blame, blame_for
 
 _logger = logging.getLogger("mlserve.pool")
 _PROGRESS = struct.Struct("<Q")
 _WINDOW_SECONDS = 0.002  # how much work a worker may have waiting at its side
 _WINDOW_CALLS = 64
-_IN_FLIGHT_CALLS = 1024  # including those that await something in the worker
 _SMOOTHING = 0.2
 _DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253
 CHUNK_CREDIT = 16  # chunks that a worker may send ahead of its client
@@ -41,38 +42,55 @@ def window_of(service_seconds: float | None) -> int:
     return min(_WINDOW_CALLS, 1 + int(_WINDOW_SECONDS / max(service_seconds, 1e-6)))
 
 
+class Bounds(Struct, frozen=True):
+    """What a model may take of its workers."""
+
+    max_running_calls: int = 1024  # at once in one worker, those that await something included
+    hard_timeout_seconds: float = 60.0  # how long a call that nobody waits for may block its worker; 0: for ever
+    load_timeout_seconds: float = 1800.0  # how long its load() may take; 0: for ever
+
+
+_DEFAULT_BOUNDS = Bounds()
+
+
 class Observer(Protocol):
-    """Where custom metrics of models go."""
+    """Where metrics go."""
 
     def register_custom(self, name: str, description: str) -> None: ...
 
     def observe_custom(self, model_name: str, model_version: str, values: dict[str, float]) -> None: ...
 
+    def worker_restarted(self, pool: str, reason: str) -> None: ...
+
 
 class Link:
     """One running worker. Made by its supervisor, used by the pool, gone when the worker is."""
 
-    def __init__(self, launched: Launched, arena: Arena, observer: Observer) -> None:
+    def __init__(self, launched: Launched, arena: Arena, observer: Observer, now: Callable[[], float]) -> None:
         self.pid = launched.pid
         self.models: set[int] = set()
         self.loading = 0  # loads and unloads under way: the worker answers nothing else meanwhile
         self.open = 0  # Invariant: the number of calls in `calls` that are not waiting
         self.calls: dict[int, Call] = {}  # by number, in order of sending
         self.service_seconds: float | None = None
+        self.why = "died"  # how its end will be counted
         self.was_ready = False  # it came up and held its models, at least once
+        self.running: dict[int, int] = {}  # how many calls of each model it has
+        self.heard_at = now()  # when its last frame came
+        self.bounds: dict[int, Bounds] = {}  # by model; set by the crew
+        self.given_up: dict[int, tuple[float, float]] = {}  # calls that nobody waits for, since when and until when
         self._over = False
+        self._now = now
         self._launched = launched
         self._channel = launched.channel
-        self._arena = arena
+        self._lending = Lending(arena)
         self._observer = observer
         self._next = 1
-        self._attached: set[int] = set()  # slots that the worker has mapped
-        self._lent: set[int] = set()  # slots that this worker may look at, or answer in
-        self._freed: deque[int] = deque()  # reply slots that nothing here views any more
         self._questions: dict[int, _Question] = {}  # who waits for Loaded or Unloaded, by model
         self._hello = anyio.Event()
         self._backlog = anyio.Event()
         self.on_room: Any = None  # called when the worker may take another call
+        self.on_given_up: Any = None  # called when a call becomes one that nobody waits for
 
     def __repr__(self) -> str:
         return f"<Link {self.pid}: {self.open} open, {len(self.calls)} in flight, {len(self.models)} models>"
@@ -82,13 +100,13 @@ class Link:
         """How much it has to do, for comparison with others."""
         return self.open, len(self.calls)
 
-    def has_room(self) -> bool:
-        """Whether it may take another call now."""
+    def has_room(self, model: int) -> bool:
+        """Whether it may take another call of this model."""
         return (
             not self.loading
             and not self._over
             and self.open < window_of(self.service_seconds)
-            and len(self.calls) < _IN_FLIGHT_CALLS
+            and self.running.get(model, 0) < self.bounds.get(model, _DEFAULT_BOUNDS).max_running_calls
         )
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -107,6 +125,7 @@ class Link:
             self._send_requests(infer, [infer.request.slot])
         self._enter(call)
         call.waiting = False
+        call.company = 1
         self.open += 1
 
     def start_batch(self, calls: list[Call]) -> None:
@@ -126,6 +145,7 @@ class Link:
         for call, _ in made:
             self._enter(call)
             call.waiting = True
+            call.company = len(made)
         made[0][0].waiting = False
         self.open += 1
 
@@ -141,16 +161,17 @@ class Link:
 
     def _infer_frame(self, call: Call) -> frames.Infer:
         assert call.request is not None, "streams are opened, not inferred"
-        return frames.Infer(call.number, call.model, call.form, pack_request(call.request, self._lease))
+        return frames.Infer(call.number, call.model, call.form, pack_request(call.request, self._lending.lease))
 
     def _enter(self, call: Call) -> None:
         self._next += 1
         call.link = self
         self.calls[call.number] = call
+        self.running[call.model] = self.running.get(call.model, 0) + 1
 
     def push(self, call: StreamCall, request: Any) -> None:
         """Sends one more request of a stream."""
-        message = pack_request(request, self._lease)
+        message = pack_request(request, self._lending.lease)
         self._send_requests(frames.Push(call.number, message), [message.slot])
 
     def close_requests(self, call: StreamCall) -> None:
@@ -167,11 +188,20 @@ class Link:
         call.abandoned = True
         if self.calls.get(call.number) is call:
             self._tell(frames.Cancel(call.number))
+            patience = self.bounds.get(call.model, _DEFAULT_BOUNDS).hard_timeout_seconds
+            if patience:
+                now = self._now()
+                self.given_up[call.number] = (now, now + patience)
+                if self.on_given_up is not None:
+                    self.on_given_up()
 
     def _leave(self, number: int, busy_seconds: float) -> Call | None:
         call = self.calls.pop(number, None)
         if call is None:
             return None
+        self.running[call.model] -= 1
+        if self.given_up:
+            self.given_up.pop(number, None)
         if not call.waiting:
             self.open -= 1
             if busy_seconds:
@@ -201,7 +231,7 @@ class Link:
         await self._ask(model, frames.Unload(model))
 
     async def _ask(self, model: int, frame: Any) -> Any:
-        question = self._questions[model] = _Question()
+        question = self._questions[model] = _Question(type(frame) is frames.Load)
         self.loading += 1
         try:
             self._send(frame)
@@ -225,8 +255,9 @@ class Link:
             await watch(self._channel.sock, self._on_readable)
             tasks.cancel_scope.cancel()
 
-    def kill(self) -> None:
-        """Ends the worker at once; its supervisor does the rest."""
+    def kill(self, why: str = "died") -> None:
+        """Ends the worker at once; its supervisor does the rest. `why` is for the metric of restarts."""
+        self.why = why
         self._launched.kill()
 
     def stop(self) -> None:
@@ -235,30 +266,37 @@ class Link:
 
     def forget_slot(self, number: int) -> None:
         """The arena gave a slot back to the system: the worker shall unmap it."""
-        if number in self._attached:
-            self._attached.discard(number)
+        if self._lending.forget(number):
             self._tell(frames.Forget([number]))
 
-    def lost(self) -> list[Call]:
-        """Winds up after the worker has ended. Calls that had begun fail; returns those that had not, in order."""
+    def lost(self) -> tuple[list[Call], Blame]:
+        """Winds up after the worker has ended. Calls that had begun fail; returns those that had not, in order, and
+        whom the end may be blamed on.
+        """
         self._over = True
         self._read_rest()
-        begun = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
+        last = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
         calls, self.calls, self.open = list(self.calls.values()), {}, 0
+        begun = [call for call in calls if call.number <= last]
+        blame = blame_for([model for model, question in self._questions.items() if question.loads], begun)
         self.models.clear()
         again = []
         for call in calls:
             call.link, call.waiting = None, False
-            if call.number > begun and not isinstance(call, StreamCall):
+            if call.number > last and not isinstance(call, StreamCall):
                 again.append(call)
             else:
                 call.fail(WorkerDied("the worker process died while it ran this call; it is being restarted"))
         for question in self._questions.values():
             question.done.set()
-        for number in self._lent:
-            self._arena.discard(number)
-        self._lent.clear()
-        return again
+        self._lending.discard()
+        return again, blame
+
+    @property
+    def stuck_at(self) -> float | None:
+        """When it will count as stuck, if it says nothing before: it runs on for nobody. None: nothing hints at it."""
+        heard = self.heard_at
+        return min((until for since, until in self.given_up.values() if since >= heard), default=None)
 
     def _read_rest(self) -> None:
         """Takes the answers that the worker had sent before its end."""
@@ -270,6 +308,7 @@ class Link:
             pass
 
     def _on_readable(self) -> bool:
+        self.heard_at = self._now()
         try:
             for frame in self._channel.receive():
                 self._handle(frame)
@@ -279,8 +318,8 @@ class Link:
             _logger.exception("worker %d sent what cannot be read; it is ended", self.pid)
             self._launched.kill()
             return False
-        if self._freed:
-            self._return_slots()
+        if self._lending.freed:
+            self._tell(frames.Return(self._lending.take_freed()))
         self._room()
         return True
 
@@ -291,7 +330,7 @@ class Link:
             if call is not None:
                 self._answer(call, frame.response)
             elif frame.response.slot is not None:
-                self._find(frame.response.slot.number)  # held for no longer than this line: it goes back
+                self._lending.find(frame.response.slot.number)  # held for no longer than this line: it goes back
         elif kind is frames.Failed:
             call = self._leave(frame.call, frame.busy_seconds)
             if call is not None and not call.abandoned:
@@ -302,9 +341,7 @@ class Link:
                 call.waiting = True
                 self.open -= 1
         elif kind is frames.Freed:
-            for number in frame.slots:
-                self._lent.discard(number)
-                self._arena.release(number)
+            self._lending.give_back(frame.slots)
         elif kind is frames.Need:
             self._grant(frame.size_bytes)
         else:
@@ -312,7 +349,7 @@ class Link:
 
     def _answer(self, call: Call, message: frames.Message) -> None:
         try:
-            response = unpack_response(message, self._find)
+            response = unpack_response(message, self._lending.find)
         except Exception as error:
             _logger.exception("an answer of worker %d cannot be read", self.pid)
             call.fail(ModelError(f"the model's answer cannot be sent: {error}"))
@@ -327,7 +364,7 @@ class Link:
             if stream is not None:
                 self._deliver(stream, frame.response)
             elif frame.response.slot is not None:
-                self._find(frame.response.slot.number)
+                self._lending.find(frame.response.slot.number)
         elif kind is frames.End:
             stream = self._leave(frame.call, 0.0)
             if stream is not None:
@@ -354,7 +391,7 @@ class Link:
 
     def _deliver(self, stream: StreamCall, message: frames.Message) -> None:
         try:
-            response = unpack_response(message, self._find)
+            response = unpack_response(message, self._lending.find)
         except Exception as error:
             _logger.exception("a chunk of worker %d cannot be read", self.pid)
             self.cancel(stream)
@@ -366,8 +403,7 @@ class Link:
     # -- frames and slots ---------------------------------------------------------------------------------------------
 
     def _send(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
-        fresh = [self._arena.get(slot.number).fd for slot in slots if slot is not None and slot.fresh]
-        self._channel.send(frame, fresh)
+        self._channel.send(frame, self._lending.descriptors(slots))
         if self._channel.backlog:
             self._backlog.set()
 
@@ -383,12 +419,7 @@ class Link:
         except ChannelClosed:
             raise
         except Exception as error:  # what cannot be encoded: huge numbers, endless nesting
-            for slot in slots:
-                if slot is not None:
-                    self._lent.discard(slot.number)
-                    if slot.fresh:
-                        self._attached.discard(slot.number)
-                    self._arena.release(slot.number)
+            self._lending.take_back(slots)
             raise InvalidRequest(f"the parameters of the request cannot be passed on: {error!r}") from error
 
     async def _drain(self) -> None:
@@ -403,34 +434,10 @@ class Link:
                 except (ChannelClosed, OSError):
                     return  # its supervisor sees it too
 
-    def _lease(self, size_bytes: int) -> tuple[SlotRef, memoryview] | None:
-        slot = self._arena.lease(size_bytes)
-        if slot is None:
-            return None
-        return self._lend(slot), slot.buffer
-
-    def _lend(self, slot: Slot) -> SlotRef:
-        fresh = slot.number not in self._attached
-        self._attached.add(slot.number)
-        self._lent.add(slot.number)
-        return SlotRef(slot.number, slot.size_bytes, fresh)
-
     def _grant(self, size_bytes: int) -> None:
-        if self._over:
-            return
-        slot = self._arena.lease(size_bytes)
-        ref = self._lend(slot) if slot is not None else None
-        self._tell(frames.Grant(ref), [ref])
-
-    def _find(self, number: int) -> Hold:
-        """The owner of views on a reply slot; when they are all gone, the worker may answer in it again."""
-        return Hold(number, self._arena.get(number).buffer, self._freed)
-
-    def _return_slots(self) -> None:
-        numbers = []
-        while self._freed:
-            numbers.append(self._freed.popleft())
-        self._tell(frames.Return(numbers))
+        if not self._over:
+            ref = self._lending.grant(size_bytes)
+            self._tell(frames.Grant(ref), [ref])
 
     def _room(self) -> None:
         if self.on_room is not None:
@@ -440,6 +447,7 @@ class Link:
 class _Question:
     """A Load or Unload that waits for its answer; None stays if the worker dies first."""
 
-    def __init__(self) -> None:
+    def __init__(self, loads: bool) -> None:
+        self.loads = loads
         self.done = anyio.Event()
         self.answer: Any = None

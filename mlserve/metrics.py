@@ -37,6 +37,7 @@ SERIES: dict[str, str] = {
     "model_infer_request_duration": "Seconds that inference requests took.",
     "batch_request_queue": "Requests that waited for a batch when another one came.",
     "parallel_request_queue": "Calls that waited for a worker process when another one came.",
+    "worker_restarts": "Worker processes that ended and were started again.",
     "rest_server_requests": "REST requests, by path and status.",
     "rest_server_request_duration_seconds": "Seconds that REST requests took.",
     "rest_server_requests_duration_seconds": "Seconds that REST requests took (the documented spelling).",
@@ -108,6 +109,7 @@ class Metrics(Collector):
         self._batches: dict[tuple[str, str], Tally] = {}
         self._parallel = Tally(_DEPTHS)
         self._streams = StreamMetrics()
+        self._restarts: dict[tuple[str, str], int] = {}
         self._rest: dict[tuple[str, str, int], Tally] = {}
         self._in_progress: dict[str, int] = {}
         self._grpc: dict[_GrpcKey, _Calls] = {}
@@ -146,6 +148,10 @@ class Metrics(Collector):
     def stream_opened(self, model: str, version: str | None) -> Flow:
         """Begins to count one streamed call, beside `infer_done`; the `ended` of what it gives must follow."""
         return self._streams.opened(model, version)
+
+    def worker_restarted(self, pool: str, reason: str) -> None:
+        """Counts a worker process that ended: `died`, `stuck`, or whatever else led to it."""
+        self._restarts[pool, reason] = self._restarts.get((pool, reason), 0) + 1
 
     # -- REST ---------------------------------------------------------------------------------------------------------
 
@@ -269,7 +275,10 @@ class Metrics(Collector):
             tally.into(batches, labels)
         parallel = self._histogram("parallel_request_queue", ())
         self._parallel.into(parallel, ())
-        yield from (success, failure, duration, batches, parallel)
+        restarts = self._counter("worker_restarts", ("pool", "reason"))
+        for labels, count in self._restarts.items():
+            restarts.add_metric(labels, count)
+        yield from (success, failure, duration, batches, parallel, restarts)
 
     def _collect_rest(self) -> Iterator[Metric]:
         requests = self._counter("rest_server_requests", _REST)

@@ -12,6 +12,7 @@ the old one goes. Loads and unloads of one name happen one after the other; call
 from __future__ import annotations
 
 import itertools
+import os
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ import msgspec
 from mlserve import frames
 from mlserve.batching import rule_of
 from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, from_exception
+from mlserve.link import Bounds
 from mlserve.pool import Pool
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, version_key
-from mlserve.settings import ModelSettings
+from mlserve.settings import ModelSettings, Settings
 from mlserve.types import MetadataModelResponse, RepositoryIndexResponseItem, State
 
 _logger = logging.getLogger("mlserve.models")
@@ -64,6 +66,18 @@ class Model:
         """Whether it is as if it had never been there: unloaded, or never loaded since."""
         return self.state in (State.UNAVAILABLE, State.UNLOADING) and not self.wanted
 
+    def condition(self) -> tuple[State, str]:
+        """Its state, with the reason; UNAVAILABLE also while no worker is up that could run it."""
+        if self.state is not State.READY:
+            return self.state, self.reason
+        reason = self.pool.why_not(self.number)
+        return (State.UNAVAILABLE, reason) if reason else (State.READY, "")
+
+    @property
+    def serves(self) -> bool:
+        """Whether a call would be run now. Calls are taken, and wait, as long as `state` is READY."""
+        return self.condition()[0] is State.READY
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Within this context the model is not unloaded."""
@@ -85,9 +99,10 @@ class Model:
 class Models:
     """All models of one server, by name and version."""
 
-    def __init__(self, repository: ModelRepository, pools: Pools) -> None:
+    def __init__(self, repository: ModelRepository, pools: Pools, settings: Settings) -> None:
         self._repository = repository
         self._pools = pools
+        self._settings = settings
         self._models: dict[str, dict[str | None, Model]] = {}
         self._default: dict[str, Model] = {}  # the version that answers where none is asked for
         self._locks: dict[str, anyio.Lock] = {}
@@ -120,10 +135,15 @@ class Models:
         return self._default.get(model.name) is model
 
     def all_ready(self) -> bool:
-        """Whether all models are ready that should be: those that were unloaded on purpose should not."""
-        return all(model.state is State.READY and model.pool.pids for model in self if model.wanted)
+        """Whether all models can serve that should: those that were unloaded on purpose should not."""
+        return all(model.serves for model in self if model.wanted)
 
     def any_ready(self) -> bool:
+        """Whether one model can serve."""
+        return any(model.serves for model in self)
+
+    def any_loaded(self) -> bool:
+        """Whether one model is loaded, be its worker up at this moment or not."""
         return any(model.state is State.READY for model in self)
 
     def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseItem]:
@@ -132,7 +152,7 @@ class Models:
         for settings in self._repository.list():
             items[settings.name, settings.version] = _item(settings.name, settings.version, State.UNAVAILABLE, "")
         for model in self:
-            items[model.name, model.version] = _item(model.name, model.version, model.state, model.reason)
+            items[model.name, model.version] = _item(model.name, model.version, *model.condition())
         found = [item for item in items.values() if not ready_only or item.state is State.READY]
         return sorted(found, key=lambda item: (item.name, version_key(item.version or "")))
 
@@ -194,12 +214,6 @@ class Models:
         if errors:
             raise errors[0]
 
-    def _note_lost(self, number: int, reason: str) -> None:
-        """A model could not be loaded again in any worker; or, without a reason, it could."""
-        for model in self:
-            if model.number == number and model.state in (State.READY, State.UNAVAILABLE):
-                model.state, model.reason = (State.UNAVAILABLE, reason) if reason else (State.READY, "")
-
     async def _load_from_disk(self, name: str) -> None:
         async with self._lock(name):
             found = self._repository.find(name)
@@ -233,7 +247,6 @@ class Models:
         _refuse_environments(settings)
         old = self._models.get(settings.name, {}).get(settings.version)
         pool = await self._pools.of(settings)
-        pool.on_model_lost = self._note_lost
         model = Model(next(self._numbers), settings, pool)
         model.wanted = wanted
         if old is None or old.state not in (State.READY, State.UNKNOWN):
@@ -258,10 +271,15 @@ class Models:
             raise ModelLoadError(f"model '{model.name}' was loaded, but {model.reason}")
         _logger.info("model %s is ready", _title(model))
 
+    def _bounds_of(self, settings: ModelSettings) -> Bounds:
+        """What a model may take of its workers: by its own settings, else by the server's."""
+        names = Bounds.__struct_fields__
+        return Bounds(*(_first(getattr(settings, name), getattr(self._settings, name)) for name in names))
+
     async def _load_in_pool(self, model: Model) -> frames.Loaded:
-        folder = str(model.settings.source_dir or "")
+        folder = os.path.abspath(model.settings.source_dir) if model.settings.source_dir else ""
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
-        return await model.pool.load(frame, model.rule)
+        return await model.pool.load(frame, model.rule, self._bounds_of(model.settings))
 
     async def _unload(self, model: Model) -> None:
         was_loaded = model.state in (State.READY, State.UNKNOWN)
@@ -299,6 +317,10 @@ def _refuse_environments(settings: ModelSettings) -> None:
                 f"model '{settings.name}' asks for parameters.{name}, which this version does not have yet; "
                 f"install what the model needs beside mlserve and leave the setting out"
             )
+
+
+def _first(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
 
 
 def _title(model: Model) -> str:

@@ -56,13 +56,13 @@ class Pools:
             self._members[pool.name] -= 1
             if not self._members[pool.name] and pool.name != _DEFAULT:
                 del self._pools[pool.name]
-                await pool.stop()
+                await pool.stop(self._settings.parallel_workers_timeout)
 
-    async def stop(self) -> None:
-        """Stops all workers."""
+    async def stop(self, seconds: float) -> None:
+        """Stops all workers: politely, and after so many seconds by force."""
         async with anyio.create_task_group() as stopping:
             for pool in list(self._pools.values()):
-                stopping.start_soon(pool.stop)
+                stopping.start_soon(pool.stop, seconds)
 
     def _place_of(self, settings: ModelSettings) -> tuple[str, int]:
         workers = settings.parallel_workers
@@ -82,9 +82,7 @@ class Pools:
             launcher = ProcessLauncher(self._settings.model_dump_json().encode())
         else:
             launcher = ThreadLauncher()
-        pool = Pool(
-            name, max(1, workers), launcher, self.arena, self._observer, self._settings.parallel_workers_timeout
-        )
+        pool = Pool(name, max(1, workers), launcher, self.arena, self._observer)
         self._members.setdefault(name, 0)
         await self._tasks.start(pool.run)
         self._pools[name] = pool

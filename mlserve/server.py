@@ -53,7 +53,7 @@ class Server:
         self._repository = repository
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
-        self.models = Models(repository, self.pools)
+        self.models = Models(repository, self.pools, settings)
         self.dataplane = DataPlane(settings, self.models, self.metrics)
         self.addresses: dict[str, tuple[str, int]] = {}  # where it listens: "http", "grpc", "metrics"
         self._stop_asked = anyio.Event()
@@ -169,7 +169,7 @@ class Server:
 
     def nothing_loaded(self) -> bool:
         """Whether there are models, or broken settings of models, and not one could be loaded."""
-        return not self.models.any_ready() and (any(self.models) or bool(self._repository.broken))
+        return not self.models.any_loaded() and (any(self.models) or bool(self._repository.broken))
 
     def table(self) -> str:
         """What is served, and where, for people."""
@@ -183,9 +183,9 @@ class Server:
 
 
 def _workers(pool: Pool) -> str:
-    if pool.in_process:
+    if pool.crew.in_process:
         return f"none in pool {pool.name}: its models run in the server process"
-    starting = pool.workers - len(pool.pids)
+    starting = pool.crew.size - len(pool.pids)
     return f"{len(pool.pids)} in pool {pool.name}" + (f" ({starting} more starting)" if starting else "")
 
 

@@ -125,6 +125,9 @@ class ModelSettings(SettingsBase):
     target_latency_seconds: Seconds | None = None
     max_queue_size: Positive | None = None
     request_timeout_seconds: Seconds | None = None
+    hard_timeout_seconds: Seconds | None = None
+    load_timeout_seconds: Seconds | None = None
+    max_running_calls: Positive | None = None
     devices: list[int | str] = []
     recycle_after_requests: Count = 0
     recycle_above_bytes: Count = 0

@@ -97,7 +97,11 @@ class Settings(SettingsBase):
     backend: Literal["asyncio", "trio"] = "asyncio"
     max_body_bytes: Positive = 256 * 1024 * 1024
     request_timeout_seconds: Seconds | None = None
+    hard_timeout_seconds: Seconds = 60
+    load_timeout_seconds: Seconds = 1800
     max_queue_size: Positive = 4096
+    max_running_calls: Positive = 1024
+    body_memory_bytes: Count = 0
     shutdown_timeout_seconds: Seconds = 25
     shutdown_pause_seconds: Seconds = 0
     slot_memory_bytes: Count = 0

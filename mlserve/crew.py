@@ -1,0 +1,399 @@
+"""The worker processes of one pool: starts them, loads models into them, sees them die, starts them again.
+
+One supervisor task per worker. What a death leads to is decided in recovery.py; here it is done:
+
+    STARTING ──greeting──▶ LOADING its models ──▶ READY ──process ended──▶ PAUSE ──▶ STARTING
+        └───────────────────────┴──ended, or too slow: killed──────────────▲
+
+A model that ends its workers is set aside: no worker gets it, until it could be loaded in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+
+from mlserve import frames
+from mlserve.arena import Arena
+from mlserve.calls import Call
+from mlserve.errors import MLServeError, ModelLoadError, StartupError, WorkerDied
+from mlserve.eventloop import clock_of
+from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
+from mlserve.link import Bounds, Link, Observer
+from mlserve.recovery import (
+    HOPELESS_STARTS,
+    STABLE_SECONDS,
+    STRIKES,
+    Aside,
+    Blame,
+    Offences,
+    Strikes,
+    pause_before_start,
+)
+
+_logger = logging.getLogger("mlserve.pool")
+_GREETING_SECONDS = 120.0  # how long a process may take until it says hello
+_UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
+_UP_SECONDS = 60.0  # how long a load waits for a worker that is being started again
+
+Ready = anyio.abc.TaskStatus[None]
+
+
+class Crew:
+    """A number of workers that all hold the same models. Its pool sets the callbacks."""
+
+    def __init__(
+        self,
+        name: str,
+        workers: int,
+        launcher: ProcessLauncher | ThreadLauncher,
+        arena: Arena,
+        observer: Observer,
+    ) -> None:
+        self.name = name
+        self.size = workers
+        self.in_process = isinstance(launcher, ThreadLauncher)
+        self.links: list[Link] = []  # workers that are up and hold their models
+        self.offences = Offences()
+        self.trouble = ""  # why no worker comes up, once that looks hopeless
+        self.next_start_at = 0.0
+        self._launcher = launcher
+        self._arena = arena
+        self._observer = observer
+        self._models: dict[int, frames.Load] = {}  # what every worker has to hold
+        self._bounds: dict[int, Bounds] = {}
+        self._asides: dict[int, Aside] = {}
+        self._strikes = Strikes()
+        self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
+        self._all: list[Link] = []  # `links`, and those that are still coming up
+        self._stop_asked = anyio.Event()
+        self._all_ended = anyio.Event()
+        self._up = anyio.Event()  # at least one worker is ready
+        self._retry = anyio.Event()  # a model was set aside
+        self.on_room: Callable[[], None] = lambda: None  # a worker can take calls
+        self.on_orphans: Callable[[list[Call]], None] = lambda calls: None  # calls that a dead worker had not begun
+        self.on_aside: Callable[[int], None] = lambda model: None  # a model was set aside
+        arena.on_discard.append(self._forget_slot)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_asked.is_set()
+
+    @property
+    def has_trouble(self) -> bool:
+        """Whether calls have to be looked at before they may wait."""
+        return bool(self.offences or self._asides or self.trouble)
+
+    def holds(self, model: int) -> bool:
+        """Whether a worker is up that has the model loaded, and may run it."""
+        return not self.is_aside(model) and any(model in link.models for link in self.links)
+
+    def is_aside(self, model: int) -> bool:
+        """Whether the model is kept from its workers for now."""
+        aside = self._asides.get(model)
+        return aside is not None and aside.blocks
+
+    def refusal(self, model: int) -> WorkerDied | None:
+        """Why calls to a model cannot even wait now, if that is so."""
+        aside = self._asides.get(model)
+        if aside is not None and aside.blocks:
+            return WorkerDied(f"{aside.reason}; it is tried again from time to time", aside.until - self.now())
+        if self.trouble and not self.links:
+            return WorkerDied(self.trouble, self.next_start_at - self.now())
+        return None
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    async def load(self, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
+        """Loads a model in all workers, one after the other. ModelLoadError with the first reason if one fails."""
+        while True:
+            with anyio.move_on_after(_UP_SECONDS):
+                await self._up.wait()  # outside of the lock, which a worker that comes up needs
+            async with self._load_lock:
+                if self.links or not self._up.is_set():
+                    return await self._load_everywhere(frame, bounds)
+
+    async def _load_everywhere(self, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
+        done: list[Link] = []
+        loaded: frames.Loaded | None = None
+        try:
+            for link in list(self.links):
+                loaded = await self._load_in(link, frame, bounds)
+                done.append(link)
+        except BaseException as error:
+            with anyio.CancelScope(shield=not isinstance(error, MLServeError)):
+                for link in done:
+                    await self._unload_in(link, frame.model)
+            raise
+        if loaded is None:
+            raise WorkerDied(f"pool {self.name} has no worker that runs; see the log")
+        self._models[frame.model] = frame
+        self._bounds[frame.model] = bounds
+        return loaded
+
+    async def _load_in(self, link: Link, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
+        """Loads a model in one worker, which is killed if that takes too long."""
+        limit = bounds.load_timeout_seconds
+        with anyio.move_on_after(limit or None):
+            return await link.load(frame)
+        _logger.error("worker %d is killed: a load took more than %g s", link.pid, limit)
+        link.kill("stuck")
+        raise ModelLoadError(f"its load() did not end within {limit:g} s (load_timeout_seconds)")
+
+    async def unload(self, model: int) -> None:
+        """Unloads a model in all workers. No calls to it may be under way."""
+        async with self._load_lock:
+            self._models.pop(model, None)
+            self._bounds.pop(model, None)
+            self._asides.pop(model, None)
+            self._strikes.forget(model)
+            self.offences.forget(model)
+            for link in list(self.links):
+                await self._unload_in(link, model)
+
+    async def _unload_in(self, link: Link, model: int) -> None:
+        with anyio.move_on_after(_UNLOAD_SECONDS) as waiting:
+            try:
+                await link.unload(model)
+            except WorkerDied:
+                pass  # then it is unloaded
+        if waiting.cancelled_caught:
+            _logger.error("worker %d is killed: an unload took more than %g s", link.pid, _UNLOAD_SECONDS)
+            link.kill("stuck")
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: Ready) -> None:
+        """Runs the workers until cancelled or stopped; reports when all of them are up."""
+        self.now = clock_of()
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._bring_back)
+            async with anyio.create_task_group() as starting:
+                for _ in range(self.size):
+                    starting.start_soon(self._tasks.start, self._supervise)
+            task_status.started()
+
+    async def stop(self, seconds: float) -> None:
+        """Ends the workers: politely, and after so many seconds by force."""
+        self._stop_asked.set()
+        if self._forget_slot in self._arena.on_discard:
+            self._arena.on_discard.remove(self._forget_slot)
+        for link in self._all:
+            link.stop()
+        self._all_ended = anyio.Event()
+        if self._all:
+            with anyio.move_on_after(seconds):
+                await self._all_ended.wait()
+        self._tasks.cancel_scope.cancel()
+
+    async def _supervise(self, *, task_status: Ready) -> None:
+        """Keeps one worker running."""
+        early_deaths = failed_starts = 0
+        status: Ready | None = task_status
+        while True:
+            started = self.now()
+            how, was_ready, why = await self._run_one(status)
+            if self.stopping:
+                return
+            if status is not None and not was_ready:
+                raise StartupError(f"a worker of pool {self.name} {how} before it was ready; see its output above")
+            status = None
+            early_deaths = 0 if self.now() - started > STABLE_SECONDS else early_deaths + 1
+            failed_starts = 0 if was_ready else failed_starts + 1
+            pause = pause_before_start(early_deaths)
+            self._observer.worker_restarted(self.name, why)
+            _logger.error("a worker of pool %s %s; it starts again in %.1f s", self.name, how, pause)
+            if failed_starts >= HOPELESS_STARTS and not self.links:
+                self._despair(how, pause)
+            self.on_room()
+            with anyio.move_on_after(pause):
+                await self._stop_asked.wait()
+                return
+
+    def _despair(self, how: str, pause: float) -> None:
+        """No worker comes up: calls are refused, and those that wait fail, instead of waiting for ever."""
+        self.trouble = f"a worker of pool {self.name} {how}, again and again; the log says why"
+        self.next_start_at = self.now() + pause
+        for model in self._models:
+            self.on_aside(model)
+
+    async def _run_one(self, task_status: Ready | None) -> tuple[str, bool, str]:
+        """Runs one worker from its start to its end: how it ended, whether it had been ready, why for the metric."""
+        try:
+            launched = self._launcher.start()
+        except OSError as error:
+            return f"could not be started ({error})", False, "died"
+        link = Link(launched, self._arena, self._observer, self.now)
+        link.bounds = self._bounds
+        link.on_room = self.on_room
+        self._all.append(link)
+        try:
+            how = await self._attend(launched, link, task_status)
+        finally:
+            self._all.remove(link)
+            if link in self.links:
+                self.links.remove(link)
+            if not self.links:
+                self._up = anyio.Event()
+            again, blame = link.lost()
+            launched.close()
+            if not self._all:
+                self._all_ended.set()
+            if not self.stopping:
+                self._draw_conclusions(blame)
+            self.on_orphans(again)
+        return f"(process {launched.pid}) {how}", link.was_ready, link.why
+
+    async def _attend(self, launched: Launched, link: Link, task_status: Ready | None) -> str:
+        """Brings a worker up and stays with it until it has ended; says how it did."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            tasks.start_soon(self._watch, link)
+            tasks.start_soon(self._bring_up, launched, link, task_status)
+            how = await launched.wait()
+            tasks.cancel_scope.cancel()
+        return how
+
+    async def _watch(self, link: Link) -> None:
+        """Kills a worker that is stuck in a call that nobody waits for any more."""
+        given_up = anyio.Event()
+        link.on_given_up = lambda: given_up.set()
+        while True:
+            at = link.stuck_at
+            if at is None:
+                given_up = anyio.Event()
+                await given_up.wait()
+            elif at > self.now():
+                await anyio.sleep(at - self.now())
+            else:
+                _logger.error("worker %d is killed: it is stuck in a call that nobody waits for any more", link.pid)
+                link.kill("stuck")
+                return
+
+    async def _bring_up(self, launched: Launched, link: Link, task_status: Ready | None) -> None:
+        with anyio.move_on_after(_GREETING_SECONDS) as greeting:
+            await link.greet()
+        if greeting.cancelled_caught:
+            _logger.error("worker %d of pool %s did not come up in %d s", link.pid, self.name, _GREETING_SECONDS)
+            launched.kill()
+            return
+        async with self._load_lock:
+            for model, frame in list(self._models.items()):
+                if model not in self._asides and not await self._load_again(link, frame):
+                    return
+            self.links.append(link)
+            link.was_ready = True
+            self.trouble = ""
+        self._up.set()
+        if task_status is None:
+            _logger.info("worker %d of pool %s is ready", link.pid, self.name)
+        else:
+            task_status.started()
+        self.on_room()
+
+    async def _load_again(self, link: Link, frame: frames.Load) -> bool:
+        """Loads a model in a worker that was started again, or sets it aside; False if the worker is gone."""
+        try:
+            loaded = await self._load_in(link, frame, self._bounds[frame.model])
+            reason = "" if loaded.ready else "its load() said that it is not ready"
+        except WorkerDied:
+            return False  # what follows from that is decided when its process has ended
+        except MLServeError as error:
+            reason = error.message
+        if reason:
+            _logger.error("worker %d could not load a model again: %s", link.pid, reason)
+            self._set_aside(frame.model, f"the model could not be loaded again: {reason}")
+        return True
+
+    def _forget_slot(self, number: int) -> None:
+        for link in self.links:
+            link.forget_slot(number)
+
+    # -- models that end their workers --------------------------------------------------------------------------------
+
+    def _draw_conclusions(self, blame: Blame) -> None:
+        now = self.now()
+        self.offences.note(blame, now)
+        if blame.model is None or blame.model not in self._models:
+            return
+        if blame.loading:
+            self._set_aside(blame.model, "the worker process died while it loaded the model")
+            return
+        seconds = self._strikes.strike(blame.model, now)
+        if seconds:
+            self._put_aside(blame.model, f"the model ended its worker process {STRIKES} times in a row", seconds, True)
+
+    def _set_aside(self, model: int, reason: str) -> None:
+        """A model could not be loaded again. Where another worker holds it, that one serves on."""
+        seconds = self._strikes.strike(model, self.now(), at_once=True)
+        self._put_aside(model, reason, seconds, not any(model in link.models for link in self.links))
+
+    def _put_aside(self, model: int, reason: str, seconds: float, blocks: bool) -> None:
+        self._asides[model] = Aside(reason, self.now() + seconds, blocks)
+        _logger.error("a model of pool %s is set aside for %g s: %s", self.name, seconds, reason)
+        if blocks:
+            self.on_aside(model)
+        self._retry.set()
+
+    async def _bring_back(self) -> None:
+        """Tries models that were set aside again, when their time is over."""
+        while True:
+            due = min((aside.until for aside in self._asides.values()), default=None)
+            self._retry = anyio.Event()
+            with anyio.move_on_after(None if due is None else max(0.0, due - self.now())):
+                await self._retry.wait()
+            await self._up.wait()
+            for model in [model for model, aside in self._asides.items() if aside.until <= self.now()]:
+                if model in self._asides:  # it may have been unloaded meanwhile
+                    await self._try_again(model)
+
+    async def _try_again(self, model: int) -> None:
+        """Loads a model in a process of its own, and only if that goes well in the workers that lack it."""
+        frame, bounds = self._models[model], self._bounds[model]
+        try:
+            if not self.in_process:
+                await self._try_apart(frame, bounds)
+            async with self._load_lock:
+                for link in list(self.links):
+                    if model in self._models and model not in link.models:
+                        await self._load_in(link, frame, bounds)
+        except MLServeError as error:
+            if model in self._models:
+                self._set_aside(model, f"the model could not be loaded again: {error.message}")
+            return
+        if self._asides.pop(model, None) is not None and self.holds(model):
+            _logger.info("a model of pool %s is back", self.name)
+            self.on_room()
+
+    async def _try_apart(self, frame: frames.Load, bounds: Bounds) -> None:
+        """Loads a model in a process that nobody else needs. MLServeError if that fails, or ends the process."""
+        try:
+            launched = self._launcher.start()
+        except OSError as error:
+            raise ModelLoadError(f"a worker could not be started: {error}") from error
+        link = Link(launched, self._arena, self._observer, self.now)
+        errors: list[MLServeError] = [WorkerDied("the process in which it was tried ended")]
+
+        async def load() -> None:
+            try:
+                await link.greet()
+                loaded = await self._load_in(link, frame, bounds)
+                errors[:] = [] if loaded.ready else [ModelLoadError("its load() said that it is not ready")]
+            except MLServeError as error:
+                errors[:] = [error]
+            launched.kill()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(link.run)
+                tasks.start_soon(load)
+                await launched.wait()
+                tasks.cancel_scope.cancel()
+        finally:
+            link.lost()
+            launched.close()
+        if errors:
+            raise errors[0]

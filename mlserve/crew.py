@@ -18,11 +18,12 @@ import anyio.abc
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.bounds import Bounds
 from mlserve.calls import Call
 from mlserve.errors import MLServeError, ModelLoadError, StartupError, WorkerDied
 from mlserve.eventloop import clock_of
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
-from mlserve.link import Bounds, Link, Observer
+from mlserve.link import Link, Observer
 from mlserve.recovery import (
     HOPELESS_STARTS,
     STABLE_SECONDS,
@@ -56,10 +57,13 @@ class Crew:
         self.name = name
         self.size = workers
         self.in_process = isinstance(launcher, ThreadLauncher)
+        self.restarts = 0
         self.links: list[Link] = []  # workers that are up and hold their models
         self.offences = Offences()
         self.trouble = ""  # why no worker comes up, once that looks hopeless
         self.next_start_at = 0.0
+        self.has_trouble = False  # calls have to be looked at before they may wait
+        self.stopping = False
         self._launcher = launcher
         self._arena = arena
         self._observer = observer
@@ -78,14 +82,8 @@ class Crew:
         self.on_aside: Callable[[int], None] = lambda model: None  # a model was set aside
         arena.on_discard.append(self._forget_slot)
 
-    @property
-    def stopping(self) -> bool:
-        return self._stop_asked.is_set()
-
-    @property
-    def has_trouble(self) -> bool:
-        """Whether calls have to be looked at before they may wait."""
-        return bool(self.offences or self._asides or self.trouble)
+    def _look_around(self) -> None:
+        self.has_trouble = bool(self.offences or self._asides or self.trouble)
 
     def holds(self, model: int) -> bool:
         """Whether a worker is up that has the model loaded, and may run it."""
@@ -149,6 +147,7 @@ class Crew:
             self._models.pop(model, None)
             self._bounds.pop(model, None)
             self._asides.pop(model, None)
+            self._look_around()
             self._strikes.forget(model)
             self.offences.forget(model)
             for link in list(self.links):
@@ -178,6 +177,7 @@ class Crew:
 
     async def stop(self, seconds: float) -> None:
         """Ends the workers: politely, and after so many seconds by force."""
+        self.stopping = True
         self._stop_asked.set()
         if self._forget_slot in self._arena.on_discard:
             self._arena.on_discard.remove(self._forget_slot)
@@ -204,6 +204,7 @@ class Crew:
             early_deaths = 0 if self.now() - started > STABLE_SECONDS else early_deaths + 1
             failed_starts = 0 if was_ready else failed_starts + 1
             pause = pause_before_start(early_deaths)
+            self.restarts += 1
             self._observer.worker_restarted(self.name, why)
             _logger.error("a worker of pool %s %s; it starts again in %.1f s", self.name, how, pause)
             if failed_starts >= HOPELESS_STARTS and not self.links:
@@ -217,6 +218,7 @@ class Crew:
         """No worker comes up: calls are refused, and those that wait fail, instead of waiting for ever."""
         self.trouble = f"a worker of pool {self.name} {how}, again and again; the log says why"
         self.next_start_at = self.now() + pause
+        self._look_around()
         for model in self._models:
             self.on_aside(model)
 
@@ -287,6 +289,7 @@ class Crew:
             self.links.append(link)
             link.was_ready = True
             self.trouble = ""
+            self._look_around()
         self._up.set()
         if task_status is None:
             _logger.info("worker %d of pool %s is ready", link.pid, self.name)
@@ -317,6 +320,7 @@ class Crew:
     def _draw_conclusions(self, blame: Blame) -> None:
         now = self.now()
         self.offences.note(blame, now)
+        self._look_around()
         if blame.model is None or blame.model not in self._models:
             return
         if blame.loading:
@@ -333,6 +337,7 @@ class Crew:
 
     def _put_aside(self, model: int, reason: str, seconds: float, blocks: bool) -> None:
         self._asides[model] = Aside(reason, self.now() + seconds, blocks)
+        self._look_around()
         _logger.error("a model of pool %s is set aside for %g s: %s", self.name, seconds, reason)
         if blocks:
             self.on_aside(model)
@@ -364,7 +369,9 @@ class Crew:
             if model in self._models:
                 self._set_aside(model, f"the model could not be loaded again: {error.message}")
             return
-        if self._asides.pop(model, None) is not None and self.holds(model):
+        was_aside = self._asides.pop(model, None) is not None
+        self._look_around()
+        if was_aside and self.holds(model):
             _logger.info("a model of pool %s is back", self.name)
             self.on_room()
 

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
+from mlserve.deadlines import TIMEOUT_HEADER, header_seconds
 from mlserve.errors import BodyTooLarge, CallerLeft, InvalidRequest, ModelNotFound
-from mlserve.frames import Handle
+from mlserve.frames import Handle, Handled
 from mlserve.models import Model, Models
+from mlserve.pool import OnLeave
+from mlserve.settings import Settings
 from mlserve.types import State
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+_DISCONNECT_EXTENSION = "mlserve.disconnect"  # of our HTTP edge: see rest/h1_exchange.py
 _Handler = tuple[str, str, str]  # path, method, the key of parameters.extra by which a model claims the path
+
+
+class Host(Protocol):
+    """What these routes need of the data plane."""
+
+    models: Models
+    settings: Settings
+
+    async def handle(
+        self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
+    ) -> Handled: ...
 
 
 class CustomRoute:
     """One handler of one model, as an ASGI application. Without a version, of the one that is the default by then."""
 
-    def __init__(self, models: Models, name: str, version: str | None, handler: _Handler, limit_bytes: int) -> None:
-        self._models = models
+    def __init__(self, host: Host, name: str, version: str | None, handler: _Handler) -> None:
+        self._host = host
         self._name = name
         self._version = version
         self._handler = handler
-        self._limit_bytes = limit_bytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CustomRoute) and self._key == other._key
@@ -36,6 +50,7 @@ class CustomRoute:
         return self._name, self._version, self._handler
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        timeout = header_seconds(_header(scope, TIMEOUT_HEADER.encode()))
         body = await self._read(receive)
         model, place = self._find()  # only now: it may have been loaded again while the body came in
         frame = Handle(
@@ -49,15 +64,15 @@ class CustomRoute:
             path_parameters={name: str(value) for name, value in scope.get("path_params", {}).items()},
             body=body,
         )
-        with model.in_use():
-            answer = await model.pool.handle(frame)
+        on_leave = (scope.get("extensions") or {}).get(_DISCONNECT_EXTENSION)
+        answer = await self._host.handle(model, frame, timeout, on_leave)
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
     def _find(self) -> tuple[Model, int]:
         """The model as it is now, and which of its handlers this is."""
-        model = self._models.ready(self._name, self._version)
+        model = self._host.models.ready(self._name, self._version)
         handlers = _handlers_of(model)
         if self._handler not in handlers:
             told = f"it has no handler for {self._handler[1]} {self._handler[0]} now"
@@ -65,6 +80,7 @@ class CustomRoute:
         return model, handlers.index(self._handler)
 
     async def _read(self, receive: Receive) -> bytes:
+        limit_bytes = self._host.settings.max_body_bytes
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -73,8 +89,8 @@ class CustomRoute:
                 raise CallerLeft("the client left before the end of its request")
             pieces.append(message.get("body", b""))
             size += len(pieces[-1])
-            if size > self._limit_bytes:
-                raise BodyTooLarge(f"request body: more than the limit of {self._limit_bytes} bytes")
+            if size > limit_bytes:
+                raise BodyTooLarge(f"request body: more than the limit of {limit_bytes} bytes")
             if not message.get("more_body", False):
                 return b"".join(pieces)
 
@@ -101,12 +117,13 @@ class Contested:
         )
 
 
-def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, CustomRoute | Contested]]:
+def custom_routes(host: Host) -> Iterator[tuple[str, str, CustomRoute | Contested]]:
     """Path, method and application of every handler of the models that are ready.
 
     Each has the path that it declares (of versions, the default one's), and the same below its model's own path.
     """
     claims: dict[_Handler, list[Model]] = {}
+    models = host.models
     ready = [model for model in models if model.state is State.READY]
     for model in ready:
         for handler in _handlers_of(model) if models.is_default(model) else ():
@@ -114,7 +131,7 @@ def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, 
     for handler, owners in claims.items():
         chosen = _chosen(handler, owners)
         if len(chosen) == 1:
-            yield *handler[:2], CustomRoute(models, chosen[0].name, None, handler, limit_bytes)
+            yield *handler[:2], CustomRoute(host, chosen[0].name, None, handler)
         elif chosen:
             yield *handler[:2], Contested(handler, [model.name for model in chosen])
     for model in ready:
@@ -122,10 +139,14 @@ def custom_routes(models: Models, limit_bytes: int) -> Iterator[tuple[str, str, 
         for handler in _handlers_of(model):
             path, method, _ = handler
             if models.is_default(model):
-                yield f"{own}{path}", method, CustomRoute(models, model.name, None, handler, limit_bytes)
+                yield f"{own}{path}", method, CustomRoute(host, model.name, None, handler)
             if model.version:
                 below = f"{own}/versions/{_literal(model.version)}{path}"
-                yield below, method, CustomRoute(models, model.name, model.version, handler, limit_bytes)
+                yield below, method, CustomRoute(host, model.name, model.version, handler)
+
+
+def _header(scope: Any, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
 def _handlers_of(model: Model) -> list[_Handler]:

@@ -12,6 +12,7 @@ import anyio
 from mlserve.cloudevents import CloudEvents
 from mlserve.custom_routes import Contested, CustomRoute, custom_routes
 from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
+from mlserve.frames import Handle, Handled
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
 from mlserve.pool import OnLeave
@@ -32,7 +33,7 @@ class DataPlane:
 
     def __init__(self, settings: Settings, models: Models, metrics: Metrics) -> None:
         self.settings = settings
-        self._models = models
+        self.models = models
         self._metrics = metrics
         self._events = CloudEvents(settings.server_name)
         self.in_flight = 0  # calls under way
@@ -51,8 +52,8 @@ class DataPlane:
         if not self.started or self.draining:
             return False
         if self.settings.readiness == "partial":
-            return self._models.any_ready()
-        return self._models.all_ready()
+            return self.models.any_ready()
+        return self.models.all_ready()
 
     def server_metadata(self) -> MetadataServerResponse:
         settings = self.settings
@@ -62,11 +63,11 @@ class DataPlane:
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model takes calls. ModelNotFound if there is none of that name and version."""
-        return self._models.find(name, version).serves
+        return self.models.find(name, version).serves
 
     def model_metadata(self, name: str, version: str | None = None) -> MetadataModelResponse:
         """What the model says of itself. ModelNotFound."""
-        return self._models.find(name, version).metadata
+        return self.models.find(name, version).metadata
 
     # -- inference ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class DataPlane:
                     response = await model.pool.infer(model.number, request, form, on_leave)
                 else:
                     with anyio.move_on_after(timeout) as scope:
-                        response = await model.pool.infer(model.number, request, form, on_leave)
+                        response = await model.pool.infer(model.number, request, form, on_leave, timeout)
                     if scope.cancelled_caught:
                         raise _too_late(model, timeout)
             succeeded = True
@@ -144,7 +145,7 @@ class DataPlane:
         flow = self._metrics.stream_opened(name, version)
         try:
             with model.in_use():
-                async with aclosing(model.pool.stream(model.number, prepared(), form)) as answers:
+                async with aclosing(model.pool.stream(model.number, prepared(), form, timeout)) as answers:
                     while chunks := await _next(answers, model, timeout, deadline):
                         flow.came(len(chunks))
                         yield [self._finish(chunk, model, request_id) for chunk in chunks]
@@ -154,13 +155,33 @@ class DataPlane:
             flow.ended()
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
 
+    async def handle(
+        self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
+    ) -> Handled:
+        """Runs one call of a custom handler, within the limits of an inference call. Any MLServeError."""
+        self._check_queue(model)
+        timeout = self._timeout(model, timeout_seconds)
+        self.in_flight += 1
+        self.admitted += 1
+        try:
+            with model.in_use(), anyio.move_on_after(timeout):
+                return await model.pool.handle(frame, on_leave, timeout)
+            assert timeout is not None, "only a timeout ends the scope"
+            raise _too_late(model, timeout)
+        finally:
+            self.in_flight -= 1
+
     def _admit(self, name: str, version: str | None) -> Model:
         """The model for a new call, if it may be called now."""
-        model = self._models.ready(name, version)
+        model = self.models.ready(name, version)
+        self._check_queue(model)
+        return model
+
+    def _check_queue(self, model: Model) -> None:
+        """Overloaded if as many calls wait for the model as may."""
         limit = self.settings.max_queue_size if model.settings.max_queue_size is None else model.settings.max_queue_size
         if model.pool.waiting_for(model.number) >= limit > 0:
-            raise Overloaded(f"{limit} calls wait for model '{name}' already; try again in a moment")
-        return model
+            raise Overloaded(f"{limit} calls wait for model '{model.name}' already; try again in a moment")
 
     def _prepare(self, request: InferenceRequest, model: Model) -> None:
         """Gives the request an id and the headers of its event."""
@@ -194,21 +215,21 @@ class DataPlane:
 
     def custom_routes(self) -> list[tuple[str, str, CustomRoute | Contested]]:
         """The REST paths that models bring along: path, method, ASGI application."""
-        return list(custom_routes(self._models, self.settings.max_body_bytes))
+        return list(custom_routes(self))
 
     # -- the repository -----------------------------------------------------------------------------------------------
 
     def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
         """All models on disk and in memory, with their states."""
-        return self._models.index(bool(request.ready))
+        return self.models.index(bool(request.ready))
 
     async def repository_load(self, name: str) -> None:
         """Loads a model, or loads it again, from disk. ModelNotFound, ModelLoadError."""
-        await self._models.load(name)
+        await self.models.load(name)
 
     async def repository_unload(self, name: str) -> None:
         """Unloads a model. ModelNotFound."""
-        await self._models.unload(name)
+        await self.models.unload(name)
 
 
 async def _next(

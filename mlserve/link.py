@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
-from msgspec import Struct
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.bounds import Bounds, window_of
 from mlserve.calls import Call, HandleCall, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
@@ -24,30 +24,9 @@ from mlserve.recovery import Blame, blame_for
 
 _logger = logging.getLogger("mlserve.pool")
 _PROGRESS = struct.Struct("<Q")
-_WINDOW_SECONDS = 0.002  # how much work a worker may have waiting at its side
-_WINDOW_CALLS = 64
 _SMOOTHING = 0.2
 _DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253
 CHUNK_CREDIT = 16  # chunks that a worker may send ahead of its client
-
-
-def window_of(service_seconds: float | None) -> int:
-    """How many calls a worker may hold that have not given way: one that runs, and _WINDOW_SECONDS of others.
-
-    A model that takes longer than that gets one call at a time: what waits, waits in the pool, where it can still be
-    cancelled, expire, or go to another worker. Fast ones get many, so that one wake-up serves several.
-    """
-    if service_seconds is None:
-        return 1
-    return min(_WINDOW_CALLS, 1 + int(_WINDOW_SECONDS / max(service_seconds, 1e-6)))
-
-
-class Bounds(Struct, frozen=True):
-    """What a model may take of its workers."""
-
-    max_running_calls: int = 1024  # at once in one worker, those that await something included
-    hard_timeout_seconds: float = 60.0  # how long a call that nobody waits for may block its worker; 0: for ever
-    load_timeout_seconds: float = 1800.0  # how long its load() may take; 0: for ever
 
 
 _DEFAULT_BOUNDS = Bounds()

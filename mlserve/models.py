@@ -12,8 +12,8 @@ the old one goes. Loads and unloads of one name happen one after the other; call
 from __future__ import annotations
 
 import itertools
-import os
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,8 +24,8 @@ import msgspec
 
 from mlserve import frames
 from mlserve.batching import rule_of
+from mlserve.bounds import Bounds
 from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, from_exception
-from mlserve.link import Bounds
 from mlserve.pool import Pool
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, version_key

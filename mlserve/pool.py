@@ -1,7 +1,7 @@
 """The queue before the workers: calls wait in a line per model, and go to the worker that has the least to do.
 
 The queue is here, not in the workers. A worker gets only as many calls at once as it can begin within a moment
-(`link.window_of`), so that a waiting call can still be cancelled, expire, or go to another worker.
+(`bounds.window_of`), so that a waiting call can still be cancelled, expire, or go to another worker.
 
 A call is, from here, in one of these places:
 
@@ -24,6 +24,7 @@ import anyio.abc
 from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
+from mlserve.bounds import Bounds
 from mlserve.calls import Call, HandleCall, StreamCall
 from mlserve.crew import Crew
 from mlserve.errors import (
@@ -37,7 +38,7 @@ from mlserve.errors import (
 from mlserve.eventloop import clock_of, waiter_type
 from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
-from mlserve.link import CHUNK_CREDIT, Bounds, Link, Observer
+from mlserve.link import CHUNK_CREDIT, Link, Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
 from mlserve.types import InferenceRequest, InferenceResponse
 

@@ -78,7 +78,7 @@ class Server:
                 await self._stop_asked.wait()
                 await self._drain(transports)
             self.models.stop()
-            await self.pools.stop()
+            await self.pools.stop(self.settings.parallel_workers_timeout)
 
     def _tell_unused(self) -> None:
         """One line for each setting that is accepted, and has no effect in this version."""

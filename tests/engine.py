@@ -168,12 +168,16 @@ class Observed:
     def __init__(self) -> None:
         self.registered: list[tuple[str, str]] = []
         self.values: list[tuple[str, str, dict[str, float]]] = []
+        self.restarts: list[tuple[str, str]] = []
 
     def register_custom(self, name: str, description: str) -> None:
         self.registered.append((name, description))
 
     def observe_custom(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
         self.values.append((model_name, model_version, values))
+
+    def worker_restarted(self, pool: str, reason: str) -> None:
+        self.restarts.append((pool, reason))
 
 
 def write_models(folder: Path, text: str = MODELS) -> Path:
@@ -204,14 +208,14 @@ async def running_pool(workers: int = 0, stop_seconds: float = 3.0):
     arena = Arena(1 << 30)
     settings = Settings().model_dump_json().encode()
     launcher = ProcessLauncher(settings) if workers else ThreadLauncher()
-    pool = Pool("test", max(1, workers), launcher, arena, Observed(), stop_seconds)
+    pool = Pool("test", max(1, workers), launcher, arena, Observed())
     async with anyio.create_task_group() as tasks:
         await tasks.start(pool.run)
         try:
             yield pool, arena
         finally:
             with anyio.CancelScope(shield=True):
-                await pool.stop()
+                await pool.stop(stop_seconds)
     arena.close()
 
 

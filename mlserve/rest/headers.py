@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from email.message import Message
@@ -10,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+from mlserve.deadlines import TIMEOUT_HEADER, header_seconds
 from mlserve.errors import InvalidRequest
 
 __all__ = ["accepts_gzip", "check_content_type", "json_length", "read_headers", "timeout_seconds", "write_headers"]
@@ -76,16 +76,8 @@ def _header_value(text: str) -> bytes:
 
 def timeout_seconds(headers: Mapping[str, str]) -> float | None:
     """The time that the caller gives (`X-Request-Timeout`, in seconds); InvalidRequest if it is no time."""
-    text = headers.get("x-request-timeout")
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.0 < seconds < math.inf:
-        raise InvalidRequest(f"header X-Request-Timeout: expected seconds above 0, such as 0.3, got {text!r}")
-    return seconds
+    text = headers.get(TIMEOUT_HEADER)
+    return None if text is None else header_seconds(text)
 
 
 def json_length(headers: Mapping[str, str]) -> int | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -34,6 +35,7 @@ from mlserve.recovery import (
     Strikes,
     pause_before_start,
 )
+from mlserve.recycling import Recycling, Seat, Wear
 
 _logger = logging.getLogger("mlserve.pool")
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
@@ -53,6 +55,7 @@ class Crew:
         launcher: ProcessLauncher | ThreadLauncher,
         arena: Arena,
         observer: Observer,
+        wear: Wear,
     ) -> None:
         self.name = name
         self.size = workers
@@ -71,8 +74,9 @@ class Crew:
         self._bounds: dict[int, Bounds] = {}
         self._asides: dict[int, Aside] = {}
         self._strikes = Strikes()
+        self._recycling = Recycling(name, wear)
         self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
-        self._all: list[Link] = []  # `links`, and those that are still coming up
+        self._all: list[Link] = []  # `links`, those that are still coming up, and those that finish their last calls
         self._stop_asked = anyio.Event()
         self._all_ended = anyio.Event()
         self._up = anyio.Event()  # at least one worker is ready
@@ -171,8 +175,8 @@ class Crew:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._bring_back)
             async with anyio.create_task_group() as starting:
-                for _ in range(self.size):
-                    starting.start_soon(self._tasks.start, self._supervise)
+                for number in range(self.size):
+                    starting.start_soon(self._tasks.start, self._supervise, Seat(number))
             task_status.started()
 
     async def stop(self, seconds: float) -> None:
@@ -189,18 +193,20 @@ class Crew:
                 await self._all_ended.wait()
         self._tasks.cancel_scope.cancel()
 
-    async def _supervise(self, *, task_status: Ready) -> None:
-        """Keeps one worker running."""
+    async def _supervise(self, seat: Seat, *, task_status: Ready) -> None:
+        """Keeps one worker running, until another has taken its seat."""
         early_deaths = failed_starts = 0
         status: Ready | None = task_status
         while True:
             started = self.now()
-            how, was_ready, why = await self._run_one(status)
+            how, was_ready, why = await self._run_one(seat, status)
             if self.stopping:
                 return
             if status is not None and not was_ready:
                 raise StartupError(f"a worker of pool {self.name} {how} before it was ready; see its output above")
             status = None
+            if seat.link is not None:
+                return
             early_deaths = 0 if self.now() - started > STABLE_SECONDS else early_deaths + 1
             failed_starts = 0 if was_ready else failed_starts + 1
             pause = pause_before_start(early_deaths)
@@ -222,10 +228,10 @@ class Crew:
         for model in self._models:
             self.on_aside(model)
 
-    async def _run_one(self, task_status: Ready | None) -> tuple[str, bool, str]:
+    async def _run_one(self, seat: Seat, task_status: Ready | None) -> tuple[str, bool, str]:
         """Runs one worker from its start to its end: how it ended, whether it had been ready, why for the metric."""
         try:
-            launched = self._launcher.start()
+            launched = self._launcher.start(seat.number)
         except OSError as error:
             return f"could not be started ({error})", False, "died"
         link = Link(launched, self._arena, self._observer, self.now)
@@ -233,11 +239,13 @@ class Crew:
         link.on_room = self.on_room
         self._all.append(link)
         try:
-            how = await self._attend(launched, link, task_status)
+            how = await self._attend(launched, link, seat, task_status)
         finally:
             self._all.remove(link)
             if link in self.links:
                 self.links.remove(link)
+            if seat.link is link:
+                seat.link = None
             if not self.links:
                 self._up = anyio.Event()
             again, blame = link.lost()
@@ -249,12 +257,13 @@ class Crew:
             self.on_orphans(again)
         return f"(process {launched.pid}) {how}", link.was_ready, link.why
 
-    async def _attend(self, launched: Launched, link: Link, task_status: Ready | None) -> str:
+    async def _attend(self, launched: Launched, link: Link, seat: Seat, task_status: Ready | None) -> str:
         """Brings a worker up and stays with it until it has ended; says how it did."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
             tasks.start_soon(self._watch, link)
-            tasks.start_soon(self._bring_up, launched, link, task_status)
+            tasks.start_soon(self._bring_up, launched, link, seat, task_status)
+            tasks.start_soon(self._recycling.attend, link, partial(self._tasks.start, self._supervise, seat))
             how = await launched.wait()
             tasks.cancel_scope.cancel()
         return how
@@ -275,7 +284,7 @@ class Crew:
                 link.kill("stuck")
                 return
 
-    async def _bring_up(self, launched: Launched, link: Link, task_status: Ready | None) -> None:
+    async def _bring_up(self, launched: Launched, link: Link, seat: Seat, task_status: Ready | None) -> None:
         with anyio.move_on_after(_GREETING_SECONDS) as greeting:
             await link.greet()
         if greeting.cancelled_caught:
@@ -286,8 +295,13 @@ class Crew:
             for model, frame in list(self._models.items()):
                 if model not in self._asides and not await self._load_again(link, frame):
                     return
+            if seat.link is not None and not seat.link.models <= link.models:
+                launched.kill()  # the worker whose seat it was to take is better
+                return
+            if seat.link in self.links:
+                self.links.remove(seat.link)  # from now on it gets no calls
+            seat.link, link.was_ready = link, True
             self.links.append(link)
-            link.was_ready = True
             self.trouble = ""
             self._look_around()
         self._up.set()
@@ -312,7 +326,7 @@ class Crew:
         return True
 
     def _forget_slot(self, number: int) -> None:
-        for link in self.links:
+        for link in self._all:
             link.forget_slot(number)
 
     # -- models that end their workers --------------------------------------------------------------------------------

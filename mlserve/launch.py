@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import anyio
 
 from mlserve import osdep
 from mlserve.arena import unnamed_segment
+from mlserve.environments import Environment
 from mlserve.frames import Channel, ToPool, ToWorker
 
 _POLL_SECONDS = 0.05
+_NUMBERS = re.compile(r"\d+(,\d+)*")
 
-# The worker gets the server's import path, as multiprocessing does it; without `-m`, which would put the working
-# directory in front of the installed packages.
-_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from mlserve.worker_main import main; main()"
+# The worker gets the server's import path, as multiprocessing does it, or the own one of its environment (null) behind
+# an overlay. Without `-m`, and without the empty name, which would put the working directory in front.
+_COMMAND = (
+    "import sys; own = sys.path[:] = [one for one in sys.path if one]; import json; "
+    "path = json.loads(sys.argv.pop(1)); "
+    "sys.path[:] = [place for one in path for place in (own if one is None else [one])]; "
+    "from mlserve.worker_main import main; main()"
+)
 
 
 class Launched(Protocol):
@@ -44,20 +52,45 @@ class Launched(Protocol):
 
 
 class ProcessLauncher:
-    """Starts worker processes with one Python interpreter and one set of environment variables."""
+    """Starts worker processes, in our own Python or in a model's environment; each sees one of the devices."""
 
-    def __init__(self, settings_json: bytes, python: str | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, settings_json: bytes, environment: Environment | None = None, devices: Sequence[int | str] = ()
+    ) -> None:
         self._settings_json = settings_json
-        self._python = python or sys.executable
-        self._env = {**os.environ, **(env or {})}
+        self._devices = devices
+        self._python, self._variables = sys.executable, dict(os.environ)
+        self._path: list[str | None] = [one for one in sys.path if one]
+        if environment is not None:
+            self._python, self._variables = environment.python, dict(environment.variables)
+            self._path = [environment.overlay, None]
 
-    def start(self) -> Launched:
-        """Starts one process. Must be called from the thread that lives as long as the server (see osdep)."""
-        return _Process(self._python, self._env, self._settings_json)
+    def start(self, place: int = 0) -> Launched:
+        """Starts the worker of a place in the pool: place i has device i, modulo their number.
+
+        Must be called from the thread that lives as long as the server (see osdep).
+        """
+        variables = self._variables
+        if self._devices:
+            variables = {**variables, **visible_device(self._devices[place % len(self._devices)])}
+        return _Process(self._python, self._path, variables, self._settings_json)
+
+
+def visible_device(device: int | str) -> dict[str, str]:
+    """The variables by which accelerator libraries see one device only; they read them when they are imported.
+
+    ROCR_VISIBLE_DEVICES is left alone: it renumbers what HIP_VISIBLE_DEVICES then picks from. Level Zero (Intel) has
+    numbers only, the others also names such as GPU-<UUID> and MIG-<UUID>.
+    """
+    name = str(device)
+    variables = {"CUDA_VISIBLE_DEVICES": name, "HIP_VISIBLE_DEVICES": name}
+    if _NUMBERS.fullmatch(name):
+        variables["ZE_AFFINITY_MASK"] = name
+    return variables
 
 
 class _Process:
-    def __init__(self, python: str, env: Mapping[str, str], settings_json: bytes) -> None:
+    def __init__(self, python: str, path: list[str | None], variables: dict[str, str], settings_json: bytes) -> None:
         ours, theirs = socket.socketpair()
         progress = unnamed_segment(mmap.PAGESIZE)
         progress_fd: int = progress._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
@@ -67,14 +100,14 @@ class _Process:
                     python,
                     "-c",
                     _COMMAND,
-                    json.dumps([one for one in sys.path if one]),
+                    json.dumps(path),
                     str(theirs.fileno()),
                     str(progress_fd),
                     str(os.getpid()),
                 ],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), progress_fd),
-                env=dict(env),
+                env=variables,
                 start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
             )
         assert self._popen.stdin is not None
@@ -110,7 +143,7 @@ class _Process:
 class ThreadLauncher:
     """Runs one worker in a thread of this process, on an event loop of its own."""
 
-    def start(self) -> Launched:
+    def start(self, place: int = 0) -> Launched:
         return _Thread()
 
 

@@ -54,6 +54,8 @@ class Link:
         self.service_seconds: float | None = None
         self.why = "died"  # how its end will be counted
         self.was_ready = False  # it came up and held its models, at least once
+        self.worn = anyio.Event()  # it has had its share of calls or memory
+        self.worn_after = 0  # calls until then; 0: any number
         self.running: dict[int, int] = {}  # how many calls of each model it has
         self.heard_at = now()  # when its last frame came
         self.bounds: dict[int, Bounds] = {}  # by model; set by the crew
@@ -64,7 +66,7 @@ class Link:
         self._channel = launched.channel
         self._lending = Lending(arena)
         self._observer = observer
-        self._next = 1
+        self.next_number = 1  # of the next call
         self._questions: dict[int, _Question] = {}  # who waits for Loaded or Unloaded, by model
         self._hello = anyio.Event()
         self._backlog = anyio.Event()
@@ -92,7 +94,7 @@ class Link:
 
     def start(self, call: Call) -> None:
         """Sends a call. MLServeError if its request cannot be laid out, ChannelClosed if the worker is gone."""
-        call.number = self._next
+        call.number = self.next_number
         if isinstance(call, StreamCall):
             self._send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
@@ -111,7 +113,7 @@ class Link:
         """Sends calls to run as one. They take one place in the window together."""
         made: list[tuple[Call, frames.Infer]] = []
         for call in calls:
-            call.number = self._next + len(made)
+            call.number = self.next_number + len(made)
             try:
                 made.append((call, self._infer_frame(call)))
             except MLServeError as error:
@@ -143,7 +145,9 @@ class Link:
         return frames.Infer(call.number, call.model, call.form, pack_request(call.request, self._lending.lease))
 
     def _enter(self, call: Call) -> None:
-        self._next += 1
+        if self.next_number == self.worn_after:
+            self.worn.set()
+        self.next_number += 1
         call.link = self
         self.calls[call.number] = call
         self.running[call.model] = self.running.get(call.model, 0) + 1

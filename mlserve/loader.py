@@ -21,7 +21,8 @@ from mlserve.errors import ModelLoadError
 from mlserve.runtime_names import explain_import_error, resolve_implementation
 from mlserve.settings import ModelSettings
 
-_OURS = str(Path(__file__).parent) + "/"  # never a model's own, even if its folder holds a checkout of mlserve
+# Never a model's own, even if its folder holds a checkout of mlserve, or the Python environment that it runs in.
+_NO_MODELS = (str(Path(__file__).parent) + "/", str(Path(importlib.__file__).parent.parent) + "/")
 _RUNTIMES = "mlserve.runtimes"  # the entry point group of short names such as "sklearn"
 
 
@@ -95,7 +96,7 @@ class _Modules:
             if before.get(name) is module and name not in self.private:
                 continue
             path = _file_of(module)
-            if path is None or not path.startswith(root) or path.startswith(_OURS):
+            if path is None or not path.startswith(root) or path.startswith(_NO_MODELS):
                 continue
             if "/site-packages/" not in path[len(root) :]:
                 self.private[name] = module

@@ -38,10 +38,11 @@ _logger = logging.getLogger("mlserve.models")
 class Model:
     """One version of a model, loaded in a pool. Replaced as a whole by a reload."""
 
-    def __init__(self, number: int, settings: ModelSettings, pool: Pool) -> None:
+    pool: Pool  # set once there is one: not before the model's environment is ready
+
+    def __init__(self, number: int, settings: ModelSettings) -> None:
         self.number = number  # what the workers know it by
         self.settings = settings
-        self.pool = pool
         self.name = settings.name
         self.version = settings.version
         self.state = State.LOADING
@@ -244,10 +245,8 @@ class Models:
 
     async def _load(self, settings: ModelSettings, *, wanted: bool = False) -> None:
         """Brings one version up, and puts it in the place of the one that was there."""
-        _refuse_environments(settings)
         old = self._models.get(settings.name, {}).get(settings.version)
-        pool = await self._pools.of(settings)
-        model = Model(next(self._numbers), settings, pool)
+        model = Model(next(self._numbers), settings)
         model.wanted = wanted
         if old is None or old.state not in (State.READY, State.UNKNOWN):
             self._put(model)
@@ -256,7 +255,6 @@ class Models:
         except MLServeError as error:
             model.state, model.reason = State.UNAVAILABLE, error.message
             _log_failure(model, error)
-            await self._pools.leave(pool)
             raise
         model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
         model.details = msgspec.json.decode(loaded.details)
@@ -277,9 +275,14 @@ class Models:
         return Bounds(*(_first(getattr(settings, name), getattr(self._settings, name)) for name in names))
 
     async def _load_in_pool(self, model: Model) -> frames.Loaded:
+        model.pool = pool = await self._pools.of(model.settings)
         folder = os.path.abspath(model.settings.source_dir) if model.settings.source_dir else ""
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
-        return await model.pool.load(frame, model.rule, self._bounds_of(model.settings))
+        try:
+            return await pool.load(frame, model.rule, self._bounds_of(model.settings))
+        except MLServeError:
+            await self._pools.leave(pool)
+            raise
 
     async def _unload(self, model: Model) -> None:
         was_loaded = model.state in (State.READY, State.UNKNOWN)
@@ -306,17 +309,6 @@ class Models:
         versions = self._models[name].values()
         candidates = [one for one in versions if one.state is State.READY] or list(versions)
         self._default[name] = max(candidates, key=lambda one: version_key(one.version or ""))
-
-
-def _refuse_environments(settings: ModelSettings) -> None:
-    """ModelLoadError for a model that wants a Python environment of its own: better than the wrong packages."""
-    parameters = settings.parameters
-    for name in ("environment_path", "environment_tarball"):
-        if parameters is not None and getattr(parameters, name):
-            raise ModelLoadError(
-                f"model '{settings.name}' asks for parameters.{name}, which this version does not have yet; "
-                f"install what the model needs beside mlserve and leave the setting out"
-            )
 
 
 def _first(value: Any, otherwise: Any) -> Any:

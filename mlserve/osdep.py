@@ -33,6 +33,16 @@ def open_process(pid: int) -> int | None:
     return None
 
 
+def resident_bytes(pid: int) -> int | None:
+    """The memory that a process holds, without shared memory; None once it is gone, or where /proc is not there."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            kibibytes = dict(line.split(":", 1) for line in file if line.startswith(("RssAnon", "RssFile")))
+    except OSError:
+        return None
+    return sum(int(value.split()[0]) for value in kibibytes.values()) * 1024 if kibibytes else None
+
+
 def raise_descriptor_limit() -> None:
     """Lifts the soft limit of open files to the hard one: each slot and each connection takes a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -40,6 +40,7 @@ from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.link import CHUNK_CREDIT, Link, Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
+from mlserve.recycling import NO_WEAR, Wear
 from mlserve.types import InferenceRequest, InferenceResponse
 
 _logger = logging.getLogger("mlserve.pool")
@@ -60,9 +61,10 @@ class Pool:
         launcher: ProcessLauncher | ThreadLauncher,
         arena: Arena,
         observer: Observer,
+        wear: Wear = NO_WEAR,
     ) -> None:
         self.name = name
-        self.crew = Crew(name, workers, launcher, arena, observer)
+        self.crew = Crew(name, workers, launcher, arena, observer, wear)
         self._lines: dict[int, Line] = {}  # the calls that wait, by model
         self._waiting: dict[int, Line] = {}  # Invariant: those of them that are not empty
         self._timer = anyio.Event()  # a line wants to be looked at again later

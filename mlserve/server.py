@@ -36,9 +36,6 @@ _DEFAULTS = Settings.model_construct()
 _NOT_YET = ("kafka_enabled", "tracing_server", "cache_enabled", "parallel_backend")
 _NOT_YET_OF_MODELS = (
     "cache_enabled",
-    "devices",
-    "recycle_above_bytes",
-    "recycle_after_requests",
     "target_latency_seconds",
 )
 _IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system

@@ -25,10 +25,14 @@ _NEW = "mlserve"
 _RUNTIMES = "mlserver_"  # mlserver_sklearn and its kin become mlserve_sklearn
 _MOVED = {
     "mlserver": "mlserve.old_names",
+    "mlserver.cli.main": "mlserve.old_names.cli_main",
+    "mlserver.codecs.base": "mlserve.old_names.codecs_base",
+    "mlserver.context": "mlserve.old_names.context",
     "mlserver.logging": "mlserve.old_names.logging",
     "mlserver.metrics": "mlserve.old_names.metrics",
     "mlserver.server": "mlserve.old_names.server",
     "mlserver.types.dataplane": "mlserve.types",
+    "mlserver.types.model_repository": "mlserve.types",
     "mlserver.utils": "mlserve.old_names.utils",
 }
 

@@ -30,6 +30,7 @@ import mlserve
 import mlserve.codecs
 import mlserve.types
 from mlserve import compat
+from mlserve.custom_metrics import bind_sink
 from mlserve.runtime_names import RUNTIMES, resolve_implementation
 from mlserve.settings import ModelSettings, Settings
 from tests.serving import serving
@@ -40,19 +41,22 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = {
     "mlserver": "MLModel MLServer ModelParameters ModelSettings Settings __version__ codecs errors log register types",
     "mlserver.cli": "root",
-    "mlserver.cli.main": "main root",
+    "mlserver.batch_processing": "process_batch",
+    "mlserver.cli.main": "main process_batch root",
     "mlserver.codecs": (
         "Base64Codec CodecError DatetimeCodec DecodedParameterName InputCodec NumpyCodec NumpyRequestCodec PandasCodec "
         "RequestCodec StringCodec StringRequestCodec decode_args decode_inference_request decode_request_input "
         "encode_inference_response encode_response_output get_decoded get_decoded_or_raw has_decoded "
         "register_input_codec register_request_codec"
     ),
+    "mlserver.codecs.base": "InputCodec RequestCodec register_input_codec register_request_codec",
     "mlserver.codecs.base64": "Base64Codec",
     "mlserver.codecs.datetime": "DatetimeCodec",
     "mlserver.codecs.numpy": "NumpyCodec NumpyRequestCodec to_datatype",
     "mlserver.codecs.pandas": "PandasCodec",
     "mlserver.codecs.string": "StringCodec StringRequestCodec",
     "mlserver.codecs.utils": "DecodedParameterName InputOrOutput",
+    "mlserver.context": "model_context",
     "mlserver.errors": "InferenceError InvalidModelURI MLServerError ModelNotFound ModelNotReady",
     "mlserver.grpc.converters": "ModelInferRequestConverter ModelInferResponseConverter",
     "mlserver.grpc.dataplane_pb2": "InferParameter InferTensorContents ModelInferRequest ModelInferResponse",
@@ -71,7 +75,8 @@ NAMES = {
         "RepositoryUnloadErrorResponse RequestInput RequestOutput ResponseOutput State TensorData"
     ),
     "mlserver.types.dataplane": "InferenceRequest InferenceResponse",
-    "mlserver.utils": "get_model_uri",
+    "mlserver.types.model_repository": "RepositoryIndexResponse State",
+    "mlserver.utils": "extract_headers generate_uuid get_model_uri insert_headers to_absolute_path",
     "mlserver.version": "__version__",
 }
 
@@ -224,7 +229,15 @@ def test_uninstalling_leaves_nothing() -> None:
     compat.uninstall()
     assert not old_modules()
     assert set(vars(mlserve.types)) == names_of_types
-    assert {name for name in vars(mlserve) if name not in names} <= {"cli", "handlers", "old_names", "grpc", "server"}
+    assert {name for name in vars(mlserve) if name not in names} <= {
+        "batch_processing",
+        "cli",
+        "client",
+        "grpc",
+        "handlers",
+        "old_names",
+        "server",
+    }
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("mlserver")
 
@@ -343,10 +356,65 @@ def test_the_logger_is_the_one_that_is_configured_for_old_runtimes(alias: None) 
     assert importlib.import_module("mlserver.logging").logger is logging.getLogger("mlserver")
 
 
-def test_the_command_line_can_be_run_by_clicks_test_runner(alias: None) -> None:
-    testing = pytest.importorskip("click.testing")
-    result = testing.CliRunner().invoke(importlib.import_module("mlserver.cli.main").root, ["--version"])
-    assert (result.exit_code, result.output) == (0, f"mlserve, version {mlserve.__version__}\n")
+def test_the_command_line_is_a_command_of_click(alias: None, tmp_path: Path) -> None:
+    click = pytest.importorskip("click")
+    testing = importlib.import_module("click.testing")
+    root = importlib.import_module("mlserver.cli.main").root
+    assert isinstance(root, click.Group) and {"start", "infer"} <= set(root.commands)
+    mine = click.Group("mine", commands={"serving": root})
+
+    def run(*words: str) -> tuple[int, str]:
+        result = testing.CliRunner().invoke(mine, ["serving", *words])
+        return result.exit_code, result.output
+
+    assert run("--version") == (0, f"mlserve, version {mlserve.__version__}\n")
+    code, text = run("start", "--help")
+    assert code == 0 and "--http-port" in text
+    code, text = run("start", str(tmp_path / "nothing"), "--http-port", "0")
+    assert (code, text) == (1, f"mlserve: error: there is no folder or file {tmp_path / 'nothing'}\n")
+    code, text = run("start", "--no-such-option")
+    assert code == 2 and "--no-such-option" in text
+
+
+def test_without_click_the_command_line_is_typers(alias: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = importlib.import_module("mlserver.cli.main")
+    monkeypatch.setitem(sys.modules, "click", None)
+    assert main._for_click() is importlib.import_module("mlserve.cli.main").root
+
+
+def test_helpers_that_runtimes_of_other_people_use(alias: None, tmp_path: Path) -> None:
+    utils, types = importlib.import_module("mlserver.utils"), importlib.import_module("mlserver.types")
+    settings = ModelSettings(name="m", implementation="m.M")
+    assert utils.to_absolute_path(settings, "a/b") == "a/b"
+    settings.source_dir = tmp_path
+    assert utils.to_absolute_path(settings, "./a/../b") == str(tmp_path / "b")
+    assert utils.to_absolute_path(settings, "/b") == "/b"
+    request = types.InferenceRequest(inputs=[])
+    assert utils.insert_headers(request, {"a": "b"}) is request and request.parameters.headers == {"a": "b"}
+    response = types.InferenceResponse(model_name="m", outputs=[], parameters=types.Parameters(headers={"a": "b"}))
+    assert utils.extract_headers(response) == {"a": "b"} and response.parameters.headers is None
+    assert utils.extract_headers(types.InferenceResponse(model_name="m", outputs=[])) is None
+    assert len(utils.generate_uuid()) == 36
+
+
+def test_metrics_logged_in_a_models_context_have_its_labels(alias: None) -> None:
+    seen: list[Any] = []
+
+    class Sink:
+        def register(self, name: str, description: str) -> None: ...
+
+        def observe(self, *observed: Any) -> None:
+            seen.append(observed)
+
+    def work() -> None:
+        bind_sink(Sink())
+        with importlib.import_module("mlserver.context").model_context(
+            ModelSettings(name="m", implementation="m.M", parameters={"version": "v1"})
+        ):
+            importlib.import_module("mlserver").log(rows=1)
+
+    contextvars.copy_context().run(work)
+    assert seen == [("m", "v1", {"rows": 1.0})]
 
 
 @pytest.mark.anyio

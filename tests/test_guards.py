@@ -34,8 +34,10 @@ ROOMS = [
     ["custom_routes"],
     ["dataplane"],
     ["rest", "grpc"],
-    ["server", "testing", "client", "old_names"],
+    ["server", "testing", "client"],
+    ["batch_processing"],
     ["cli", "__main__", ""],
+    ["old_names"],
 ]
 # Imports that go the other way, each inside a function, with its reason.
 EXCEPTIONS = {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mlserve.cli.infer import infer
 from mlserve.cli.start import start
 from mlserve.version import __version__
 
@@ -37,6 +38,7 @@ def _options(
 
 
 app.command("start")(start)
+app.command("infer")(infer)
 
 root = typer.main.get_command(app)
 

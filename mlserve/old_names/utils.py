@@ -1,7 +1,39 @@
-"""`mlserver.utils`: the helper of runtimes that finds their artifact."""
+"""`mlserver.utils`: helpers of runtimes, of which MLServer's documentation has the first."""
 
 from __future__ import annotations
 
-from mlserve.artifacts import get_model_uri
+import os
+import uuid
 
-__all__ = ["get_model_uri"]
+from mlserve.artifacts import get_model_uri
+from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters
+
+__all__ = ["extract_headers", "generate_uuid", "get_model_uri", "insert_headers", "to_absolute_path"]
+
+
+def generate_uuid() -> str:
+    """A new id for a request."""
+    return str(uuid.uuid4())
+
+
+def to_absolute_path(model_settings: ModelSettings, uri: str) -> str:
+    """The path seen from the folder of the model's settings file; as it is where there is none."""
+    folder = model_settings.source_dir
+    return uri if folder is None else os.path.normpath(os.path.join(folder, uri))
+
+
+def insert_headers(inference_request: InferenceRequest, headers: dict[str, str]) -> InferenceRequest:
+    """The same request, with these headers in its parameters."""
+    if inference_request.parameters is None:
+        inference_request.parameters = Parameters()
+    inference_request.parameters["headers"] = headers
+    return inference_request
+
+
+def extract_headers(inference_response: InferenceResponse) -> dict[str, str] | None:
+    """The headers in the parameters of a response, taken out of them."""
+    if inference_response.parameters is None:
+        return None
+    headers: dict[str, str] | None = inference_response.parameters.pop("headers", None)
+    return headers

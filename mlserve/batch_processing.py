@@ -1,0 +1,213 @@
+"""Sends a file of requests, one JSON document a line, and writes a file of answers: what `mlserve infer` does.
+
+Lines are read as there is room to send them, so that files may be larger than memory. Answers are written as they come,
+each a line with `batch_index` (the number of its request's line, from 0) and `inference_id` in its parameters; what
+could not be read or answered is a line with `error`. Blank lines are passed over; every other line has its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TextIO
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from mlserve.client import AsyncClient
+from mlserve.client.bodies import encode_json
+from mlserve.errors import MLServeError
+from mlserve.merging import merge, rows_of, split
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters, ValidationError
+
+__all__ = ["Outcome", "process_batch"]
+
+_logger = logging.getLogger("mlserve.infer")
+
+
+class Outcome(NamedTuple):
+    """How many requests have an answer, and how many an error in its place."""
+
+    answered: int
+    failed: int
+
+
+class _Item(NamedTuple):
+    """One request and the number of its line, from 0."""
+
+    line: int
+    request: InferenceRequest
+
+
+async def process_batch(
+    model_name: str,
+    url: str,
+    workers: int,
+    retries: int,
+    batch_size: int,
+    input_data_path: str,
+    output_data_path: str,
+    binary_data: bool = False,
+    transport: str = "rest",
+    request_headers: Sequence[str] = (),
+    timeout: float | None = 60.0,
+    batch_interval: float = 0.0,
+    batch_jitter: float = 0.0,
+    use_ssl: bool = False,
+    insecure: bool = False,
+    verbose: bool = False,
+    extra_verbose: bool = False,
+) -> Outcome:
+    """Sends the requests of a file to a model at `url` (HOST:PORT), `workers` at a time.
+
+    With a `batch_size`, so many requests that fit together travel as one. `retries` is how often one is sent again
+    where that is safe, `timeout` the seconds for each, all tries together; each worker pauses `batch_interval` seconds
+    and a random part of `batch_jitter` between requests. `verbose` or `extra_verbose` has the logger `mlserve.infer`
+    tell each request. OSError if a file cannot be opened, ValueError for a wrong URL or header.
+    """
+    if verbose or extra_verbose:
+        _logger.setLevel(logging.DEBUG)
+    client = AsyncClient(
+        _address(url, transport, use_ssl),
+        binary=binary_data,
+        timeout_seconds=timeout,
+        retries=retries,
+        headers=dict(map(_header, request_headers)),
+        ssl_context=_without_checks() if use_ssl and insecure else None,
+        max_connections=workers,
+    )
+    with open(input_data_path, encoding="utf-8") as source, open(output_data_path, "w", encoding="utf-8") as target:
+        run = _Run(client, model_name, target, (batch_interval, batch_jitter))
+        send, receive = anyio.create_memory_object_stream[list[_Item]]()
+        async with client, receive, anyio.create_task_group() as tasks:
+            for _ in range(workers):
+                tasks.start_soon(run.work, receive)
+            async with send:
+                for chunk in _chunks(run.read(source), batch_size):
+                    await send.send(chunk)
+    return Outcome(run.answered, run.failed)
+
+
+class _Run:
+    """One file on its way: counts, and writes the lines of its answers."""
+
+    def __init__(self, client: AsyncClient, model: str, target: TextIO, pauses: tuple[float, float]) -> None:
+        self._client = client
+        self._model = model
+        self._target = target
+        self._pauses = pauses
+        self.answered = 0
+        self.failed = 0
+
+    def read(self, source: Iterable[str]) -> Iterator[_Item]:
+        """The requests of the lines. A line that is none is answered with an error at once."""
+        for index, line in enumerate(source):
+            if not line.strip():
+                continue
+            try:
+                yield _Item(index, InferenceRequest.model_validate_json(line))
+            except (ValidationError, ValueError) as error:
+                self._fail(index, "preprocessing error", str(error))
+
+    async def work(self, chunks: MemoryObjectReceiveStream[list[_Item]]) -> None:
+        """Sends what comes until nothing more does."""
+        interval, jitter = self._pauses
+        first = True
+        async for chunk in chunks:
+            if not first and interval + jitter > 0:
+                await anyio.sleep(interval + random.uniform(0, jitter))
+            first = False
+            if len(chunk) == 1 or not await self._send_together(chunk):
+                for item in chunk:
+                    await self._send(item)
+
+    async def _send(self, item: _Item) -> None:
+        try:
+            answer = await self._client.infer(self._model, item.request)
+            self._write(item.line, answer.response, answer.id)
+        except MLServeError as error:
+            self._fail(item.line, "inference error", str(error))
+
+    async def _send_together(self, chunk: list[_Item]) -> bool:
+        """Sends several requests as one; False if they have to go one by one: an error may be the matter of one."""
+        requests = [item.request for item in chunk]
+        try:
+            merged = merge(requests)
+            merged.id = str(uuid.uuid4())
+            answer = await self._client.infer(self._model, merged)
+            parts = split(answer.response, [rows_of(one) for one in requests])
+        except MLServeError as error:
+            _logger.debug("lines %s go one by one: %s", [item.line + 1 for item in chunk], error)
+            return False
+        for item, part in zip(chunk, parts, strict=True):
+            part.id = item.request.id or str(uuid.uuid4())
+            self._write(item.line, part, answer.id)
+        return True
+
+    def _write(self, index: int, response: InferenceResponse, inference_id: str | None) -> None:
+        response.parameters = Parameters(
+            {**(response.parameters or {}), "batch_index": index, "inference_id": inference_id}
+        )
+        line = response.model_dump_json()
+        self._target.write(line + "\n")
+        self.answered += 1
+        _logger.debug("line %d: answered", index + 1)
+
+    def _fail(self, index: int, status: str, message: str) -> None:
+        told = {"parameters": {"batch_index": index}, "error": {"status": status, "msg": message}}
+        self._target.write(encode_json(told).decode() + "\n")
+        self.failed += 1
+        _logger.warning("line %d: %s: %s", index + 1, status, message)
+
+
+def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Neighbours that can travel together, at most so many at once."""
+    for _, alike in groupby(items, key=_likeness):
+        chunk: list[_Item] = []
+        for item in alike:
+            chunk.append(item)
+            if len(chunk) >= size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+
+def _likeness(item: _Item) -> Any:
+    """The same for requests whose rows can be laid side by side; an object of its own for those with no rows."""
+    request = item.request
+    if not request.inputs or not all(one.shape and one.shape[0] == rows_of(request) for one in request.inputs):
+        return object()
+    inputs = [(one.name, one.datatype, one.shape[1:], _content_type(one.parameters)) for one in request.inputs]
+    outputs = None if request.outputs is None else [one.name for one in request.outputs]
+    return inputs, outputs, _content_type(request.parameters)
+
+
+def _content_type(parameters: Parameters | None) -> str | None:
+    return None if parameters is None else parameters.content_type
+
+
+def _address(url: str, transport: str, use_ssl: bool) -> str:
+    if transport not in ("rest", "grpc"):
+        raise ValueError(f"transport {transport!r}: expected rest or grpc")
+    if "://" in url:
+        return url
+    return {"rest": "http", "grpc": "grpc"}[transport] + ("s" if use_ssl else "") + f"://{url}"
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError(f"header {text!r}: expected 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def _without_checks() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,7 +1,8 @@
-"""Where a model's artifact lies: a file or folder, from its settings."""
+"""Where a model's artifact lies, and what to say of a file that is none. For authors of runtimes."""
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from mlserve.errors import InvalidModelURI
 from mlserve.settings import ModelSettings
 
-__all__ = ["get_model_uri"]
+__all__ = ["explain_unpickling", "foreign_kind", "get_model_uri"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:\ is a path
 
@@ -49,3 +50,53 @@ def _path_of(settings: ModelSettings) -> Path:
         uri = unquote(parts.path)
     path = Path(uri).expanduser()
     return path if path.is_absolute() or folder is None else Path(folder) / path
+
+
+# How files begin, by the kind of what they hold. For runtimes to say what they found in place of a model of theirs.
+_PICKLE = "save the model in its framework's own format, or serve it with the runtime 'sklearn'"
+_KINDS: tuple[tuple[str, tuple[bytes, ...], str], ...] = (
+    ("lightgbm", (b"tree\n", b"tree\r\n"), "a LightGBM model: its runtime is 'lightgbm'"),
+    ("", (b'{"name":"tree"', b'{"name": "tree"'), "what LightGBM's dump_model() gives, not save_model()"),
+    ("catboost", (b"CBM1",), "a CatBoost model: its runtime is 'catboost'"),
+    ("xgboost", (b"{L", b"binf", b'{"learner"'), "an XGBoost model: its runtime is 'xgboost'"),
+    ("pickle", (b"\x80",), f"a pickle: {_PICKLE}"),
+    ("pickle", (b"x\x9c", b"x\x01", b"x\xda"), f"a compressed joblib file: {_PICKLE}"),
+    ("zip", (b"PK\x03\x04",), "a zip archive, such as PyTorch and skops write"),
+    ("", (b"\x89HDF",), "an HDF5 file, such as Keras writes"),
+    ("", (b"\x93NUMPY",), "a numpy array"),
+    ("", (b"version https://git-lfs",), "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
+    ("", (b"<",), "HTML or XML, perhaps the error page of a download"),
+    ("json", (b"{",), "JSON"),
+)
+
+
+def foreign_kind(head: bytes, own: Iterable[str] = ()) -> str | None:
+    """What a file holds, in words, if its first bytes tell that it is of another kind than a runtime reads.
+
+    `own` are the kinds that it does read: "lightgbm", "catboost", "xgboost", "pickle", "zip", "json".
+    """
+    if not head:
+        return "nothing: the file is empty"
+    own = frozenset(own)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for kind, starts, words in _KINDS:
+        if text.startswith(starts):
+            return None if kind in own else words
+    return None
+
+
+def explain_unpickling(error: Exception, installed: str) -> str:
+    """Why a pickle or joblib file could not be read, and what helps. `installed` tells the framework's version."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"it needs the Python module '{error.name}', which is not installed here ({installed})"
+    if isinstance(error, AttributeError) and "__main__" in text:
+        return (
+            f"{error}. It refers to code of the script that saved it: move that code to a module, import it there, "
+            f"save the model again, and put the module beside model-settings.json"
+        )
+    if isinstance(error, (AttributeError, ImportError)) or "incompatible dtype" in text:
+        return f"{text}. It was probably saved with another version ({installed})"
+    if isinstance(error, (EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError, UnicodeDecodeError)):
+        return f"neither joblib nor pickle can read it, perhaps it is damaged or cut short ({text})"
+    return f"{text} ({installed})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import lightgbm
 
+from mlserve.artifacts import explain_unpickling, foreign_kind
 from mlserve.errors import ModelLoadError
 
 __all__ = ["load_model"]
@@ -17,20 +17,6 @@ __all__ = ["load_model"]
 _PICKLES = (".joblib", ".pickle", ".pkl")
 _PICKLE_STARTS = (b"\x80", b"x\x9c", b"x\x01", b"x\xda", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # also joblib's compressed
 
-# How files of other kinds begin.
-_OTHERS = (
-    (b'{"learner"', "an XGBoost model: its runtime is 'xgboost'"),
-    (b"{L", "an XGBoost model: its runtime is 'xgboost'"),
-    (b"binf", "an XGBoost model: its runtime is 'xgboost'"),
-    (b"CBM1", "a CatBoost model: its runtime is 'catboost'"),
-    (b'{"name":"tree"', "what dump_model() gives, which cannot be loaded again: use save_model()"),
-    (b'{"name": "tree"', "what dump_model() gives, which cannot be loaded again: use save_model()"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x89HDF", "an HDF5 file, such as Keras writes"),
-    (b"version https://git-lfs", "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
-    (b"<", "HTML or XML, perhaps the error page of a download"),
-    (b"{", "JSON"),
-)
 _SIZES = re.compile(rb"^tree_sizes=([\d ]+)$", re.MULTILINE)
 
 
@@ -40,8 +26,6 @@ def load_model(path: str, name: str) -> Any:
     Reading the latter runs code from the file. ModelLoadError says why a file cannot be served.
     """
     content = Path(path).read_bytes()
-    if not content:
-        raise ModelLoadError(f"model '{name}': {path}: the file is empty")
     if path.endswith(_PICKLES) or content.startswith(_PICKLE_STARTS):
         return _unpickle(path, name)
     content = content.replace(b"\r\n", b"\n")  # LightGBM counts bytes
@@ -59,10 +43,9 @@ def load_model(path: str, name: str) -> Any:
 
 def _refusal(content: bytes) -> str | None:
     """Why a file need not be tried. LightGBM itself crashes on one that is cut short, or serves the trees it finds."""
-    start = content.lstrip(b"\xef\xbb\xbf \t\r\n")
-    for head, kind in _OTHERS:
-        if start.startswith(head):
-            return f"no LightGBM model, but {kind}"
+    foreign = foreign_kind(content[:64], own=("lightgbm",))
+    if foreign:
+        return f"no LightGBM model, but {foreign}"
     if not content.startswith(b"tree"):
         return "no LightGBM model: the text that save_model() writes begins with 'tree'"
     place = content.find(b"\nTree=0\n") + 1
@@ -84,7 +67,8 @@ def _unpickle(path: str, name: str) -> Any:
             warnings.simplefilter("ignore")
             model = joblib.load(path)
     except Exception as error:
-        raise ModelLoadError(f"model '{name}': {path}: {_explain(error)}") from error
+        installed = f"LightGBM {lightgbm.__version__} is installed"
+        raise ModelLoadError(f"model '{name}': {path}: {explain_unpickling(error, installed)}") from error
     if isinstance(model, lightgbm.Booster):
         return model
     if not isinstance(model, lightgbm.LGBMModel):
@@ -95,13 +79,3 @@ def _unpickle(path: str, name: str) -> Any:
     if not model.__sklearn_is_fitted__():
         raise ModelLoadError(f"model '{name}': {path} holds a {type(model).__name__} that is not fitted")
     return model
-
-
-def _explain(error: Exception) -> str:
-    """Why a file could not be unpickled, and what helps."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError):
-        return f"it needs the Python module '{error.name}', which is not installed here"
-    if isinstance(error, (EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError)):
-        return f"neither joblib nor pickle can read it, perhaps it is damaged or cut short ({text})"
-    return f"{text} (LightGBM {lightgbm.__version__} is installed)"

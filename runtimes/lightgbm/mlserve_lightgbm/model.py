@@ -6,117 +6,45 @@ from collections.abc import Callable
 from typing import Any
 
 import lightgbm
-import numpy as np
 
-from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec
-from mlserve.errors import InferenceError, ModelLoadError
 from mlserve.settings import ModelSettings
-from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve.tabular import TabularModel
+from mlserve.types import MetadataTensor
 from mlserve_lightgbm.artifact import load_model
 from mlserve_lightgbm.inputs import InputCheck
 from mlserve_lightgbm.signature import signature
 
 __all__ = ["LightGBMModel"]
 
-WELLKNOWN_MODEL_FILENAMES = (
-    "model.bst",
-    "model.txt",
-    "model.model",
-    "model.joblib",
-    "model.pickle",
-    "model.pkl",
-)
 
-# The methods that a client may ask for, by an output of the same name. The first is the one for requests without any.
-OUTPUTS = ("predict", "predict_proba")
+class LightGBMModel(TabularModel):
+    """A Booster of LightGBM, or one of its scikit-learn classes from joblib or pickle."""
 
-
-class LightGBMModel(MLModel):
-    """A Booster of LightGBM, or one of its scikit-learn classes from joblib or pickle.
-
-    Input is one tensor as a numpy array, unless a content type says otherwise: `pd` gives the model a DataFrame.
-    `parameters.extra` may hold `predict_fn` (the method to call when no output is named), `threads` (how many one call
-    may use) and `signature` (true: inputs and outputs that the settings leave empty are described from the model).
-    """
+    wellknown_filenames = ("model.bst", "model.txt", "model.model", "model.joblib", "model.pickle", "model.pkl")
+    methods = ("predict", "predict_proba")
+    input_errors = (*TabularModel.input_errors, lightgbm.basic.LightGBMError)
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
-        self._model: Any = None
-        self._check: Callable[[Any], Any] = _as_it_is
-        self._default: list[RequestOutput] = []
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, int] = {}
 
-    async def load(self) -> bool:
-        """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it is no model."""
-        path = await get_model_uri(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
-        extra = self._settings.parameters.extra if self._settings.parameters is not None else {}
-        self._options = _options(extra.get("threads"))
-        self._model = load_model(path, self.name)
-        self._default = [RequestOutput(name=self._default_method(extra.get("predict_fn", "predict")))]
-        booster = self._model if isinstance(self._model, lightgbm.Booster) else self._model.booster_
-        self._check = check = InputCheck(booster)
-        if extra.get("signature"):
-            inputs, outputs = signature(self._model, booster, check, self._default[0].name)
-            self.inputs = self.inputs or inputs
-            self.outputs = self.outputs or outputs
-        return True
+    def read(self, path: str) -> Any:
+        """The Booster or estimator in a file."""
+        threads = self.extra.threads()
+        self._options = {} if threads is None else {"num_threads": threads}
+        return load_model(path, self.name)
 
-    async def unload(self) -> bool:
-        """Drops the model."""
-        self._model = None
-        return True
+    def input_check(self) -> InputCheck:
+        """What the model knows of its columns."""
+        return InputCheck(self._booster())
 
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """One output for each method that the request names, in its order; InferenceError where there is none."""
-        asked = payload.outputs or self._default
-        methods = {one.name: self._method(one.name) for one in asked}
-        data = self._check(self.decode_request(payload, default_codec=NumpyRequestCodec))
-        answers = {name: self._call(method, data) for name, method in methods.items()}
-        outputs = [self.encode(answers[one.name], one, default_codec=NumpyCodec) for one in asked]
-        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+    def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
+        """Inputs and outputs, as far as the model has them."""
+        return signature(self._model, self._booster(), self.input_check(), self._default[0].name)
 
-    def _default_method(self, wanted: Any) -> str:
-        """The method for requests that name no output."""
-        if wanted not in OUTPUTS or not hasattr(self._model, wanted):
-            raise ModelLoadError(
-                f"model '{self.name}': parameters.extra.predict_fn is {wanted!r}, but {_names_of(self._model)}"
-            )
-        return str(wanted)
+    def call(self, method: Callable[..., Any], data: Any) -> Any:
+        """Each call is told how many threads it may use."""
+        return method(data, **self._options)
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        """The model's method behind an output. InferenceError if it has none of that name."""
-        method: Callable[..., Any] | None = getattr(self._model, name, None) if name in OUTPUTS else None
-        if method is None:
-            raise InferenceError(f"model '{self.name}' has no output '{name}': {_names_of(self._model)}")
-        return method
-
-    def _call(self, method: Callable[..., Any], data: Any) -> Any:
-        try:
-            return np.asarray(method(data, **self._options))
-        except (ValueError, TypeError, KeyError, lightgbm.basic.LightGBMError) as error:
-            raise InferenceError(f"model '{self.name}' cannot use this input: {_first_line(error)}") from error
-
-
-def _names_of(model: Any) -> str:
-    """What a model can be asked for, in words."""
-    names = [name for name in OUTPUTS if hasattr(model, name)]
-    return f"{type(model).__name__} has {', '.join(sorted(names))}"
-
-
-def _options(threads: Any) -> dict[str, Any]:
-    """What each call is given: how many threads it may use, else as many as the model was saved with, or all cores."""
-    if threads is None:
-        return {}
-    if isinstance(threads, bool) or not str(threads).isdecimal() or int(threads) < 1:
-        raise ModelLoadError(f"parameters.extra.threads: expected a whole number >= 1, got {threads!r}")
-    return {"num_threads": int(threads)}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _as_it_is(data: Any) -> Any:
-    return data
+    def _booster(self) -> lightgbm.Booster:
+        return self._model if isinstance(self._model, lightgbm.Booster) else self._model.booster_

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlserve.codecs import to_datatype
+from mlserve.tabular import column_tensors
 from mlserve.types import Datatype, MetadataTensor
 from mlserve_lightgbm.inputs import InputCheck
 
@@ -17,13 +18,7 @@ def signature(
     """Inputs and outputs, the default output first. No inputs where some are categories: the file hides which."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
     outputs = [_output(model, booster, name) for name in names if hasattr(model, name)]
-    return ([] if check.has_categories else _inputs(check)), outputs
-
-
-def _inputs(check: InputCheck) -> list[MetadataTensor]:
-    if check.names is None:
-        return [MetadataTensor(name="x", datatype=Datatype.FP64, shape=[-1, check.count])]
-    return [MetadataTensor(name=name, datatype=Datatype.FP64, shape=[-1, 1]) for name in check.names]
+    return ([] if check.has_categories else column_tensors(check, Datatype.FP64)), outputs
 
 
 def _output(model: Any, booster: Any, name: str) -> MetadataTensor:

@@ -65,7 +65,7 @@ def request_of(data: Any, *outputs: str) -> InferenceRequest:
 
 
 def ask(model: LightGBMModel, data: Any, *outputs: str) -> dict[str, Any]:
-    return arrays(anyio.run(model.predict, request_of(data, *outputs)))
+    return arrays(model.predict(request_of(data, *outputs)))
 
 
 def arrays(response: InferenceResponse) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None
         (b"", "the file is empty"),
         (b'{"learner":{"attributes":{}}}', "an XGBoost model: its runtime is 'xgboost'"),
         (b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner", "an XGBoost model: its runtime is 'xgboost'"),
-        (json.dumps(BOOSTER.dump_model()).encode(), "what dump_model() gives"),
+        (json.dumps(BOOSTER.dump_model()).encode(), "what LightGBM's dump_model() gives"),
         (b"<!DOCTYPE html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"just text", "begins with 'tree'"),
@@ -179,7 +179,7 @@ def test_line_ends_of_another_system_do_not_matter(tmp_path: Path) -> None:
 def test_null_is_a_missing_value(tmp_path: Path) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
-    found = arrays(anyio.run(load(tmp_path).predict, InferenceRequest(inputs=[tensor])))["predict"]
+    found = arrays(load(tmp_path).predict(InferenceRequest(inputs=[tensor])))["predict"]
     assert np.array_equal(found, BOOSTER.predict(np.array([[5.1, np.nan, 1.4, np.nan]])))
 
 
@@ -201,7 +201,7 @@ def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, da
 def test_texts_are_no_input(tmp_path: Path) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
     with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
-        anyio.run(load(tmp_path).predict, StringRequestCodec.encode_request(["a"]))
+        load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
 
 
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
         model = load(tmp_path, extra={"signature": True})
         assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
         declared = model.outputs
-        response = anyio.run(model.predict, request_of(IRIS[:7], *(one.name for one in declared)))
+        response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
         for one, answer in zip(declared, response.outputs, strict=True):
             assert (one.name, one.datatype) == (answer.name, answer.datatype)
             assert all(size in (-1, found) for size, found in zip(one.shape, answer.shape, strict=True))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import sklearn
 
+from mlserve.artifacts import explain_unpickling, foreign_kind
 from mlserve.errors import ModelLoadError
 from mlserve.settings import ModelSettings
 
@@ -17,19 +17,6 @@ __all__ = ["load_estimator"]
 
 _logger = logging.getLogger("mlserve.sklearn")
 _ZIP = b"PK\x03\x04"  # a skops file is a zip archive
-
-# How files of other kinds begin. What joblib and pickle write begins otherwise, compressed or not.
-_OTHERS = (
-    (b"tree\n", "a LightGBM model: its runtime is 'lightgbm'"),
-    (b"CBM1", "a CatBoost model: its runtime is 'catboost'"),
-    (b"{L", "an XGBoost model: its runtime is 'xgboost'"),
-    (b"binf", "an XGBoost model: its runtime is 'xgboost'"),
-    (b"\x89HDF", "an HDF5 file, such as Keras writes"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"version https://git-lfs", "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
-    (b"<", "HTML or XML, perhaps the error page of a download"),
-    (b"{", "JSON"),
-)
 
 
 def load_estimator(path: str, settings: ModelSettings, trusted: Iterable[str] = ()) -> Any:
@@ -83,24 +70,10 @@ def _read_skops(path: str, name: str, trusted: Iterable[str]) -> Any:
 
 def _explain(error: Exception, head: bytes) -> str:
     """Why a file could not be unpickled, and what helps."""
-    if not head:
-        return "the file is empty"
-    for start, kind in _OTHERS:
-        if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(start):
-            return f"no scikit-learn model, but {kind}"
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError):
-        return f"it needs the Python module '{error.name}', which is not installed here ({_versions()})"
-    if isinstance(error, AttributeError) and "__main__" in text:
-        return (
-            f"{error}. It refers to code of the script that saved it: move that code to a module, import it there, "
-            f"save the model again, and put the module beside model-settings.json"
-        )
-    if isinstance(error, (AttributeError, ImportError)) or "incompatible dtype" in text:
-        return f"{text}. It was probably saved with another version of scikit-learn ({_versions()})"
-    if isinstance(error, (EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError, UnicodeDecodeError)):
-        return f"neither joblib nor pickle can read it, perhaps it is damaged or cut short ({text})"
-    return text
+    foreign = foreign_kind(head, own=("pickle",))
+    if foreign:
+        return f"no scikit-learn model, but {foreign}"
+    return explain_unpickling(error, f"scikit-learn {sklearn.__version__} is installed")
 
 
 def _check(estimator: Any, path: str, name: str, method: str) -> None:
@@ -142,7 +115,3 @@ def _tell(name: str, warning: warnings.WarningMessage) -> None:
 
 
 _told: set[tuple[str, str]] = set()  # one file gives the warning once for each estimator in it
-
-
-def _versions() -> str:
-    return f"scikit-learn {sklearn.__version__} is installed"

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from mlserve.codecs import PandasCodec
 from mlserve.errors import InferenceError
+from mlserve.tabular import ColumnCheck
 
 __all__ = ["InputCheck", "is_about_input"]
 
+Array = np.ndarray[Any, Any]
+
 _LIBRARIES = frozenset({"joblib", "numpy", "pandas", "scipy", "sklearn", "threadpoolctl"})
+_OURS = frozenset({"mlserve", "mlserve_sklearn"})
 
 
-class InputCheck:
+class InputCheck(ColumnCheck):
     """Checks data against what the estimator was fitted on, and gives it in the form that the estimator likes best.
 
     Only what it knows for sure: text, lists and sparse data pass as they are.
     """
 
     def __init__(self, estimator: Any) -> None:
-        self._columns = _names(estimator)
-        self._count: int | None = getattr(estimator, "n_features_in_", None)
-        self._known = frozenset(self._columns or ())
+        self._knows_count = hasattr(estimator, "n_features_in_")
+        super().__init__(getattr(estimator, "n_features_in_", -1), _names(estimator))
         # An array for an estimator that was fitted on a frame is what most clients send: its columns go by position.
         warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
 
     def __call__(self, data: Any) -> Any:
-        if isinstance(data, np.ndarray):
-            return self._array(data)
-        pandas = sys.modules.get("pandas")
-        if pandas is not None and isinstance(data, pandas.DataFrame):
-            return self._frame(data)
-        return data
+        return super().__call__(data) if isinstance(data, np.ndarray) or PandasCodec.can_encode(data) else data
 
-    def _array(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if self._count is not None and (array.ndim != 2 or array.shape[1] != self._count):
-            raise InferenceError(f"the model takes an array of shape [rows, {self._count}], got {list(array.shape)}")
+    def array(self, array: Array) -> Array:
+        """An array with so many columns, of any type."""
+        if self._knows_count and (array.ndim != 2 or array.shape[1] != self.count):
+            raise InferenceError(f"the model takes an array of shape [rows, {self.count}], got {list(array.shape)}")
         return array
 
-    def _frame(self, frame: Any) -> Any:
-        if self._columns is None:
-            if self._count is not None and frame.shape[1] != self._count:
-                raise InferenceError(f"the model takes {self._count} columns, got {frame.shape[1]}")
-            # Fitted without names, it would only warn of these ones.
-            return frame.to_numpy() if self._count is not None else frame
-        missing = self._known.difference(frame.columns)
-        if missing:
-            told = ", ".join(f"'{name}'" for name in self._columns if name in missing)
-            raise InferenceError(f"columns are missing: {told}; the model was fitted on {', '.join(self._columns)}")
-        return frame
+    def frame(self, frame: Any) -> Any:
+        """A frame that has all columns; their order and further ones are the estimator's own business."""
+        if self.names is not None:
+            self.pick(frame.columns)
+            return frame
+        # Fitted without names, it would only warn of these ones.
+        return super().frame(frame) if self._knows_count else frame
 
 
 def _names(estimator: Any) -> list[str] | None:
@@ -68,15 +64,18 @@ def is_about_input(error: BaseException) -> bool:
     if _is_unfitted(error):
         return False
     trace = error.__traceback__
-    trace = trace.tb_next if trace is not None else None  # the frame that caught it is ours
-    if trace is None:
-        return True  # raised by compiled code at once
+    while trace is not None and _package_of(trace) in _OURS:  # the frames that called it
+        trace = trace.tb_next
     while trace is not None:
-        name = trace.tb_frame.f_globals.get("__name__") or ""
-        if name.partition(".")[0] not in _LIBRARIES:
+        if _package_of(trace) not in _LIBRARIES:
             return False
         trace = trace.tb_next
-    return True
+    return True  # also where compiled code raised it at once
+
+
+def _package_of(trace: TracebackType) -> str:
+    name: str = trace.tb_frame.f_globals.get("__name__") or ""
+    return name.partition(".")[0]
 
 
 def _is_unfitted(error: BaseException) -> bool:

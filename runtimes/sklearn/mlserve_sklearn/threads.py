@@ -8,23 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlserve.errors import ModelLoadError
-
 __all__ = ["Threads"]
 
 
 class Threads:
     """A context in which numerical libraries use so many threads at most; None: as many as they like."""
 
-    def __init__(self, count: Any) -> None:
-        self._count: int | None = None
-        if count is not None:
-            try:
-                self._count = int(count)
-            except (TypeError, ValueError):
-                self._count = 0
-            if self._count < 1:
-                raise ModelLoadError(f"parameters.extra.threads: expected a whole number >= 1, got {count!r}")
+    def __init__(self, count: int | None) -> None:
+        self._count = count
         self._controller: Any = None
         self._limit: Any = None
 

@@ -10,21 +10,11 @@ from typing import Any
 
 import xgboost
 
+from mlserve.artifacts import foreign_kind
 from mlserve.errors import ModelLoadError
 
 __all__ = ["load_estimator"]
 
-# How files of other kinds begin.
-_OTHERS = (
-    (b"tree\n", "a LightGBM model: its runtime is 'lightgbm'"),
-    (b"CBM1", "a CatBoost model: its runtime is 'catboost'"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x80", "a pickle: save the model with save_model(), or serve the pickle with the runtime 'sklearn'"),
-    (b"x\x9c", "a compressed joblib file: save the model with save_model(), or use the runtime 'sklearn'"),
-    (b"\x89HDF", "an HDF5 file, such as Keras writes"),
-    (b"version https://git-lfs", "a pointer of git-lfs: fetch the file itself with `git lfs pull`"),
-    (b"<", "HTML or XML, perhaps the error page of a download"),
-)
 _PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: the time, a line of its source
 
 
@@ -54,11 +44,9 @@ def load_estimator(path: str, name: str, threads: int | None) -> Any:
 
 def _refusal(content: bytes) -> str | None:
     """Why a file need not be tried. XGBoost itself crashes on an empty file, and on UBJSON that is cut short."""
-    if not content:
-        return "the file is empty"
-    for start, kind in _OTHERS:
-        if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
-            return f"no XGBoost model, but {kind}"
+    foreign = foreign_kind(content[:64], own=("xgboost", "json"))
+    if foreign:
+        return f"no XGBoost model, but {foreign}"
     # "version" is the last key, for keys are in the order of the alphabet.
     if _is_ubjson(content) and not (content.endswith(b"}") and b"version" in content[-80:]):
         return "the file is cut short, or is UBJSON of something else"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlserve.types import Datatype, MetadataTensor, Parameters
+from mlserve.tabular import column_tensors
+from mlserve.types import Datatype, MetadataTensor
 from mlserve_xgboost.inputs import InputCheck
 
 __all__ = ["signature"]
@@ -15,22 +16,9 @@ def signature(
 ) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
     """Inputs and outputs, the default output first."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
-    return _inputs(check), [_output(estimator, name) for name in names if hasattr(estimator, name)]
-
-
-def _inputs(check: InputCheck) -> list[MetadataTensor]:
-    if check.names is None:
-        return [MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1, check.count])]
-    kinds = check.types or ["float"] * check.count
-    return [_column(name, kind == "c") for name, kind in zip(check.names, kinds)]
-
-
-def _column(name: str, is_text: bool) -> MetadataTensor:
-    if is_text:
-        return MetadataTensor(
-            name=name, datatype=Datatype.BYTES, shape=[-1, 1], parameters=Parameters(content_type="str")
-        )
-    return MetadataTensor(name=name, datatype=Datatype.FP32, shape=[-1, 1])
+    return column_tensors(check, Datatype.FP32, check.categorical), [
+        _output(estimator, name) for name in names if hasattr(estimator, name)
+    ]
 
 
 def _output(estimator: Any, name: str) -> MetadataTensor:

@@ -51,7 +51,7 @@ def request_of(data: Any, *outputs: str) -> InferenceRequest:
 
 
 def ask(model: XGBoostModel, data: Any, *outputs: str) -> dict[str, Any]:
-    return arrays(anyio.run(model.predict, request_of(data, *outputs)))
+    return arrays(model.predict(request_of(data, *outputs)))
 
 
 def arrays(response: InferenceResponse) -> dict[str, Any]:
@@ -174,7 +174,7 @@ JSON = bytes(CLASSIFIER.get_booster().save_raw("json"))
     [
         (b"", "the file is empty"),
         (b"tree\nversion=v4\n", "a LightGBM model: its runtime is 'lightgbm'"),
-        (pickle.dumps(CLASSIFIER), "a pickle: save the model with save_model()"),
+        (pickle.dumps(CLASSIFIER), "a pickle: save the model in its framework's own format"),
         (b"binf\x00\x00\x00\x3f" + bytes(200), "the old binary format"),
         (b"<!DOCTYPE html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
@@ -202,7 +202,7 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
     request = InferenceRequest(inputs=[tensor], outputs=[{"name": "predict_proba"}])
-    found = arrays(anyio.run(load(tmp_path).predict, request))["predict_proba"]
+    found = arrays(load(tmp_path).predict(request))["predict_proba"]
     assert np.array_equal(found, CLASSIFIER.predict_proba(np.array([[5.1, np.nan, 1.4, np.nan]])))
 
 
@@ -224,7 +224,7 @@ def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, da
 def test_texts_are_no_input(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
-        anyio.run(load(tmp_path).predict, StringRequestCodec.encode_request(["a"]))
+        load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
 
 
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
         model = load(tmp_path, extra={"signature": True})
         assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
         declared = model.outputs
-        response = anyio.run(model.predict, request_of(IRIS[:7], *(one.name for one in declared)))
+        response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
         for one, answer in zip(declared, response.outputs, strict=True):
             assert (one.name, one.datatype) == (answer.name, answer.datatype)
             assert all(size in (-1, found) for size, found in zip(one.shape, answer.shape, strict=True))

@@ -1,0 +1,35 @@
+"""The inputs and outputs of a model as model metadata, as far as its file has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlserve.codecs import to_datatype
+from mlserve.tabular import column_tensors
+from mlserve.types import Datatype, MetadataTensor
+from mlserve_catboost.inputs import InputCheck
+
+__all__ = ["signature"]
+
+
+def signature(
+    estimator: Any, check: InputCheck, default_output: str
+) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
+    """Inputs and outputs, the default output first."""
+    names = dict.fromkeys([default_output, "predict", "predict_proba"])
+    outputs = [_output(estimator, name) for name in names if hasattr(estimator, name)]
+    return column_tensors(check, Datatype.FP64, check.categorical | check.text), outputs
+
+
+def _output(estimator: Any, name: str) -> MetadataTensor:
+    classes = np.asarray(estimator.classes_)
+    if not classes.size or name not in ("predict", "predict_proba"):
+        datatype = Datatype.UINT32 if name == "calc_leaf_indexes" else Datatype.FP64
+        return MetadataTensor(name=name, datatype=datatype, shape=[-1, -1])
+    several = str(estimator.get_all_params().get("loss_function", "")).startswith("Multi")
+    if name == "predict":  # of several labels, each may hold or not
+        shape = [-1, -1 if several else 1]
+        return MetadataTensor(name=name, datatype=to_datatype(classes.dtype), shape=shape)
+    return MetadataTensor(name=name, datatype=Datatype.FP64, shape=[-1, len(classes)])

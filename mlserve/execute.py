@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
 import anyio
-import anyio.lowlevel
+import anyio.from_thread
+import anyio.to_thread
 
 from mlserve.datatypes import DATATYPES
 from mlserve.errors import MLServeError, ModelError, from_exception
@@ -17,6 +18,7 @@ from mlserve.model import MLModel
 from mlserve.types import InferenceRequest, InferenceResponse
 
 _logger = logging.getLogger("mlserve.model")
+_END = object()
 _CLOSE_SECONDS = 5.0  # how long a generator's `finally` may take after its client has left
 
 
@@ -88,35 +90,59 @@ def describe_failure(model: MLModel, request_id: str | None, error: BaseExceptio
     return known
 
 
-async def stream(model: MLModel, requests: AsyncIterator[InferenceRequest]) -> AsyncGenerator[InferenceResponse, None]:
+async def stream(model: MLModel, incoming: AsyncIterator[InferenceRequest]) -> AsyncGenerator[InferenceResponse, None]:
     """The answers of a model's `predict_stream`, which may be an async or a plain generator.
 
-    The model's generator is always closed at the end, so that its `finally` blocks run, also when nobody waits any
-    more.
+    A plain one gets a plain iterator of requests and runs in a thread, since each of its steps may block. The model's
+    generator is always closed at the end, so that its `finally` blocks run, also when nobody waits any more.
     """
     request_id: str | None = None
 
     async def noting_id() -> AsyncIterator[InferenceRequest]:
         nonlocal request_id
-        async for request in requests:
+        async for request in incoming:
             request_id = request.id
             yield request
 
-    generator: Any = model.predict_stream(noting_id())
+    predict_stream: Any = model.predict_stream
+    requests = noting_id()
+    generator = predict_stream(_Blocking(requests) if inspect.isgeneratorfunction(predict_stream) else requests)
     if inspect.isawaitable(generator):
         generator = await generator
+    if isinstance(generator, Generator):
+        generator = _in_thread(generator)
     try:
-        if isinstance(generator, Iterator):
-            for response in generator:
-                yield complete(model, request_id, response)
-                await anyio.lowlevel.checkpoint()
-        else:
-            async for response in generator:
-                yield complete(model, request_id, response)
+        async for response in generator:
+            yield complete(model, request_id, response)
     finally:
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StopAsyncIteration):
             close = getattr(generator, "aclose", None)
             if close is not None:
                 await close()
-            elif hasattr(generator, "close"):
-                generator.close()
+
+
+async def _in_thread(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    """What a plain generator gives; each of its steps runs in a thread."""
+    try:
+        while (response := await anyio.to_thread.run_sync(next, generator, _END)) is not _END:
+            yield response
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(generator.close)
+
+
+class _Blocking(Iterator[InferenceRequest]):
+    """The requests of a stream for a plain generator: its thread waits until the next one is in."""
+
+    def __init__(self, requests: AsyncIterator[InferenceRequest]) -> None:
+        self._requests = requests
+
+    def __next__(self) -> InferenceRequest:
+        request = anyio.from_thread.run(self._following)
+        if request is None:
+            raise StopIteration
+        return request
+
+    async def _following(self) -> InferenceRequest | None:
+        with anyio.CancelScope(shield=True):  # a cancelled stream has no more requests, which ends this wait
+            return await anext(self._requests, None)

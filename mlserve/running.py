@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -238,7 +239,7 @@ class Running:
         """Notes that a stream begins, so that it can be cancelled from now on."""
         _PROGRESS.pack_into(self._progress, 0, frame.call)
         stream = self.streams[frame.call]
-        self._scopes[frame.call] = _Scope(stream.scope.cancel, {frame.call})
+        self._scopes[frame.call] = _Scope(stream.cancel, {frame.call})
         self._outbox.put(frames.Waiting(frame.call))
 
     async def run_stream(self, frame: frames.Open, loaded: LoadedModel) -> None:
@@ -262,10 +263,14 @@ class Running:
 
     async def _send_chunks(self, loaded: LoadedModel, stream: Stream, form: str) -> None:
         answers = execute.stream(loaded.model, self._requests(loaded, stream))
+        last_turn = time.perf_counter()
         try:
             async for answer in answers:
                 await stream.take_credit()
                 self._outbox.put(frames.Chunk(stream.call, self._pack(None, answer, form)))
+                if time.perf_counter() - last_turn > FLUSH_SECONDS:  # it computes, or awaits: in either case the chunk
+                    await asyncio.sleep(0)  # shall leave now, and others get their turn
+                    last_turn = time.perf_counter()
         finally:
             with anyio.CancelScope(shield=True):
                 await answers.aclose()
@@ -312,7 +317,7 @@ class Stream:
         self.scope = anyio.CancelScope()
         self._credit_came: Waiter | None = None
         # The pool bounds how many requests wait here.
-        self.add_request, self.requests = anyio.create_memory_object_stream[InferenceRequest](float("inf"))
+        self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest](float("inf"))
 
     def add_credit(self, chunks: int) -> None:
         """The client has taken some chunks."""
@@ -328,8 +333,22 @@ class Stream:
         self._credit_came = None
         self.credit -= 1
 
+    def add(self, request: InferenceRequest) -> None:
+        """Another request has come; dropped if nobody waits for it any more."""
+        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._incoming.send_nowait(request)
+
+    def close_requests(self) -> None:
+        """There are no more requests."""
+        self._incoming.close()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. A thread that waits for the next request learns it by there being none."""
+        self.close_requests()
+        self.scope.cancel()
+
     def close(self) -> None:
-        self.add_request.close()
+        self.close_requests()
         self.requests.close()
 
 

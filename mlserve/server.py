@@ -27,13 +27,14 @@ from mlserve.rest.app import RestApp
 from mlserve.rest.metrics_page import MetricsApp
 from mlserve.rest.serve import serve as serve_http
 from mlserve.settings import Settings, load_settings
+from mlserve.tracing import TracedPlane, open_tracing
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 _logger = logging.getLogger("mlserve.server")
 _DEFAULTS = Settings.model_construct()
-_NOT_YET = ("kafka_enabled", "tracing_server", "cache_enabled", "parallel_backend")
+_NOT_YET = ("kafka_enabled", "cache_enabled", "parallel_backend")
 _NOT_YET_OF_MODELS = (
     "cache_enabled",
     "target_latency_seconds",
@@ -51,7 +52,12 @@ class Server:
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
         self.models = Models(repository, self.pools, settings)
-        self.dataplane = DataPlane(settings, self.models, self.metrics)
+        self._tracing = open_tracing(settings)
+        self.dataplane = (
+            DataPlane(settings, self.models, self.metrics)
+            if self._tracing is None
+            else TracedPlane(settings, self.models, self.metrics, self._tracing)
+        )
         self.addresses: dict[str, tuple[str, int]] = {}  # where it listens: "http", "grpc", "metrics"
         self._stop_asked = anyio.Event()
         self._stop_now = anyio.Event()
@@ -76,6 +82,8 @@ class Server:
                 await self._drain(transports)
             self.models.stop()
             await self.pools.stop(self.settings.parallel_workers_timeout)
+        if self._tracing is not None:
+            await self._tracing.close()
 
     def _tell_unused(self) -> None:
         """One line for each setting that is accepted, and has no effect in this version."""

@@ -143,13 +143,13 @@ class Worker:
             self._attach(frame.request.slot)
             request = unpack_request(frame.request, self._running.find)
             if stream is not None:  # it may have ended in the meantime
-                stream.add_request.send_nowait(request)
+                stream.add(request)
         elif stream is None:
             return
         elif isinstance(frame, frames.Credit):
             stream.add_credit(frame.chunks)
         else:
-            stream.add_request.close()
+            stream.close_requests()
 
     def _is_waiting(self, call: int) -> bool:
         for frame in self._inbox:

@@ -34,6 +34,7 @@ ROOMS = [
     ["models"],
     ["custom_routes"],
     ["dataplane"],
+    ["tracing"],
     ["rest", "grpc"],
     ["server", "testing", "client"],
     ["batch_processing"],

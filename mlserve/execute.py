@@ -146,3 +146,4 @@ class _Blocking(Iterator[InferenceRequest]):
     async def _following(self) -> InferenceRequest | None:
         with anyio.CancelScope(shield=True):  # a cancelled stream has no more requests, which ends this wait
             return await anext(self._requests, None)
+        return None  # not reached: nobody cancels this scope

@@ -6,12 +6,14 @@ import json
 import mmap
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -111,7 +113,7 @@ class _Process:
                 start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
             )
         assert self._popen.stdin is not None
-        with self._popen.stdin as stdin:
+        with suppress(BrokenPipeError), self._popen.stdin as stdin:  # whoever waits for it sees that it ended
             stdin.write(settings_json)
         self._segment = progress
         self.progress = progress.buf
@@ -122,6 +124,7 @@ class _Process:
     async def wait(self) -> str:
         if self._pidfd is not None:
             await anyio.wait_readable(self._pidfd)
+            self._end_group()  # before it is reaped: its number cannot belong to anybody else yet
         while self._popen.poll() is None:
             await anyio.sleep(_POLL_SECONDS if self._pidfd is None else 0.001)
         code = self._popen.returncode
@@ -130,8 +133,15 @@ class _Process:
     def kill(self) -> None:
         self._popen.kill()
 
+    def _end_group(self) -> None:
+        """Ends the processes that its models have started and left behind."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        self._popen.kill()
+        if self._popen.returncode is None:
+            self._popen.kill()
+            self._end_group()
         self._popen.wait()
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -154,6 +164,7 @@ class _Thread:
         self.progress = bytearray(8)
         self.channel = Channel(ours, ToPool)
         self._failure: BaseException | None = None
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, args=(theirs,), name="mlserve-worker", daemon=True)
         self._thread.start()
 
@@ -167,16 +178,19 @@ class _Thread:
             raise
 
     async def wait(self) -> str:
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self._given_up:
             await anyio.sleep(_POLL_SECONDS)
+        if self._given_up:
+            return "was given up: its thread goes on until its model gives way"
         return f"failed: {self._failure!r}" if self._failure else "ended"
 
     def kill(self) -> None:
-        """A thread cannot be killed: it ends when its model gives way, or with the process."""
+        """A thread cannot be killed: it is left alone, and ends when its model gives way, or with the process."""
+        self._given_up = True
         self.channel.close()
 
     def close(self) -> None:
         self.channel.close()
         deadline = time.monotonic() + 0.2
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self._thread.is_alive() and not self._given_up and time.monotonic() < deadline:
             self._thread.join(0.01)

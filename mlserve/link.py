@@ -68,6 +68,7 @@ class Link:
         self._observer = observer
         self.next_number = 1  # of the next call
         self._questions: dict[int, _Question] = {}  # who waits for Loaded or Unloaded, by model
+        self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
         self._hello = anyio.Event()
         self._backlog = anyio.Event()
         self.on_room: Any = None  # called when the worker may take another call
@@ -200,6 +201,7 @@ class Link:
 
     async def load(self, frame: frames.Load) -> frames.Loaded:
         """Loads a model in the worker. ModelLoadError with the reason if that fails."""
+        self._loads[frame.model] = None
         outcome = await self._ask(frame.model, frame)
         if isinstance(outcome, frames.LoadFailed):
             error = ModelLoadError(outcome.message, outcome.http_status if outcome.http_status >= 500 else 500)
@@ -214,7 +216,7 @@ class Link:
         await self._ask(model, frames.Unload(model))
 
     async def _ask(self, model: int, frame: Any) -> Any:
-        question = self._questions[model] = _Question(type(frame) is frames.Load)
+        question = self._questions[model] = _Question()
         self.loading += 1
         try:
             self._send(frame)
@@ -261,7 +263,7 @@ class Link:
         last = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
         calls, self.calls, self.open = list(self.calls.values()), {}, 0
         begun = [call for call in calls if call.number <= last]
-        blame = blame_for([model for model, question in self._questions.items() if question.loads], begun)
+        blame = blame_for(list(self._loads), begun)
         self.models.clear()
         again = []
         for call in calls:
@@ -361,6 +363,7 @@ class Link:
             if stream is not None:
                 stream.pulled()
         elif kind in (frames.Loaded, frames.LoadFailed, frames.Unloaded):
+            self._loads.pop(frame.model, None)
             question = self._questions.get(frame.model)
             if question is not None:
                 question.answer = frame
@@ -430,7 +433,6 @@ class Link:
 class _Question:
     """A Load or Unload that waits for its answer; None stays if the worker dies first."""
 
-    def __init__(self, loads: bool) -> None:
-        self.loads = loads
+    def __init__(self) -> None:
         self.done = anyio.Event()
         self.answer: Any = None

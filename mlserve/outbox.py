@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 
@@ -26,9 +27,16 @@ class Outbox:
         self._oldest_at = 0.0  # when the oldest frame not yet written was put; 0: there is none
         self._planned = False
         self._writable = anyio.Event()
+        self.forked = False  # this process is a child of the worker: it shall not speak in its name
+        os.register_at_fork(after_in_child=self._fork)
+
+    def _fork(self) -> None:
+        self.forked = True
 
     def put(self, frame: frames.ToPool) -> None:
         """Sends a frame soon: at the end of this turn of the loop, or at once if one has waited FLUSH_SECONDS."""
+        if self.forked:
+            return
         self._channel.put(frame)
         now = time.perf_counter()
         if not self._oldest_at:

@@ -119,7 +119,7 @@ class Pool:
         """
         call = Call(model, request, form, self._new_waiter)
         await self._run(call, on_leave, timeout)
-        if call.digest is not None:
+        if call.digest is not None and call.error is None:
             self.crew.offences.clear(model, call.digest)
         return call.result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -40,7 +41,8 @@ _NOT_YET_OF_MODELS = (
     "target_latency_seconds",
 )
 _IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system
-_ANSWER_SECONDS = 1.0  # before the end of a drain, for transports to tell their clients that their calls are cut off
+_ANSWER_SECONDS = 0.5  # before the end of a drain, for transports to tell their clients that their calls are cut off
+_WORKER_SECONDS = 0.5  # kept of a drain for workers to end by themselves, however long the calls took
 
 
 class Server:
@@ -70,18 +72,19 @@ class Server:
         The end: readiness off, a pause, no new connections, calls and streams finish, then the workers; all under
         `shutdown_timeout_seconds`. StartupError if a port is taken or no worker comes up.
         """
+        self._end_at = math.inf
         async with anyio.create_task_group() as tasks:
             async with anyio.create_task_group() as transports:
                 await self._start_transports(transports)
-                await tasks.start(self.pools.run)
                 await tasks.start(self.models.run)
-                await self._load_models()
+                await self._until_stopped(partial(tasks.start, self.pools.run))
+                await self._until_stopped(self._load_models)
                 task_status.started(self)
                 transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
                 await self._drain(transports)
             self.models.stop()
-            await self.pools.stop(self.settings.parallel_workers_timeout)
+            await self.pools.stop(self._seconds_for_workers())
         if self._tracing is not None:
             await self._tracing.close()
 
@@ -95,15 +98,19 @@ class Server:
                 if getattr(model.settings, name):
                     _logger.warning("model '%s': the setting '%s' has no effect in this version", model.name, name)
 
+    async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Awaits `work()`, but gives up at once when asked to stop."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_when, self._stop_asked, tasks.cancel_scope)
+            await work()
+            tasks.cancel_scope.cancel()
+
     async def _load_models(self) -> None:
-        """Tries all models of the repository; gives up at once when asked to stop."""
-        async with anyio.create_task_group() as loading:
-            loading.start_soon(self._cancel_when, self._stop_asked, loading.cancel_scope)
-            if self.settings.load_models_at_startup:
-                await self.models.load_all()
-            self._tell_unused()
-            self.dataplane.started = True
-            loading.cancel_scope.cancel()
+        """Tries all models of the repository."""
+        if self.settings.load_models_at_startup:
+            await self.models.load_all()
+        self._tell_unused()
+        self.dataplane.started = True
 
     async def _cancel_when(self, event: anyio.Event, scope: anyio.CancelScope) -> None:
         await event.wait()
@@ -112,8 +119,9 @@ class Server:
     async def _drain(self, transports: anyio.abc.TaskGroup) -> None:
         """Lets the transports finish what they accepted, as long as the bound and the user's patience allow."""
         self.dataplane.draining = True
+        self._end_at = anyio.current_time() + self.settings.shutdown_timeout_seconds
         _logger.info("stopping: %d calls under way", self.dataplane.in_flight)
-        with anyio.move_on_after(self.settings.shutdown_timeout_seconds):
+        with anyio.CancelScope(deadline=self._end_at - _WORKER_SECONDS):
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(self._cancel_when, self._stop_now, waiting.cancel_scope)
                 await anyio.sleep(self.settings.shutdown_pause_seconds)
@@ -124,6 +132,18 @@ class Server:
         if self.dataplane.in_flight:
             _logger.warning("stopping with %d calls unfinished", self.dataplane.in_flight)
         transports.cancel_scope.cancel()
+
+    def _seconds_for_workers(self) -> float:
+        """How long workers may take to end, of what is left of the whole; no time after a second signal."""
+        if self._stop_now.is_set():
+            return 0.0
+        return max(0.0, min(self.settings.parallel_workers_timeout, self._end_at - anyio.current_time()))
+
+    def _grace_seconds(self) -> float:
+        """How long transports may wait for calls, once they are told to close."""
+        settings = self.settings
+        reserved = settings.shutdown_pause_seconds + _WORKER_SECONDS + _ANSWER_SECONDS
+        return max(0.0, settings.shutdown_timeout_seconds - reserved)
 
     async def _give_memory_back(self) -> None:
         """Returns freed memory to the system after a while without calls: see malloc.py for why it was kept."""
@@ -163,7 +183,7 @@ class Server:
                 await serve(
                     host=self.settings.host,
                     shutdown_trigger=self._close_transports.wait,
-                    graceful_timeout=max(0.0, self.settings.shutdown_timeout_seconds - _ANSWER_SECONDS),
+                    graceful_timeout=self._grace_seconds(),
                     task_status=task_status,
                 )
             finally:

@@ -87,6 +87,7 @@ class Worker:
         self._life.cancel()
 
     def _on_readable(self) -> bool:
+        self._end_stray_child()
         try:
             self._accept(self._channel.receive(wait_for_descriptors=True))
         except ChannelClosed:
@@ -174,6 +175,7 @@ class Worker:
             while self._inbox:
                 self._taken += 1
                 await self._do(self._inbox.popleft())
+                self._end_stray_child()
                 if time.perf_counter() - last_turn > _TURN_SECONDS:
                     if not self._on_readable():  # calls may have been cancelled meanwhile: they shall not begin
                         self._life.cancel()
@@ -184,6 +186,11 @@ class Worker:
             waiter = FutureWaiter()
             self._idle.append(waiter)
             await waiter.wait()
+
+    def _end_stray_child(self) -> None:
+        """Ends a process that a model has forked and let come back here: there would be two workers on one socket."""
+        if self._outbox.forked:
+            os._exit(1)
 
     async def _give_way(self, work: Awaitable[Any]) -> Any:
         """Awaits something that may take long, while another runner looks after the inbox."""

@@ -12,6 +12,7 @@ import msgspec
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.bounds import Bounds
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.pool import Pool
 from mlserve.settings import ModelSettings, Settings
@@ -197,9 +198,9 @@ def values(response: Any) -> list[float]:
     return found
 
 
-async def load(pool: Pool, number: int, class_name: str, folder: Path) -> frames.Loaded:
+async def load(pool: Pool, number: int, class_name: str, folder: Path, bounds: Bounds | None = None) -> frames.Loaded:
     settings = ModelSettings(name=class_name.lower(), implementation=f"models.{class_name}")
-    return await pool.load(frames.Load(number, settings.model_dump_json().encode(), str(folder)))
+    return await pool.load(frames.Load(number, settings.model_dump_json().encode(), str(folder)), None, bounds)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from mlserve.rest.h1_exchange import Application
 __all__ = ["H1Server", "Limits", "OpenConnection"]
 
 READ_BYTES = 256 * 1024
+LEAVE_SECONDS = 0.3  # at the end, how long idle connections are kept open for a request that may be on its way
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
@@ -109,12 +110,16 @@ class H1Server:
     async def drain(self, timeout_seconds: float) -> int:
         """Close idle connections, let busy ones finish; how many were not done in time and were given up."""
         self.stopping = True
-        for connection in list(self._open):
-            connection.stop_when_idle()
         if self._open:
             self._all_closed = anyio.Event()
             with anyio.move_on_after(timeout_seconds):
-                await self._all_closed.wait()
+                # Clients with more to ask are told in their next answer, and not cut off while their request comes in.
+                with anyio.move_on_after(min(LEAVE_SECONDS, timeout_seconds / 4)):
+                    await self._all_closed.wait()
+                for connection in list(self._open):
+                    connection.stop_when_idle()
+                if self._open:
+                    await self._all_closed.wait()
         late = list(self._open)
         for connection in late:
             connection.give_up()

@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 
 class Datatype(str, Enum):
-    """A tensor's datatype; each member equals its name on the wire, so that `datatype == "FP32"` holds."""
+    """A tensor's datatype; each member equals its name on the wire (`datatype == "FP32"`), and reads as that."""
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -48,6 +48,9 @@ class Datatype(str, Enum):
 
     def __str__(self) -> str:
         return str.__str__(self)
+
+    def __repr__(self) -> str:
+        return str.__repr__(self)
 
     def __format__(self, spec: str) -> str:
         return str.__format__(self, spec)

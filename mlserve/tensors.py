@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -182,8 +182,8 @@ class TensorData:
         self._checked = False
 
     def tolist(self) -> Any:
-        """Plain Python values like `root`'s, for reading only. NaN in an array that was put in is None here, as it is
-        null in JSON; in data that came over the wire it stays NaN."""
+        """Plain Python values like `root`'s, for reading only. Of an array that was put in, NaN is None here, as it is
+        null in JSON, and text its UTF-8 bytes; in data that came over the wire NaN stays NaN."""
         if self._list is not _UNSET:
             return self._list
         if self._form == "json":
@@ -192,12 +192,37 @@ class TensorData:
             value = self._object()
             if not isinstance(value, np.ndarray):
                 return value
-            return _none_for_nan(value.ravel())
+            return _plain_list(value.ravel())
         else:
             value = self._values()
             value = value.tolist() if isinstance(value, np.ndarray) else value
         self._list = value
         return value
+
+    # -- as pydantic's root models are used ---------------------------------------------------------------------------
+
+    def model_dump(self, **_: Any) -> Any:
+        """Plain Python values, in lists of their own."""
+        return copy.deepcopy(self.tolist())
+
+    def model_dump_json(self, **_: Any) -> str:
+        """The values as JSON text."""
+        return bytes(self.to_json()).decode()
+
+    def model_copy(self, *, deep: bool = False, **_: Any) -> TensorData:
+        """A copy, deep or not (then what it holds is shared)."""
+        return copy.deepcopy(self) if deep else copy.copy(self)
+
+    @classmethod
+    def model_validate(cls, value: Any, **_: Any) -> TensorData:
+        """From any values; a TensorData passes as it is."""
+        return value if type(value) is cls else cls(value)
+
+    if not TYPE_CHECKING:
+        dict = model_dump
+        json = model_dump_json
+        copy = model_copy
+        parse_obj = model_validate
 
     # -- list behaviour -----------------------------------------------------------------------------------------------
 
@@ -213,7 +238,7 @@ class TensorData:
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(self._payload, np.ndarray):
-            part = _none_for_nan(np.atleast_1d(self._payload.ravel()[at]))
+            part = _plain_list(np.atleast_1d(self._payload.ravel()[at]))
             return part if isinstance(at, slice) else part[0]
         return self._as_list()[at]
 
@@ -231,7 +256,7 @@ class TensorData:
         if type(other) is TensorData:
             return bool(_listed(mine) == _listed(other.tolist()))
         if isinstance(other, np.ndarray):
-            return bool(mine == _none_for_nan(other.ravel()))
+            return bool(mine == _plain_list(other.ravel()))
         return bool(_listed(mine) == _listed(other))
 
     __hash__ = None  # type: ignore[assignment]  # Mutable through `root`, like a list.
@@ -397,11 +422,12 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _none_for_nan(flat: Array) -> list[Any]:
+def _plain_list(flat: Array) -> list[Any]:
+    """A flat array as a tensor of lists would hold it: NaN is None, text is its UTF-8 bytes, as BYTES elements are."""
     values: list[Any] = flat.tolist()
     if flat.dtype.kind == "f" and np.isnan(flat).any():
         return [None if math.isnan(one) else one for one in values]
-    return values
+    return list(raw_data.encoded(values)) if flat.dtype.kind == "U" else values
 
 
 def _cut(text: str, length: int) -> str:

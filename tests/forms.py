@@ -1,48 +1,68 @@
-"""Sends requests and responses through the protocol's forms, as a transport does: JSON, raw binary, typed contents."""
+"""Sends requests and responses over the protocol's transports, without sockets: what one side writes the other reads.
+
+The functions are those of the client and the server themselves.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from mlserve.client import bodies
 from mlserve.tensors import TensorData
-from mlserve.types import InferenceRequest, InferenceResponse, Parameters
+from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
+from mlserve.wire import v2json, v2proto
 
-FORMS = ("json", "raw", "contents")
+FORMS = ("json", "binary", "grpc", "grpc raw")
+BINARY = FORMS[1:]
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 
-
-def sent(tensor: Any, form: str) -> Any:
-    """The tensor as the other side gets it. The object itself never arrives, only what its bytes say."""
-    copied = type(tensor).model_validate(
-        {name: getattr(tensor, name) for name in tensor.__struct_fields__ if name not in ("data", "parameters")}
-        | {"parameters": dict(tensor.parameters) if tensor.parameters is not None else None, "data": []}
-    )
-    datatype = tensor.datatype
-    if form == "json":
-        copied.data = TensorData.from_json(bytes(tensor.data.to_json(datatype)))
-    elif form == "raw":
-        copied.data = TensorData.from_raw(bytes(tensor.data.to_raw(datatype)), datatype, tensor.shape)
-    else:
-        copied.data = TensorData.from_contents(bytes(tensor.data.to_contents(datatype)), datatype, tensor.shape)
-    return copied
+forms = pytest.mark.parametrize("form", FORMS)
+quick = settings(max_examples=25, deadline=None)
 
 
 def sent_request(request: InferenceRequest, form: str) -> InferenceRequest:
     """The request as the server gets it."""
-    inputs = [sent(one, form) for one in request.inputs]
-    return InferenceRequest(id=request.id, parameters=_parameters(request), inputs=inputs)
+    if form.startswith("grpc"):
+        return v2proto.decode_request(b"".join(v2proto.encode_request(request, "m", raw=form == "grpc raw"))).request
+    pieces, json_length = bodies.encode_request(request, binary=form == "binary")
+    arrived = v2json.decode_request(b"".join(pieces), json_length)
+    if arrived.parameters is not None:
+        arrived.parameters.pop("binary_data_output", None)  # It asks for the form of the answer.
+    return arrived
 
 
 def sent_response(response: InferenceResponse, form: str) -> InferenceResponse:
     """The response as the client gets it."""
-    outputs = [sent(one, form) for one in response.outputs]
-    return InferenceResponse(model_name=response.model_name, parameters=_parameters(response), outputs=outputs)
+    if form.startswith("grpc"):
+        chunks = v2proto.encode_response(response, "raw" if form == "grpc raw" else "contents")
+        return v2proto.decode_response(b"".join(chunks))
+    if form == "binary":
+        response = response.model_copy(update={"outputs": [_raw(one) for one in response.outputs]})
+    pieces, json_length = v2json.encode_response(response)
+    return bodies.decode_response(b"".join(pieces), json_length)
 
 
-def can_carry(form: str, datatype: str) -> bool:
-    """Whether a form has a way to carry a datatype: contents have no field for FP16."""
-    return form != "contents" or datatype != "FP16"
+def sent(tensor: Any, form: str) -> Any:
+    """An input as the server gets it, or an output as the client gets it."""
+    if isinstance(tensor, RequestInput):
+        return sent_request(InferenceRequest(inputs=[tensor]), form).inputs[0]
+    return sent_response(InferenceResponse(model_name="m", outputs=[tensor]), form).outputs[0]
 
 
-def _parameters(message: Any) -> Parameters:
-    """What of the parameters travels: no private attributes."""
-    return Parameters(dict(message.parameters or {}))
+def _raw(output: Any) -> Any:
+    """The output in the form in which the server gives it to who asks for binary data."""
+    raw = TensorData.from_raw(output.data.to_raw(output.datatype), output.datatype, output.shape)
+    return output.model_copy(update={"data": raw})
+
+
+def made(data: Any, datatype: str = "FP32", shape: list[int] | None = None, content_type: str | None = None) -> Any:
+    """An input `x` as a REST client sends it."""
+    body = {"name": "x", "shape": shape or [len(data)], "datatype": datatype, "data": data}
+    if content_type:
+        body["parameters"] = {"content_type": content_type}
+    return RequestInput.model_validate_json(json.dumps(body))

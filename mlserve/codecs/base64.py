@@ -6,6 +6,9 @@ import binascii
 from base64 import b64decode, b64encode
 from typing import Any, ClassVar
 
+import numpy as np
+
+import mlserve.codecs.string  # noqa: F401  # Registered before this one, so that an empty list without a type is text.
 from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.lists import as_list, bytes_tensor, elements, is_list_of
@@ -28,8 +31,8 @@ class Base64Codec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        """Lists of bytes; None may stand between. Empty lists are text."""
-        return is_list_of(payload, bytes) and bool(payload)
+        """Lists of bytes; None may stand between."""
+        return is_list_of(payload, bytes)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[Any]:
@@ -70,16 +73,26 @@ def _decode(tensor: InputOrOutput) -> list[Any]:
 
 
 def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
+    is_numbers = isinstance(payload, np.ndarray) and payload.ndim > 0 and payload.dtype.kind not in "USO"
     encoded: list[Any] = []
-    for at, one in enumerate(as_list(payload)):
-        if isinstance(one, str) and one.isascii():
-            one = one.encode()
+    for at, one in enumerate(payload if is_numbers else as_list(payload)):
         if one is None:
             encoded.append(None)
-        elif isinstance(one, bytes | bytearray | memoryview):
-            text = b64encode(one)
-            encoded.append(text if use_bytes else text.decode())
-        else:
-            what = "text that is not ASCII" if isinstance(one, str) else type(one).__name__
-            raise unencodable(f"'{name}': content type 'base64' takes a list of bytes, got {what} at {at}")
+            continue
+        text = b64encode(_octets(name, one, at))
+        encoded.append(text if use_bytes else text.decode())
     return encoded
+
+
+def _octets(name: str, value: Any, at: int) -> bytes:
+    """The bytes of one element: of bytes, ASCII text, or anything that lends its memory, such as a row of an array."""
+    if isinstance(value, str):
+        if value.isascii():
+            return value.encode()
+        what = "text that is not ASCII"
+    else:
+        try:
+            return memoryview(value).tobytes()
+        except (TypeError, BufferError, ValueError):
+            what = type(value).__name__
+    raise unencodable(f"'{name}': content type 'base64' takes a list of bytes, got {what} at {at}")

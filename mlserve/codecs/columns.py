@@ -7,57 +7,28 @@ one is missing becomes floating point, as pandas itself does it.
 from __future__ import annotations
 
 import datetime
-import decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
-import orjson
 
-from mlserve.codecs.base import InputCodec, InputOrOutput
+from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.base64 import Base64Codec
 from mlserve.codecs.datetime import DatetimeCodec
-from mlserve.codecs.decoded import NOTHING, decoded_input, get_decoded, has_decoded
+from mlserve.codecs.decoded import NOTHING, decoded_input, get_content_type, get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, bytes_tensor, elements
+from mlserve.codecs.jsontext import EXACT, JsonContentType, json_texts, values_of_json
+from mlserve.codecs.lists import elements
 from mlserve.codecs.numpy import to_datatype
-from mlserve.codecs.registry import find_input_codec, register_input_codec
-from mlserve.codecs.string import StringCodec, text_of
+from mlserve.codecs.registry import find_input_codec
+from mlserve.codecs.string import StringCodec
 from mlserve.datatypes import BYTES, Datatype
 from mlserve.errors import InvalidRequest
-from mlserve.types import RequestInput, ResponseOutput
+from mlserve.types import RequestInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["JsonCodec", "JsonContentType", "decode_column", "encode_column"]
-
-JsonContentType = "pd_json"
-
-_EXACT = 2**53  # up to here floating point tells integers apart
-_JSON = orjson.OPT_NON_STR_KEYS  # without OPT_SERIALIZE_NUMPY, which orjson 3.12 and 3.13 get wrong (wire/json_data)
-
-
-@register_input_codec
-class JsonCodec(InputCodec):
-    """Any Python values that JSON has, each as its JSON text: what a column of a frame may hold beside scalars."""
-
-    ContentType: ClassVar[str] = JsonContentType
-
-    @classmethod
-    def decode_input(cls, request_input: RequestInput) -> list[Any]:
-        """The values, each from its JSON text."""
-        return _from_json(request_input)
-
-    @classmethod
-    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
-        """The values, each from its JSON text."""
-        return _from_json(response_output)
-
-    @classmethod
-    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
-        """An output of shape [N, 1] with the JSON text of each value."""
-        return ResponseOutput(**bytes_tensor(name, _to_json(name, as_list(payload), use_bytes), cls.ContentType))
+__all__ = ["decode_column", "encode_column"]
 
 
 def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
@@ -90,6 +61,8 @@ def decode_column(tensor: InputOrOutput) -> Any:
     value: Any = NOTHING
     if has_decoded(tensor):
         value = get_decoded(tensor)
+    elif get_content_type(tensor) == JsonContentType:
+        return values_of_json(tensor)
     elif isinstance(tensor, RequestInput):
         value = decoded_input(tensor)
     elif tensor.parameters is not None:
@@ -135,7 +108,7 @@ def _without_mask(name: str, column: Any) -> Any:
     if wanted.kind == "f":
         return column.to_numpy(dtype=wanted, na_value=np.nan)
     present = column[~missing]
-    if wanted.kind in "iu" and len(present) and max(abs(int(present.min())), abs(int(present.max()))) > _EXACT:
+    if wanted.kind in "iu" and len(present) and max(abs(int(present.min())), abs(int(present.max()))) > EXACT:
         raise unencodable(f"column '{name}': integers beyond 2**53 beside missing values, which make it floating point")
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
@@ -149,7 +122,7 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
     if all(isinstance(one, str) for one in present):
         return Datatype.BYTES, _texts(values, use_bytes), StringCodec.ContentType
     if all(isinstance(one, bytes) for one in present):
-        return _encode_blobs(name, values)
+        return _encode_blobs(name, values, use_bytes)
     if all(isinstance(one, datetime.date | np.datetime64) for one in present):
         tensor = DatetimeCodec.encode_output(name, values, use_bytes)
         return Datatype.BYTES, tensor.data, DatetimeCodec.ContentType
@@ -157,7 +130,7 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
         array = _numbers(values)
         if array is not None:
             return _of_numpy(name, array), array, None
-    return Datatype.BYTES, _to_json(name, values, use_bytes), JsonContentType
+    return Datatype.BYTES, json_texts(name, values, use_bytes), JsonContentType
 
 
 def _is_missing(one: Any, pd: Any) -> bool:
@@ -170,54 +143,23 @@ def _texts(values: list[Any], use_bytes: bool) -> list[Any]:
     return [one if one is None else one.encode() for one in values] if use_bytes else values
 
 
-def _encode_blobs(name: str, values: list[Any]) -> tuple[Datatype, Any, str | None]:
-    """Bytes go as they are, as MLServer sends them, if all are UTF-8; otherwise as base64, which JSON can carry."""
+def _encode_blobs(name: str, values: list[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
+    """Bytes go as text, as MLServer sends them, if all are UTF-8; otherwise as base64, which JSON can carry."""
     try:
-        for one in values:
-            if one is not None:
-                str(one, "utf-8")
+        texts = [one if one is None else str(one, "utf-8") for one in values]
     except UnicodeDecodeError:
-        return Datatype.BYTES, Base64Codec.encode_output(name, values).data, Base64Codec.ContentType
-    return Datatype.BYTES, values, None
+        tensor = Base64Codec.encode_output(name, values, use_bytes)
+        return Datatype.BYTES, tensor.data, Base64Codec.ContentType
+    return Datatype.BYTES, values if use_bytes else texts, StringCodec.ContentType
 
 
 def _numbers(values: list[Any]) -> Any:
     """Numbers as an array, None as NaN; None if they do not go into one without loss."""
     if None in values:
-        if any(isinstance(one, int | np.integer) and abs(int(one)) > _EXACT for one in values):
+        if any(isinstance(one, int | np.integer) and abs(int(one)) > EXACT for one in values):
             return None
         return np.array([np.nan if one is None else float(one) for one in values])
     if len({isinstance(one, bool | np.bool_) for one in values}) > 1:
         return None  # true beside 2: numpy would make it 1
     array = np.array(values)
     return array if array.dtype.kind in "biuf" else None
-
-
-def _to_json(name: str, values: list[Any], use_bytes: bool) -> list[Any]:
-    try:
-        texts = [orjson.dumps(one, default=_plain, option=_JSON) for one in values]
-    except TypeError as error:
-        raise unencodable(f"column '{name}': a value has no JSON form ({error})") from None
-    return texts if use_bytes else [one.decode() for one in texts]
-
-
-def _plain(value: Any) -> Any:
-    """What orjson shall write for values that it does not know."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is none of JSON's types")
-
-
-def _from_json(tensor: InputOrOutput) -> list[Any]:
-    found: list[Any] = list(text_of(tensor, JsonContentType))
-    for at, one in enumerate(found):
-        if one is not None:
-            try:
-                found[at] = msgspec.json.decode(one)  # keeps integers of any size
-            except msgspec.DecodeError as error:
-                raise located(CodecError(f"data[{at}]: {one[:40]!r} is no JSON ({error})"), tensor) from None
-    return found

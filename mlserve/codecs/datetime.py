@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Union
 
 import numpy as np
 
@@ -37,8 +37,8 @@ class DatetimeCodec(InputCodec):
 
     @classmethod
     def can_encode(cls, payload: Any) -> bool:
-        """Lists of datetimes; None may stand between. Empty lists are text."""
-        return is_list_of(payload, datetime.datetime) and bool(payload)
+        """Lists of datetimes; None may stand between."""
+        return is_list_of(payload, datetime.datetime)
 
     @classmethod
     def decode_input(cls, request_input: RequestInput) -> list[Any]:
@@ -59,6 +59,11 @@ class DatetimeCodec(InputCodec):
     def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
         """An output of shape [N, 1] that holds the dates; a bare one is one. ISO text passes as it is."""
         return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
+
+    @classmethod
+    def _matches_hint(cls, hint: Any) -> bool:
+        """`List[datetime]`, and `List[Union[str, datetime]]`, which is what MLServer has this codec's values as."""
+        return hint in (("list", datetime.datetime), ("list", Union[str, datetime.datetime]))
 
 
 def parse(text: str) -> datetime.datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def is_list_of(payload: Any, instance_type: type[Any] | tuple[type[Any], ...]) -
 
 
 def as_list(payload: Any) -> list[Any]:
-    """A flat list of the values of a list, tuple, array or series; anything else is one value.
+    """A flat list of the values of a list, tuple, set, array or series; anything else is one value.
 
     CodecError for None, which is no value at all.
     """
@@ -41,24 +42,24 @@ def as_list(payload: Any) -> list[Any]:
         flat: list[Any] = payload.ravel().tolist()
         return flat
     is_series = getattr(payload, "ndim", None) == 1 and hasattr(payload, "tolist")
-    return list(payload) if is_series or isinstance(payload, tuple | TensorData) else [payload]
+    is_many = isinstance(payload, Collection) and not isinstance(payload, str | bytes | bytearray | Mapping)
+    return list(payload) if is_series or (is_many and not hasattr(payload, "ndim")) else [payload]
 
 
 def elements(tensor: Any, content_type: str) -> list[Any]:
-    """The text, bytes and None of a BYTES tensor, flat; their number is not held against the shape.
-
-    CodecError for another datatype, and for values that are no text.
+    """The text, bytes and None of a tensor, flat; their number is not held against the shape, nor, as they are text,
+    the datatype. CodecError for values that are no text.
     """
-    if tensor.datatype != BYTES:
-        error = CodecError(f"content type '{content_type}' needs datatype BYTES, got {tensor.datatype}")
-        raise located(error, tensor)
     try:
         values = tensor.data.tolist()
         flat = flatten(values)
         if not _TEXTUAL.issuperset(map(type, flat)):
             strings_from_values(flat)  # subclasses of str and bytes pass; it tells what does not
     except InvalidRequest as error:
-        raise located(error, tensor) from None
+        if tensor.datatype == BYTES:
+            raise located(error, tensor) from None
+        message = f"content type '{content_type}' needs datatype BYTES, got {tensor.datatype}"
+        raise located(CodecError(message), tensor) from None
     return list(flat) if flat is values else flat  # callers write into it, and `values` is the tensor's own
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mlserve.codecs.base import InputOrOutput, RequestCodec, typed
-from mlserve.codecs.columns import JsonContentType, decode_column, encode_column
+from mlserve.codecs.columns import decode_column, encode_column
 from mlserve.codecs.errors import CodecError, located, unencodable
+from mlserve.codecs.jsontext import JsonContentType
 from mlserve.codecs.registry import register_request_codec
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 

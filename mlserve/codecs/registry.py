@@ -107,7 +107,7 @@ def _can_encode(codec: InputCodecLike | RequestCodecLike, payload: Any) -> bool:
 
 
 def _describes(codec: InputCodecLike | RequestCodecLike, wanted: Any) -> bool:
-    matches = getattr(codec, "_matches_hint", None)  # of a codec whose type is not imported before it is needed
+    matches = getattr(codec, "_matches_hint", None)  # where one TypeHint does not say it
     return bool(matches(wanted)) if matches is not None else _normal(codec.TypeHint) == wanted
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mlserve.codecs.base import InputCodec, RequestCodec, typed
-from mlserve.codecs.decoded import NOTHING, decoded_input, get_decoded, has_decoded
+from mlserve.codecs.decoded import get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError
-from mlserve.codecs.registry import find_input_codec
 from mlserve.types import InferenceRequest, InferenceResponse
 
 __all__ = ["SingleInputRequestCodec"]
@@ -27,14 +26,11 @@ class SingleInputRequestCodec(RequestCodec):
 
     @classmethod
     def decode_request(cls, request: InferenceRequest) -> Any:
-        """The object in the only input; a content type of the input's own goes before this codec's."""
+        """The object in the only input, or what has been decoded of it before by a content type of its own."""
         inputs = request.inputs
         if len(inputs) != 1:
             raise _not_single(cls.ContentType, "input", len(inputs))
-        if has_decoded(inputs[0]):
-            return get_decoded(inputs[0])
-        decoded = decoded_input(inputs[0])
-        return cls.InputCodec.decode_input(inputs[0]) if decoded is NOTHING else decoded
+        return get_decoded(inputs[0]) if has_decoded(inputs[0]) else cls.InputCodec.decode_input(inputs[0])
 
     @classmethod
     def decode_response(cls, response: InferenceResponse) -> Any:
@@ -42,9 +38,7 @@ class SingleInputRequestCodec(RequestCodec):
         outputs = response.outputs
         if len(outputs) != 1:
             raise _not_single(cls.ContentType, "output", len(outputs))
-        parameters = outputs[0].parameters
-        named = find_input_codec(parameters.content_type) if parameters and parameters.content_type else None
-        return (named or cls.InputCodec).decode_output(outputs[0])
+        return cls.InputCodec.decode_output(outputs[0])
 
     @classmethod
     def encode_request(cls, payload: Any, **kwargs: Any) -> InferenceRequest:

@@ -80,14 +80,20 @@ def _decode(tensor: InputOrOutput) -> list[Any]:
 
 
 def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
-    values = as_list(payload)
-    for at, one in enumerate(values):
-        if not isinstance(one, str) and one is not None:
-            what = f"{type(one).__name__} at {at}"
-            raise unencodable(f"'{name}': content type 'str' takes a list of text, got {what}")
-    if not use_bytes:
-        return list(values)
-    try:
-        return [one if one is None else one.encode() for one in values]
-    except UnicodeEncodeError as error:
-        raise unencodable(f"'{name}': text that has no UTF-8 form ({error.reason})") from None
+    encoded: list[Any] = []
+    for at, one in enumerate(as_list(payload)):
+        try:
+            if isinstance(one, str):
+                encoded.append(one.encode() if use_bytes else one)
+            elif isinstance(one, bytes):
+                text = one.decode()
+                encoded.append(one if use_bytes else text)
+            elif one is None:
+                encoded.append(None)
+            else:
+                what = f"{type(one).__name__} at {at}"
+                raise unencodable(f"'{name}': content type 'str' takes a list of text, got {what}")
+        except UnicodeError as error:
+            what = "text that has no UTF-8 form" if isinstance(one, str) else "bytes that are not UTF-8"
+            raise unencodable(f"'{name}': content type 'str': {what} at {at} ({error})") from None
+    return encoded

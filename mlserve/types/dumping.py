@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from mlserve.tensors import TensorData
+from mlserve.wire.json_data import text_of_bytes
 
 __all__ = ["dump", "dump_json", "encode", "json_hook"]
 
@@ -44,12 +45,15 @@ def dump(value: Any, include: Any = None, exclude: Any = None, *, none: bool = F
         return _dump_items(list(value.items()), include, exclude, none, json)
     if isinstance(value, TensorData):
         value = value.tolist()
-        if include is None and exclude is None:
+        if include is None and exclude is None and not json:
             return list(value) if isinstance(value, list) else value
     if isinstance(value, list | tuple):
         return _dump_list(value, include, exclude, none, json)
-    if json and isinstance(value, Enum):
-        return value.value
+    if json:
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, bytes):
+            return text_of_bytes(value)
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -29,10 +29,11 @@ else:
         """Turns wrong keywords of a constructor into a ValidationError, or leaves them out if they are unknown."""
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
-            try:
-                return _construct(cls, *args, **fields)
-            except TypeError:
-                pass
+            if "data" in fields or not cls._has_data:
+                try:
+                    return _construct(cls, *args, **fields)
+                except TypeError:
+                    pass
             return _construct(cls, **_checked_fields(cls, args, fields))
 
 
@@ -41,6 +42,8 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
 
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
     """
+
+    _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Pairs of field name and value, so that `dict(request)` works."""
@@ -95,12 +98,15 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
         """From JSON text, as lenient as MLServer: `["2"]` and `[2.0]` are shapes. The data stays text until read."""
         try:
             made: Self = _decoder(cls).decode(json_data)
-            return made
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            cause = error.__cause__
-            if isinstance(cause, ValidationError):
-                raise cause from None
-            raise from_msgspec(cls.__name__, error, json_data) from None
+            raise _all_faults(cls, json_data) or from_msgspec(cls.__name__, error, json_data) from None
+        if made._is_whole():
+            return made
+        raise _all_faults(cls, json_data) or ValidationError.one(cls.__name__, (), "Field required", json_data)
+
+    def _is_whole(self) -> bool:
+        """Whether nothing is missing that the decoder lets be missing."""
+        return True
 
     @classmethod
     def parse_file(cls, path: Any, **_: Any) -> Self:
@@ -164,6 +170,17 @@ def _decoder(cls: Any) -> Any:
     return found
 
 
+def _all_faults(cls: Any, json_data: Any) -> ValidationError | None:
+    """Every fault of JSON text that the decoder, which stops at the first, has refused; None if it is no JSON."""
+    try:
+        cls.model_validate(msgspec.json.decode(json_data))
+    except ValidationError as error:
+        return error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return None
+
+
 def fault(model: Model, name: str, message: str, value: Any, kind: str = "value_error") -> ValidationError:
     """A ValidationError about one field of a model that is being made."""
     return ValidationError.one(type(model).__name__, (name,), message, value, kind)
@@ -181,12 +198,14 @@ def nested_list(model: Model, name: str, kind: Any, values: Any) -> list[Any]:
     """A list of models, where some may come as dicts."""
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise fault(model, name, "Input should be a valid list", values, "list_type")
-    made = []
+    made, faults = [], []
     for at, one in enumerate(values):
         try:
             made.append(kind.model_validate(one))
         except ValidationError as error:
-            raise error.below(type(model).__name__, name, at) from None
+            faults += error.below(type(model).__name__, name, at).errors()
+    if faults:
+        raise ValidationError(type(model).__name__, faults)
     return made
 
 
@@ -199,7 +218,8 @@ def _checked_fields(cls: Any, args: tuple[Any, ...], fields: _Dict) -> _Dict:
     missing = [
         {"type": "missing", "loc": (name,), "msg": "Field required", "input": fields}
         for name in cls.__struct_fields__
-        if name not in fields and (name in required or defaults.get(name) is msgspec.NODEFAULT)
+        if name not in fields
+        and (name in required or defaults.get(name) is msgspec.NODEFAULT or (name == "data" and cls._has_data))
     ]
     if missing:
         raise ValidationError(cls.__name__, missing)

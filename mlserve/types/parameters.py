@@ -6,11 +6,22 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mlserve.types.dumping import dump, dump_json
+from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = ["Parameters"]
 
 _KNOWN = frozenset(("content_type", "headers"))
+
+PARAMETERS_SCHEMA: dict[str, Any] = {
+    "properties": {
+        "content_type": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        "headers": {"anyOf": [{"type": "object"}, {"type": "null"}], "default": None},
+    },
+    "additionalProperties": True,
+}
 
 
 class Parameters(dict[str, Any]):
@@ -30,6 +41,7 @@ class Parameters(dict[str, Any]):
             dict.__init__(self, values)
         if more:
             dict.update(self, more)
+            _check(more)
         for value in dict.values(self):
             if value is None:  # `None in values` would compare, which arrays do not like.
                 for key in [key for key, value in dict.items(self) if value is None]:
@@ -110,19 +122,55 @@ class Parameters(dict[str, Any]):
 
     @classmethod
     def model_validate(cls, value: Any, **_: Any) -> Parameters:
-        """Parameters as they are, or made of a mapping."""
-        return value if isinstance(value, Parameters) else cls(value)
+        """Parameters as they are, or made of a mapping; ValidationError otherwise."""
+        if isinstance(value, Parameters):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValidationError.one(cls.__name__, (), "Input should be a valid dictionary", value, "model_type")
+        return cls(**value)
 
-    parse_obj = model_validate
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray | memoryview, **_: Any) -> Parameters:
+        """From JSON text."""
+        try:
+            return cls.model_validate(msgspec.json.decode(json_data))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise from_msgspec(cls.__name__, error, json_data) from None
 
-    if not TYPE_CHECKING:  # A method called dict would hide the type in the annotations above.
-        dict = model_dump
-        json = model_dump_json
+    @classmethod
+    def model_json_schema(cls, **_: Any) -> dict[str, Any]:
+        """The JSON schema: an object of anything, where `content_type` is text and `headers` an object."""
+        return {"title": cls.__name__, "type": "object", **PARAMETERS_SCHEMA}
 
     @property
     def model_extra(self) -> Any:
         """The keys beside `content_type` and `headers`."""
         return {key: value for key, value in self.items() if key not in _KNOWN}
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """The keys that are set."""
+        return set(self)
+
+    parse_obj = model_validate
+    parse_raw = model_validate_json
+
+    if not TYPE_CHECKING:  # A method called dict would hide the type in the annotations above.
+        model_construct = construct = classmethod(lambda cls, _fields_set=None, **values: cls(**values))
+        schema = model_json_schema
+        dict = model_dump
+        json = model_dump_json
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """ValidationError if one of the two keys that have a type has another."""
+    content_type, headers = given.get("content_type"), given.get("headers")
+    if content_type is not None and not isinstance(content_type, str):
+        message = "Input should be a valid string"
+        raise ValidationError.one("Parameters", ("content_type",), message, content_type, "string_type")
+    if headers is not None and not isinstance(headers, Mapping):
+        message = "Input should be a valid dictionary"
+        raise ValidationError.one("Parameters", ("headers",), message, headers, "dict_type")
 
 
 def _short(value: Any) -> str:

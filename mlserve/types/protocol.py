@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
@@ -12,7 +13,7 @@ from mlserve.datatypes import DATATYPES, Datatype
 from mlserve.tensors import TensorData
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.model import Model, check_texts, fault, nested_list
-from mlserve.types.parameters import Parameters
+from mlserve.types.parameters import PARAMETERS_SCHEMA, Parameters
 from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = [
@@ -49,17 +50,7 @@ else:
     _Data = msgspec.Raw
     _Datatype = Datatype
     _Parameters = Annotated[
-        dict[str, Any],
-        msgspec.Meta(
-            extra_json_schema={
-                "title": "Parameters",
-                "properties": {
-                    "content_type": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
-                    "headers": {"anyOf": [{"type": "object"}, {"type": "null"}], "default": None},
-                },
-                "additionalProperties": True,
-            }
-        ),
+        dict[str, Any], msgspec.Meta(extra_json_schema={"title": "Parameters", **PARAMETERS_SCHEMA})
     ]
 
 
@@ -74,6 +65,8 @@ class _Message(Model, kw_only=True):
 
 class _Tensor(_Message, kw_only=True):
     """A named tensor with its values; `data` is always a TensorData, also when something else is assigned."""
+
+    _has_data: ClassVar[bool] = True
 
     name: str
     shape: list[int]
@@ -101,6 +94,9 @@ class _Tensor(_Message, kw_only=True):
         if not isinstance(self.name, str):
             raise fault(self, "name", "Input should be a valid string", self.name, "string_type")
         check_datatype_and_shape(self)
+
+    def _is_whole(self) -> bool:
+        return self.data.form == "json"
 
 
 class RequestInput(_Tensor, kw_only=True):
@@ -137,6 +133,9 @@ class InferenceRequest(_Message, kw_only=True):
         if self.outputs is not None:
             nest(self, "outputs", RequestOutput, self.outputs)
 
+    def _is_whole(self) -> bool:
+        return all(one._is_whole() for one in self.inputs)
+
 
 class InferenceResponse(_Message, kw_only=True):
     """The answer to a request for inference, or one chunk of a stream of answers."""
@@ -151,6 +150,9 @@ class InferenceResponse(_Message, kw_only=True):
         check_parameters(self)
         check_texts(self, "model_name", "model_version", "id")
         nest(self, "outputs", ResponseOutput, self.outputs)
+
+    def _is_whole(self) -> bool:
+        return all(one._is_whole() for one in self.outputs)
 
 
 class MetadataTensor(_Message, kw_only=True):
@@ -281,11 +283,16 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem]):
         """The JSON schema of the list."""
         return msgspec.json.schema(list[RepositoryIndexResponseItem])
 
+    def model_copy(self, *, deep: bool = False, **_: Any) -> RepositoryIndexResponse:
+        """A copy of the list, deep or not (then the items are shared)."""
+        return copy.deepcopy(self) if deep else RepositoryIndexResponse(self)
+
     if not TYPE_CHECKING:
         dict = model_dump
         json = model_dump_json
         parse_obj = model_validate
         parse_raw = model_validate_json
+        copy = model_copy
 
 
 class _ErrorResponse(Model, kw_only=True):

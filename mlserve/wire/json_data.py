@@ -32,6 +32,7 @@ __all__ = [
     "numbers_from_json",
     "numbers_from_values",
     "strings_from_values",
+    "text_of_bytes",
     "to_json",
     "values_from_json",
 ]
@@ -303,15 +304,20 @@ def _as_orjson_takes_it(array: Array) -> Array:
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
-        try:
-            return str(value, "utf-8")
-        except UnicodeDecodeError as error:
-            raise CodecError(
-                f"BYTES element {bytes(value[:24])!r} is not UTF-8 ({error.reason} at byte {error.start}), so JSON "
-                "cannot carry it; use base64, binary outputs or gRPC"
-            ) from None
+        return text_of_bytes(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def text_of_bytes(value: Buffer) -> str:
+    """A BYTES element as the text that stands for it in JSON; CodecError if it is not UTF-8."""
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError as error:
+        raise CodecError(
+            f"BYTES element {bytes(value[:24])!r} is not UTF-8 ({error.reason} at byte {error.start}), so JSON "
+            "cannot carry it; use base64, binary outputs or gRPC"
+        ) from None

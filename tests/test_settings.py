@@ -1,12 +1,8 @@
-"""Settings: defaults, sources and their order, conversions, messages, pydantic's method names."""
+"""Settings: defaults, sources and their order, conversions, messages."""
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +16,16 @@ from mlserve.settings import (
     ModelParameters,
     ModelSettings,
     Settings,
-    load_settings,
-    parse_model_settings,
-    setting_from_text,
 )
 from mlserve.settings.environment import parse_dotenv
 from mlserve.types import MetadataTensor
+from tests.clean_place import clean_place  # noqa: F401  # for every test here
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
 
-@pytest.fixture(autouse=True)
-def _clean_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variables of ours, and a working directory without files."""
-    for name in list(os.environ):
-        if name.lower().startswith(("mlserve_", "mlserver_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
 class Runtime:
     """Stands for a runtime class."""
-
-
-# -- defaults -------------------------------------------------------------------------------------------------------
 
 
 def test_defaults_are_mlservers_except_for_debug_and_name(tmp_path: Path) -> None:
@@ -87,9 +69,6 @@ def test_the_documentation_knows_no_setting_that_is_gone() -> None:
     rows = [line.split("`")[1] for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| `")]
     known = {name for cls in (Settings, ModelSettings, ModelParameters, CORSSettings) for name in cls.__struct_fields__}
     assert rows and set(rows) <= known
-
-
-# -- sources --------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_caller_gives_wins_over_variables_those_over_dotenv_that_over_defaults(
@@ -190,9 +169,6 @@ def test_single_quotes_in_dotenv_keep_any_text(value: str) -> None:
 @given(st.text())
 def test_any_dotenv_file_can_be_read(text: str) -> None:
     parse_dotenv(text)
-
-
-# -- conversion -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,245 +275,3 @@ def test_an_unknown_key_is_ignored_with_a_remark_on_the_nearest_one(caplog: pyte
         "unknown key 'http_prot' is ignored; did you mean 'http_port'?",
         "unknown key 'uri' is ignored; did you mean 'parameters.uri'?",
     ]
-
-
-# -- files ----------------------------------------------------------------------------------------------------------
-
-
-def write(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(value if isinstance(value, str) else json.dumps(value), "utf-8")
-    return path
-
-
-def test_the_order_is_command_line_file_variables_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "models" / "settings.json", {"http_port": 1, "grpc_port": 2})
-    monkeypatch.setenv("MLSERVER_GRPC_PORT", "12")
-    monkeypatch.setenv("MLSERVER_METRICS_PORT", "13")
-    settings = load_settings(tmp_path / "models", {"http_port": 21, "host": None})
-    assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (21, 2, 13)
-    assert settings.host == "0.0.0.0"
-
-
-def test_the_folder_is_the_repository_unless_its_file_names_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLSERVER_MODEL_REPOSITORY_ROOT", "/elsewhere")
-    folder = tmp_path / "a"
-    folder.mkdir()
-    assert load_settings(folder, {}).model_repository_root == str(folder)
-    write(folder / "settings.json", {"model_repository_root": "./models"})
-    assert Path(load_settings(folder, {}).model_repository_root) == folder / "models"
-    assert load_settings(None, {}).model_repository_root == "/elsewhere"
-
-
-def test_a_saved_model_takes_the_settings_of_its_folder(tmp_path: Path) -> None:
-    write(tmp_path / "m" / "settings.json", {"http_port": 1})
-    assert load_settings(write(tmp_path / "m" / "model.joblib", ""), {}).http_port == 1
-
-
-def test_a_logging_file_belongs_to_the_folder_or_else_to_the_working_directory(tmp_path: Path) -> None:
-    write(tmp_path / "m" / "settings.json", {"logging_settings": "./logging.ini"})
-    write(tmp_path / "logging.ini", "")
-    assert load_settings(tmp_path / "m", {}).logging_settings == str(tmp_path / "logging.ini")
-    inside = write(tmp_path / "m" / "logging.ini", "")
-    assert load_settings(tmp_path / "m", {}).logging_settings == str(inside)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{not json", "line 1, column 2: broken JSON: expecting property name"),
-        ('{"a": 1,\n}', "(a comma too many before the closing bracket)"),
-        ('{"a": 1 // x\n}', "line 1, column 9: broken JSON: expecting ',' delimiter (JSON has no comments)"),
-        ("{'a': 1}", "(JSON wants double quotes)"),
-        ('{"a": True}', "(JSON writes true, false, null)"),
-        ('{"a": [1,', "(the file ends too early)"),
-        ("", "(the file is empty)"),
-        ("[]", "expected a JSON object {...}, got list"),
-        ("[" * 200000, "is nested too deeply"),
-    ],
-)
-def test_broken_json_is_told_with_file_line_column_and_advice(tmp_path: Path, text: str, message: str) -> None:
-    path = write(tmp_path / "settings.json", text)
-    with pytest.raises(SettingsError) as caught:
-        load_settings(tmp_path, {})
-    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)
-
-
-def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(SettingsError, match="is not UTF-8 text"):
-        load_settings(tmp_path, {})
-
-
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_bytes(b'\xef\xbb\xbf{"http_port": 1}')
-    assert load_settings(tmp_path, {}).http_port == 1
-
-
-def test_a_wrong_value_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "settings.json", '{\n "host": "http_port",\n "http_port": "x"}')
-    with pytest.raises(SettingsError) as caught:
-        load_settings(tmp_path, {})
-    assert str(caught.value) == f"{path}, line 3: 'http_port': expected a whole number, got \"x\""
-    assert load_settings(tmp_path, {"http_port": 5}).http_port == 5
-    with pytest.raises(SettingsError, match=r"'grpc_port': .* \(given on the command line\)"):
-        load_settings(tmp_path, {"http_port": 5, "grpc_port": -1})
-
-
-def test_a_misspelt_variable_is_remarked_on_but_not_those_of_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("MLSERVER_HTTP_PROT", "MLSERVER_SERVICE_HOST", "MLSERVER_ENV_TARBALL", "MLSERVER_MODEL_NAME"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("MLSERVER_MODEL_HUGGINGFACE_TASK", "fill-mask")
-    load_settings(None, {})
-    assert [record.getMessage() for record in caplog.records] == [
-        "variable MLSERVER_HTTP_PROT is no setting and is ignored; did you mean 'http_port'?"
-    ]
-
-
-def test_a_model_takes_name_artifact_and_paths_from_its_folder(tmp_path: Path) -> None:
-    path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B"})
-    settings = parse_model_settings(path)
-    assert settings.name == "iris" and settings.source_dir == tmp_path / "iris"
-    assert settings.parameters is not None and settings.parameters.uri == str(tmp_path / "iris")
-
-    parameters = {"uri": "./m.joblib", "environment_tarball": "env.tar.gz"}
-    write(path, {"name": "other", "implementation": "a.B", "parameters": parameters})
-    settings = parse_model_settings(path)
-    assert settings.name == "other" and settings.parameters is not None
-    assert settings.parameters.uri == str(tmp_path / "iris" / "m.joblib")
-    assert settings.parameters.environment_tarball == str(tmp_path / "iris" / "env.tar.gz")
-
-
-def test_a_path_that_only_exists_from_the_working_directory_is_found_there(tmp_path: Path) -> None:
-    write(tmp_path / "data" / "m.joblib", "")
-    path = write(
-        tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", "parameters": {"uri": "data/m.joblib"}}
-    )
-    settings = parse_model_settings(path)
-    assert settings.parameters is not None and settings.parameters.uri == str(tmp_path / "data" / "m.joblib")
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/model", "models:/iris/1", "/absolute/model.joblib"])
-def test_addresses_and_absolute_paths_stay(tmp_path: Path, uri: str) -> None:
-    path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", "parameters": {"uri": uri}})
-    settings = parse_model_settings(path)
-    assert settings.parameters is not None and settings.parameters.uri == uri
-
-
-def test_a_model_without_implementation_is_refused_unless_a_variable_gives_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(tmp_path / "iris" / "model-settings.json", {"name": "iris"})
-    with pytest.raises(SettingsError, match="'implementation' is missing"):
-        parse_model_settings(path)
-    monkeypatch.setenv("MLSERVER_MODEL_IMPLEMENTATION", "a.B")
-    assert parse_model_settings(path).implementation == "a.B"
-
-
-def test_command_line_text_becomes_a_settings_value() -> None:
-    assert setting_from_text("extensions", '["a"]') == ["a"]
-    assert setting_from_text("metrics_endpoint", "null") is None
-    with pytest.raises(SettingsError, match="no setting 'metric_endpoint'; did you mean 'metrics_endpoint'"):
-        setting_from_text("metric_endpoint", "x")
-
-
-# -- pydantic's names -----------------------------------------------------------------------------------------------
-
-
-def model() -> ModelSettings:
-    return ModelSettings(
-        name="x",
-        implementation=Runtime,
-        inputs=[{"name": "a", "datatype": "FP32", "shape": [2], "parameters": {"content_type": "np", "unit": "m"}}],
-        parameters={"version": "1", "own": [1, 2]},
-    )
-
-
-def test_settings_go_through_json_and_back() -> None:
-    settings = model()
-    again = ModelSettings.model_validate_json(settings.model_dump_json(by_alias=True))
-    assert again.implementation == settings.implementation_
-    again.implementation = Runtime
-    assert again == settings and again.parameters is not None and again.parameters.own == [1, 2]
-    assert Settings.parse_raw(Settings(http_port=1).json()) == Settings(http_port=1)
-
-
-def test_a_full_dump_is_read_back_without_looking_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = model().model_dump_json()
-    monkeypatch.setenv("MLSERVER_MODEL_NAME", "other")
-    monkeypatch.setenv("MLSERVER_MODEL_URI", "other")
-    again = ModelSettings.model_validate_json(text)
-    assert again.name == "x" and again.parameters is not None and again.parameters.uri is None
-
-
-def test_dumps_can_leave_things_out() -> None:
-    settings = model()
-    assert settings.model_dump(include={"name"}) == {"name": "x"}
-    assert "name" not in settings.model_dump(exclude={"name"})
-    assert set(settings.model_dump(exclude_unset=True)) == {"name", "implementation", "inputs", "parameters"}
-    assert settings.model_dump(exclude_none=True, include={"parameters"})["parameters"] == {
-        "version": "1",
-        "autogenerate_inference_pool_gid": False,
-        "extra": {},
-        "own": [1, 2],
-    }
-    assert Settings(http_port=1, grpc_port=8081).model_dump(exclude_defaults=True) == {"http_port": 1}
-
-
-def test_validation_takes_objects_and_mappings_and_nothing_else() -> None:
-    settings = Settings(http_port=1)
-    assert Settings.model_validate(settings) is settings
-    assert Settings.parse_obj({"http_port": 1}) == settings
-    with pytest.raises(SettingsError, match="expected an object"):
-        Settings.model_validate([1])
-    with pytest.raises(SettingsError):
-        Settings.model_validate_json("{")
-
-
-def test_files_are_parsed(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.json", {"http_port": 1})
-    assert Settings.parse_file(path).http_port == 1
-    assert ModelSettings.parse_file(str(write(path, {"name": "n", "implementation_": "a.B"}))).implementation == "a.B"
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
-def test_copies_keep_everything_and_read_no_environment(duplicate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = model()
-    settings.source_dir = Path("/models/x")
-    monkeypatch.setenv("MLSERVER_MODEL_PLATFORM", "other")
-    again = duplicate(settings)
-    assert again == settings and again.source_dir == Path("/models/x") and again.parameters.own == [1, 2]
-    assert again.platform == ""
-
-
-def test_a_copy_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = model()
-    other = settings.model_copy(update={"name": "y"}, deep=True)
-    assert other.name == "y" and other.parameters is not None
-    other.parameters.extra["a"] = 1
-    assert settings.name == "x" and settings.parameters is not None and settings.parameters.extra == {}
-
-
-def test_settings_can_be_set() -> None:
-    settings = Settings()
-    settings.http_port = 0
-    assert settings.http_port == 0 and logging.getLogger("mlserve").name == "mlserve"
-
-
-@given(
-    st.dictionaries(
-        st.text(max_size=20),
-        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5),
-    )
-)
-def test_any_json_object_gives_settings_or_a_settings_error(data: dict[str, Any]) -> None:
-    for cls in (Settings, ModelSettings):
-        names = dict(zip(cls.__struct_fields__, data.values(), strict=False))
-        try:
-            cls(_env_file=None, **{**names, **{key: value for key, value in data.items() if key != "_env_file"}})
-        except SettingsError as error:
-            assert "\n" not in str(error)

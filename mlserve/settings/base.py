@@ -10,7 +10,7 @@ import copy
 import difflib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -20,6 +20,7 @@ import msgspec
 from mlserve.errors import SettingsError
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
+from mlserve.types.dumping import dump, schema_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,38 +111,48 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
         """`model_validate_json` under pydantic's older name."""
         return cls.model_validate_json(json_data)
 
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Pairs of name and value, so that `dict(settings)` works."""
+        return ((name, getattr(self, name)) for name in (*self.__struct_fields__, *self.model_extra))
+
     def model_dump(
         self,
         *,
         mode: str = "python",
-        include: Collection[str] | None = None,
-        exclude: Collection[str] | None = None,
-        by_alias: bool = False,
+        include: Any = None,
+        exclude: Any = None,
         exclude_unset: bool = False,
         exclude_none: bool = False,
         exclude_defaults: bool = False,
+        **_: Any,
     ) -> Dict:
-        """The settings as a dict, nested ones too, by the names that files use."""
+        """The settings as a dict, nested ones too, by the names that files use.
+
+        `include` and `exclude` may be nested, as those of the protocol's types; other switches of pydantic do nothing.
+        """
+        switches = {"exclude_unset": exclude_unset, "exclude_none": exclude_none, "exclude_defaults": exclude_defaults}
         given = self.model_fields_set
         defaults = restore(type(self), {}, {}) if exclude_defaults else None
         dumped: Dict = {}
-        for name in (*self.__struct_fields__, *self.model_extra):
-            value = getattr(self, name)
-            if (include is not None and name not in include) or (exclude is not None and name in exclude):
-                continue
+        for name, value in self:
             if (exclude_unset and name not in given) or (exclude_none and value is None):
                 continue
             if defaults is not None and value == getattr(defaults, name, _NOTHING):
                 continue
-            dumped[name] = _plain(value, mode, exclude_none)
-        return dumped
+            dumped[name] = _plain(value, mode, switches)
+        if include is None and exclude is None:
+            return dumped
+        picked: Dict = dump(dumped, include, exclude, none=True)
+        return picked
 
     def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """The settings as JSON text."""
         return json.dumps(self.model_dump(mode="json", **options), indent=indent, ensure_ascii=False)
 
-    dict = model_dump
-    json = model_dump_json
+    @classmethod
+    def model_json_schema(cls, **_: Any) -> Dict:
+        """The JSON schema of this class, as files have it; parts of it under `$defs`."""
+        return schema_of(cls)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy that reads no environment, with some values replaced."""
@@ -149,6 +160,11 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
         for name, value in (update or {}).items():
             setattr(made, name, value)
         return made
+
+    dict = model_dump
+    json = model_dump_json
+    schema = model_json_schema
+    copy = model_copy
 
     def __copy__(self) -> Self:
         cls, fields, more = self.__reduce__()[1]
@@ -239,13 +255,13 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
         raise error.under(name) from None
 
 
-def _plain(value: Any, mode: str, exclude_none: bool) -> Any:
+def _plain(value: Any, mode: str, switches: Mapping[str, bool]) -> Any:
     if isinstance(value, SettingsBase):
-        return value.model_dump(mode=mode, exclude_none=exclude_none)
+        return value.model_dump(mode=mode, **switches)
     if isinstance(value, msgspec.Struct):
         return msgspec.json.decode(msgspec.json.encode(value))
     if isinstance(value, list):
-        return [_plain(part, mode, exclude_none) for part in value]
+        return [_plain(part, mode, switches) for part in value]
     if mode == "json" and isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if mode == "json" and isinstance(value, Path):

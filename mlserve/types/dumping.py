@@ -12,7 +12,7 @@ import numpy as np
 from mlserve.tensors import TensorData
 from mlserve.wire.json_data import text_of_bytes
 
-__all__ = ["dump", "dump_json", "encode", "json_hook"]
+__all__ = ["dump", "dump_json", "encode", "json_hook", "schema_of"]
 
 _ALL = "__all__"
 
@@ -66,6 +66,14 @@ def dump_json(
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()
+
+
+def schema_of(cls: Any) -> dict[str, Any]:
+    """The JSON schema of a Struct as pydantic writes it: its own at the top, those of its parts under `$defs`."""
+    schema: dict[str, Any] = msgspec.json.schema(cls)
+    definitions = schema["$defs"]
+    own: dict[str, Any] = definitions.pop(cls.__name__)
+    return {"$defs": definitions, **own} if definitions else own
 
 
 def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, none: bool, json: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mlserve.types.dumping import dump, dump_json
+from mlserve.types.dumping import dump, dump_json, schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = ["Model"]
@@ -121,13 +121,11 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
     @classmethod
     def model_json_schema(cls, **_: Any) -> _Dict:
         """The JSON schema of this type, with those of its parts under `$defs`."""
-        schema: _Dict = msgspec.json.schema(cls)
-        definitions = schema["$defs"]
-        for one in definitions.values():
+        schema = schema_of(cls)
+        for one in (schema, *schema.get("$defs", {}).values()):
             if "data" in one.get("properties", ()):  # No default for people, though one for the decoder.
                 one["required"].append("data")
-        own = definitions.pop(cls.__name__)
-        return {"$defs": definitions, **own} if definitions else own
+        return schema
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, deep or not (then parts are shared), with `update` applied."""

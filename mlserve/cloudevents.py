@@ -5,6 +5,9 @@ Source: CloudEvents specification 0.3, HTTP binding; names as Seldon's payload l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _SPEC_VERSION = "0.3"
 _LONGEST_ID = 1024  # characters; clients refuse headers of more than a few kilobytes
 
@@ -28,8 +31,21 @@ class CloudEvents:
             **_ids(request_id),
         }
 
-    def response_headers(self, model: str, request_id: str | None) -> dict[str, str]:
-        """What goes out with the response."""
+    def response_headers(
+        self, model: str, request_id: str | None, given: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What goes out with the response: what the model gave, and the event's own, which cannot be set by a model.
+
+        A header that the model gave as None is none.
+        """
+        event = self._response_event(model, request_id)
+        if not given:
+            return event
+        own = {name.lower() for name in event}
+        kept = {name: value for name, value in given.items() if value is not None and str(name).lower() not in own}
+        return {**kept, **event}
+
+    def _response_event(self, model: str, request_id: str | None) -> dict[str, Any]:
         return {
             "Ce-Specversion": _SPEC_VERSION,
             "Ce-Source": self._source,

@@ -110,7 +110,8 @@ class DataPlane:
         finally:
             self.in_flight -= 1
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
-        return self._finish(response, model, request.id or "")
+        response.id = request.id  # whatever the model made of it: callers match answers by it
+        return self._finish(response, model, request.id)
 
     async def infer_stream(
         self,
@@ -202,9 +203,8 @@ class DataPlane:
             response.id = request_id
         if response.parameters is None:
             response.parameters = Parameters()
-        headers = response.parameters.headers
-        events = self._events.response_headers(model.name, response.id)
-        response.parameters.headers = {**headers, **events} if headers else events
+        given = response.parameters.headers
+        response.parameters.headers = self._events.response_headers(model.name, response.id, given)
         return response
 
     def _timeout(self, model: Model, asked: float | None) -> float | None:

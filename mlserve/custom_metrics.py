@@ -2,12 +2,16 @@
 
 Where values go is the matter of whoever runs the models: it binds a sink, and for each call the labels of the model
 that runs. Elsewhere, as in a script or a test, values are dropped. Both are context variables, so that calls of several
-models can run side by side; threads that a model starts itself do not have them (`asyncio.to_thread` hands them on).
+models can run side by side; threads that a model starts itself do not have them (`asyncio.to_thread` hands them on,
+and `contextvars.copy_context().run`): what they log is dropped with a warning.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, Protocol
 
@@ -27,7 +31,7 @@ class MetricsSink(Protocol):
 
 
 class CustomMetric:
-    """A registered metric."""
+    """A registered metric, with the manners of a histogram of prometheus_client."""
 
     def __init__(self, name: str, description: str) -> None:
         self.name = name
@@ -37,16 +41,33 @@ class CustomMetric:
         """The same as `log(name=value)`."""
         log(**{self.name: value})
 
+    def labels(self, *values: Any, **named: Any) -> CustomMetric:
+        """The same metric: its labels are always those of the model that runs."""
+        return self
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Observes the seconds that the block takes."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.observe(time.perf_counter() - started)
+
     def __repr__(self) -> str:
         return f"<CustomMetric {self.name}>"
 
 
 _sink: ContextVar[MetricsSink | None] = ContextVar("mlserve_metrics_sink", default=None)
 _model: ContextVar[tuple[str, str]] = ContextVar("mlserve_metrics_model", default=("", ""))
+_has_models = False  # whether models have been run in this process
+_told: set[str] = set()  # names of metrics that were lost, and said to be
 
 
 def bind_sink(sink: MetricsSink | None) -> Token[MetricsSink | None]:
     """From here on, in this context and in tasks started from it, values go to this sink."""
+    global _has_models
+    _has_models = _has_models or sink is not None
     return _sink.set(sink)
 
 
@@ -59,7 +80,7 @@ def register(name: str, description: str, unit: str = "") -> CustomMetric:
     """Makes a metric known, so that it shows before its first value. Safe to call again."""
     sink = _sink.get()
     if sink is None:
-        _logger.debug("metric '%s' is not registered: no model is running here", name)
+        _tell_lost([name])
     else:
         sink.register(name, f"{description} ({unit})" if unit else description)
     return CustomMetric(name, description)
@@ -71,10 +92,22 @@ def log(**metrics: Any) -> None:
     for name, value in metrics.items():
         try:
             values[name] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"log({name}=...): a number is wanted, got {value!r:.40}") from None
     sink = _sink.get()
     if sink is None:
-        _logger.debug("metrics %s are dropped: no model is running here", ", ".join(values))
+        _tell_lost(values)
         return
     sink.observe(*_model.get(), values)
+
+
+def _tell_lost(names: Iterable[str]) -> None:
+    """Says once of each metric that it is lost, where models run: elsewhere that is as it should be."""
+    new = [name for name in names if name not in _told] if _has_models else []
+    if new:
+        _told.update(new)
+        _logger.warning(
+            "custom metric %s is lost: it was logged in a thread that knows of no model; start that thread's work with "
+            "asyncio.to_thread(...) or contextvars.copy_context().run(...)",
+            ", ".join(map(repr, new)),
+        )

@@ -60,6 +60,48 @@ def test_what_is_no_number_is_refused_with_its_name() -> None:
         log(rows="many")
 
 
+def test_a_number_that_is_too_large_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"log\(rows=\.\.\.\): a number is wanted, got 1000"):
+        log(rows=10**400)
+
+
+def test_a_metric_is_used_as_a_histogram_is() -> None:
+    def work() -> None:
+        sink = Sink()
+        bind_sink(sink)
+        bind_model("m", "v1")
+        with pytest.raises(KeyError), register("seconds", "spent").labels("m", model_version="v1").time():
+            raise KeyError("and yet it is observed")
+        ((name, version, values),) = sink.observed
+        assert (name, version) == ("m", "v1") and 0 <= values["seconds"] < 10
+
+    in_context(work)
+
+
+def test_what_a_thread_logs_that_knows_of_no_model_is_lost_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink()
+
+    def work() -> None:
+        bind_sink(sink)
+        bind_model("m")
+        known = contextvars.copy_context()
+        for target in (
+            lambda: log(in_thread=1),
+            lambda: log(in_thread=2, other=3),
+            lambda: known.run(log, in_thread=4),
+        ):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+
+    in_context(work)
+    assert sink.observed == [("m", "", {"in_thread": 4.0})]
+    assert [one.getMessage().partition(" is lost")[0] for one in caplog.records] == [
+        "custom metric 'in_thread'",
+        "custom metric 'other'",
+    ]
+
+
 def test_models_that_run_side_by_side_do_not_mix_their_labels() -> None:
     sink = Sink()
     turn = threading.Barrier(2, timeout=10)

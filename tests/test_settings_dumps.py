@@ -77,6 +77,20 @@ def test_dumps_are_picked_from_as_those_of_the_types_are() -> None:
     assert settings.model_dump(exclude_unset=True, round_trip=True)["parameters"] == {"uri": "a", "version": "v1"}
 
 
+def test_older_names_dump_what_was_given_ready_for_a_file() -> None:
+    settings = ModelSettings(name="m", implementation=Runtime, parameters={"uri": "a"})
+    settings.max_batch_size = 4
+    wanted = {
+        "name": "m",
+        "implementation": settings.implementation_,
+        "max_batch_size": 4,
+        "parameters": {"uri": "a"},
+    }
+    assert settings.dict() == json.loads(json.dumps(settings.dict())) == json.loads(settings.json()) == wanted
+    assert Settings(http_port=5).dict() == {"http_port": 5}
+    assert "grpc_port" in Settings().dict(exclude_unset=False)
+
+
 def test_settings_have_the_methods_of_models() -> None:
     settings = ModelSettings(name="m", implementation=Runtime)
     assert dict(settings)["name"] == "m"

@@ -126,20 +126,21 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
         exclude_defaults: bool = False,
         **_: Any,
     ) -> Dict:
-        """The settings as a dict, nested ones too, by the names that files use.
+        """The settings as a dict, nested ones too, by the names that files use; a class is its import path.
 
-        `include` and `exclude` may be nested, as those of the protocol's types; other switches of pydantic do nothing.
+        Unset is what nobody gave and nobody changed. `include` and `exclude` may be nested, as those of the protocol's
+        types; other switches of pydantic do nothing.
         """
         switches = {"exclude_unset": exclude_unset, "exclude_none": exclude_none, "exclude_defaults": exclude_defaults}
         given = self.model_fields_set
-        defaults = restore(type(self), {}, {}) if exclude_defaults else None
+        defaults = restore(type(self), {}, {})
         dumped: Dict = {}
         for name, value in self:
-            if (exclude_unset and name not in given) or (exclude_none and value is None):
+            is_default = (exclude_defaults or exclude_unset) and value == getattr(defaults, name, _NOTHING)
+            if is_default and (exclude_defaults or name not in given):
                 continue
-            if defaults is not None and value == getattr(defaults, name, _NOTHING):
-                continue
-            dumped[name] = _plain(value, mode, switches)
+            if not (exclude_none and value is None):
+                dumped[name] = _plain(value, mode, switches)
         if include is None and exclude is None:
             return dumped
         picked: Dict = dump(dumped, include, exclude, none=True)
@@ -161,8 +162,14 @@ class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
             setattr(made, name, value)
         return made
 
-    dict = model_dump
-    json = model_dump_json
+    def dict(self, *, exclude_unset: bool = True, **options: Any) -> Dict:
+        """`model_dump` without what is unset, as MLServer has it under this name."""
+        return self.model_dump(exclude_unset=exclude_unset, **options)
+
+    def json(self, *, exclude_unset: bool = True, **options: Any) -> str:
+        """`model_dump_json` without what is unset."""
+        return self.model_dump_json(exclude_unset=exclude_unset, **options)
+
     schema = model_json_schema
     copy = model_copy
 
@@ -262,7 +269,7 @@ def _plain(value: Any, mode: str, switches: Mapping[str, bool]) -> Any:
         return msgspec.json.decode(msgspec.json.encode(value))
     if isinstance(value, list):
         return [_plain(part, mode, switches) for part in value]
-    if mode == "json" and isinstance(value, type):
+    if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if mode == "json" and isinstance(value, Path):
         return str(value)

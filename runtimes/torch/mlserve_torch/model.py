@@ -1,0 +1,176 @@
+"""TorchModel: answers requests with a PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mlserve import MLModel
+from mlserve.artifacts import get_model_uri
+from mlserve.codecs import StringCodec
+from mlserve.datatypes import BYTES
+from mlserve.errors import InferenceError, ModelLoadError
+from mlserve.extra import Extra
+from mlserve.named_tensors import array_of, fit, inputs_by_name, output_of, outputs_asked
+from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
+from mlserve_torch.answers import named_arrays
+from mlserve_torch.artifact import ExportedProgram, load_artifact
+from mlserve_torch.signature import Signature, of_exported, of_module, of_script
+
+__all__ = ["TorchModel"]
+
+WELLKNOWN_MODEL_FILENAMES = ("model.pt2", "model.pt", "model.pth", "model.ts")
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+_OURS = ("allocate memory", "CUDA error", "out of memory")  # of errors that are no client's fault
+_threads = torch.get_num_threads()  # PyTorch's own choice; the number is one for all models of a process
+
+
+class TorchModel(MLModel):
+    """An exported program, a TorchScript module, or a module made of a class and its weights.
+
+    `parameters.extra` may hold `class` and `init`, `allow_pickle`, `device`, `dtype`, `compile` and `threads`;
+    docs/runtimes/torch.md. The input is not copied where PyTorch can read the request's memory: a model that changes
+    its input changes it there, which harms nobody else.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self._call: Callable[..., Any] | None = None
+        self._signature = Signature(())
+        self._device = torch.device("cpu")
+        self._dtype: Any = None  # what floats are turned into; None: they stay
+        self._threads = _threads
+
+    async def load(self) -> bool:
+        """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
+        path = await get_model_uri(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
+        extra = Extra(self._settings)
+        self._threads = extra.threads() or _threads
+        self._device = self._pick_device(extra)
+        wanted = extra.text("dtype", _DTYPES)
+        loaded = load_artifact(path, self._settings, self._device)
+        if isinstance(loaded, ExportedProgram):
+            if wanted is not None:
+                raise ModelLoadError(f"model '{self.name}': parameters.extra.dtype: an exported program has its own")
+            self._signature = of_exported(loaded, self.name)
+            module = loaded.module()
+        else:
+            module = loaded.eval().to(device=self._device, dtype=_DTYPES.get(wanted or ""))
+            is_script = isinstance(module, torch.jit.ScriptModule)
+            self._signature = of_script(module, self.name) if is_script else of_module(module)
+            self._dtype = _float_type(module)
+        self.inputs = self.inputs or list(self._signature.described.values())
+        self.outputs = self.outputs or list(self._signature.outputs)
+        self._call = self._compiled(module, extra)
+        return True
+
+    async def unload(self) -> bool:
+        """Drops the model."""
+        self._call = None
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """The outputs that the request names, in its order, or all; InferenceError for input that does not fit."""
+        args, keywords = self._arguments(payload)
+        answer = self._run(args, keywords)
+        arrays = named_arrays(answer, [one.name for one in self.outputs], self.name)
+        asked = outputs_asked(self, payload, list(arrays))
+        outputs = [output_of(self, one, arrays[one.name]) for one in asked]
+        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+
+    def _pick_device(self, extra: Extra) -> Any:
+        """`extra.device`; else the one that the worker was given by the model's `devices`, or the CPU."""
+        wanted = extra.text("device") or ("cuda" if self._settings.devices and torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(wanted)
+            torch.empty(1, device=device)  # starts it
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelLoadError(
+                f"model '{self.name}': parameters.extra.device: '{wanted}' cannot be used: {told}"
+            ) from error
+        return device
+
+    def _compiled(self, module: Any, extra: Extra) -> Callable[..., Any]:
+        """The module, compiled if `extra.compile` is true or has options for torch.compile."""
+        wanted = extra.get("compile", False)
+        if wanted is False:
+            return module  # type: ignore[no-any-return]  # torch is not typed here
+        if wanted is not True and not isinstance(wanted, dict):
+            raise extra.refusal("compile", "true, false, or an object of options for torch.compile")
+        try:
+            return torch.compile(module, **({} if wanted is True else wanted))  # type: ignore[no-any-return]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ModelLoadError(f"model '{self.name}': parameters.extra.compile: {error}") from error
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    def _arguments(self, payload: InferenceRequest) -> tuple[list[Any], dict[str, Any]]:
+        signature = self._signature
+        names = signature.names
+        if signature.takes_more:
+            return [self._value(one.name, one) for one in payload.inputs], {}
+        if len(payload.inputs) > 1 and not any(one.name in names for one in payload.inputs):
+            given = self._by_place(payload)
+        else:
+            given = inputs_by_name(self, payload, names, signature.optional)
+        values = {name: self._value(name, one) for name, one in given.items()}
+        by_keyword = {name: value for name, value in values.items() if name in signature.by_keyword}
+        return [value for name, value in values.items() if name not in by_keyword], by_keyword
+
+    def _by_place(self, payload: InferenceRequest) -> dict[str, RequestInput]:
+        """Inputs under names of the client's own, in the order of `forward`."""
+        names = self._signature.names
+        least = len(names) - len(self._signature.optional)
+        if not least <= len(payload.inputs) <= len(names):
+            return inputs_by_name(self, payload, names, self._signature.optional)  # which says what is wrong
+        return dict(zip(names, payload.inputs))
+
+    def _value(self, name: str, one: RequestInput) -> Any:
+        """An input as a tensor on the device; texts as a list."""
+        described = self._signature.described.get(name)
+        if one.datatype == BYTES:
+            if described is not None:
+                raise InferenceError(f"model '{self.name}': input '{name}' takes {described.datatype}, got text")
+            return self.decode(one, StringCodec)
+        if described is None:
+            tensor = torch.from_numpy(array_of(self, one, writable=True))
+            return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+        array = fit(self, name, array_of(self, one, described.datatype, writable=True), described.shape)
+        return torch.from_numpy(array).to(self._device, self._signature.dtypes[name])
+
+    def _run(self, args: list[Any], keywords: dict[str, Any]) -> Any:
+        assert self._call is not None  # the worker calls loaded models only
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                return self._call(*args, **keywords)
+        except (RuntimeError, IndexError, AssertionError) as error:
+            text = str(error)
+            is_guard = isinstance(error, AssertionError) and text.startswith("Guard failed")
+            if any(words in text for words in _OURS) or (isinstance(error, AssertionError) and not is_guard):
+                raise
+            raise InferenceError(f"model '{self.name}' cannot use this input: {_words_of(text)}") from error
+
+
+def _float_type(module: Any) -> Any:
+    """The type of floats that a module computes in; None if it has several, or no weights."""
+    types = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    return types.pop() if len(types) == 1 else None
+
+
+def _words_of(text: str) -> str:
+    """PyTorch's complaint: the last line of TorchScript's trace, else the first."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return "PyTorch does not say why"
+    line = lines[-1] if "TorchScript" in lines[0] else lines[0]
+    kind, _, message = line.partition(": ")
+    return message if kind.endswith("Error") and message else line

@@ -1,0 +1,119 @@
+"""What a model takes and gives: the names of its inputs, and where the model knows them, datatypes and shapes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mlserve.datatypes import DATATYPES
+from mlserve.errors import ModelLoadError
+from mlserve.types import MetadataTensor
+
+__all__ = ["Signature", "datatype_of", "of_exported", "of_module", "of_script"]
+
+_DATATYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "FP32",  # which holds all its values; the protocol has no datatype for it
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs in the order of `forward`. `described` are only those of exported programs, which know all of it."""
+
+    names: Sequence[str]
+    optional: frozenset[str] = frozenset()
+    by_keyword: frozenset[str] = frozenset()  # the others are passed by their place
+    takes_more: bool = False  # *args: any number of inputs, in their order
+    described: dict[str, MetadataTensor] = field(default_factory=dict)
+    dtypes: dict[str, Any] = field(default_factory=dict)
+    outputs: Sequence[MetadataTensor] = ()
+
+
+def datatype_of(dtype: Any) -> str | None:
+    """The datatype of the protocol for a type of PyTorch; None where there is none."""
+    return _DATATYPES.get(dtype)
+
+
+def of_exported(program: Any, name: str) -> Signature:
+    """Of an exported program. ModelLoadError if it takes other than plain tensors."""
+    signature = program.module_call_graph[0].signature
+    positional, keywords = _children(signature.in_spec)
+    names = list(program.graph_signature.user_inputs)
+    if len(names) != positional.num_children + keywords.num_children:
+        raise ModelLoadError(f"model '{name}': the program takes lists or dicts of tensors; export one with plain ones")
+    placeholders = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    described = {}
+    for one in names:
+        if not isinstance(placeholders.get(one), torch.Tensor):
+            raise ModelLoadError(f"model '{name}': input '{one}' of the program is no tensor; export it without")
+        described[one] = _described(one, placeholders[one])
+    by_keyword = frozenset(names[positional.num_children :])
+    dtypes = {one: placeholders[one].dtype for one in names}
+    return Signature(names, frozenset(), by_keyword, False, described, dtypes, _outputs_of(program, signature.out_spec))
+
+
+def _children(spec: Any) -> Any:
+    """The parts of a nested answer's form; PyTorch has renamed the attribute."""
+    return spec.children() if hasattr(spec, "children") else spec.children_specs
+
+
+def _outputs_of(program: Any, spec: Any) -> list[MetadataTensor]:
+    """Empty where the program's answer is nested."""
+    values = [getattr(node, "meta", {}).get("val") for node in list(program.graph.nodes)[-1].args[0]]
+    values = values[-len(program.graph_signature.user_outputs) :]
+    if spec.is_leaf():
+        names = ["output"]
+    elif spec.type is dict:
+        names = [str(key) for key in spec.context]
+    else:
+        names = [f"output_{at}" for at in range(spec.num_children)]
+    if len(names) != len(values) or not all(isinstance(value, torch.Tensor) for value in values):
+        return []
+    return [_described(name, value) for name, value in zip(names, values)]
+
+
+def _described(name: str, value: Any) -> MetadataTensor:
+    shape = [size if isinstance(size, int) else -1 for size in value.shape]
+    return MetadataTensor(name=name, datatype=DATATYPES[datatype_of(value.dtype) or "FP32"], shape=shape)
+
+
+def of_script(module: Any, name: str) -> Signature:
+    """Of a TorchScript module: its tensors and texts. Numbers that have a default keep it."""
+    names, optional = [], []
+    for one in module.forward.schema.arguments[1:]:  # the first is the module itself
+        if str(one.type) in ("Tensor", "Optional[Tensor]", "List[str]"):
+            names.append(one.name)
+            if one.has_default_value():
+                optional.append(one.name)
+        elif not one.has_default_value():
+            raise ModelLoadError(f"model '{name}': its input '{one.name}' is a {one.type}; only tensors can be sent")
+    return Signature(names, frozenset(optional), frozenset(names))
+
+
+def of_module(module: Any) -> Signature:
+    """Of a module in Python, from its `forward`."""
+    names, optional, takes_more = [], [], False
+    for one in inspect.signature(module.forward).parameters.values():
+        if one.kind is one.VAR_POSITIONAL:
+            takes_more = True
+        elif one.kind is not one.VAR_KEYWORD:
+            names.append(one.name)
+            if one.default is not one.empty:
+                optional.append(one.name)
+    return Signature(names, frozenset(optional), frozenset(() if takes_more else names), takes_more)

@@ -1,0 +1,234 @@
+"""The PyTorch runtime: inputs by name and place, outputs, types, errors; its answers are PyTorch's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc
+import tritonclient.http
+
+from mlserve import ModelSettings
+from mlserve.codecs import NumpyCodec, StringCodec
+from mlserve.errors import MLServeError, ModelError
+from mlserve.tensors import TensorData
+from mlserve.testing import check_runtime, running_server
+from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput
+from mlserve_torch import TorchModel
+from runtimes.torch.tests import nets
+
+X = np.random.default_rng(0).random((6, 4), "f4")
+CLASS = {"class": "runtimes.torch.tests.nets.Linear"}
+FORMS = {"exported": {}, "script": {}, "traced": {}, "weights": CLASS, "checkpoint": CLASS, "legacy": CLASS}
+
+
+def settings_of(folder: Path, extra: dict[str, Any] | None = None, **more: Any) -> ModelSettings:
+    settings = ModelSettings(name="m", implementation=TorchModel, parameters={"extra": extra or {}}, **more)
+    settings.source_dir = folder
+    return settings
+
+
+def load(folder: Path, extra: dict[str, Any] | None = None, **more: Any) -> TorchModel:
+    model = TorchModel(settings_of(folder, extra, **more))
+    assert anyio.run(model.load)
+    return model
+
+
+def serve(folder: Path, module: Any, **more: Any) -> TorchModel:
+    """A module as it is, read from a pickle."""
+    torch.save(module, folder / "model.pt")
+    return load(folder, {"allow_pickle": True}, **more)
+
+
+def request_of(outputs: tuple[str, ...] = (), **arrays: Any) -> InferenceRequest:
+    inputs = [NumpyCodec.encode_input(name, array) for name, array in arrays.items()]
+    for one, array in zip(inputs, arrays.values()):
+        one.shape = list(array.shape)
+    return InferenceRequest(inputs=inputs, outputs=[RequestOutput(name=name) for name in outputs] or None)
+
+
+def ask(model: TorchModel, *outputs: str, **arrays: Any) -> dict[str, Any]:
+    return found(anyio.run(model.predict, request_of(outputs, **arrays)))
+
+
+def found(response: InferenceResponse) -> dict[str, Any]:
+    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
+
+
+def refusal(model: TorchModel, *outputs: str, **arrays: Any) -> str:
+    with pytest.raises(MLServeError) as caught:
+        ask(model, *outputs, **arrays)
+    assert caught.value.http_status == 400
+    return str(caught.value)
+
+
+def own(module: Any, *args: Any) -> Any:
+    """PyTorch's own answer."""
+    with torch.inference_mode():
+        return module(*(torch.from_numpy(one) for one in args))
+
+
+@pytest.mark.timeout(60)  # the first export of a process imports much
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path: Path, form: str) -> None:
+    module = nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
+    wanted = {"output": own(module, X).numpy()}
+    (answer,) = check_runtime(settings_of(tmp_path, FORMS[form]), request_of(x=X), expected=wanted, batches=True)
+    assert (answer.outputs[0].datatype, answer.outputs[0].shape) == ("FP32", [6, 3])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
+    module = nets.made(nets.Linear, 1000, 500)
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "net.py").write_text(Path(nets.__file__).read_text())
+    extra = {"class": "net.Linear", "init": {"inputs": 1000, "outputs": 500}, "threads": 1}
+    settings = {"name": "net", "implementation": "torch", "max_batch_size": 8, "parameters": {"extra": extra}}
+    (tmp_path / "model-settings.json").write_text(json.dumps({**settings, "max_batch_time": 0.01}))
+    x = np.random.default_rng(0).random((20, 1000), "f4")  # 80 kB: over shared memory
+    with running_server(tmp_path, parallel_workers=workers) as server:
+        answers = {"REST": found(server.infer("net", request_of(x=x)))["output"]}
+        for kind, address in (
+            (tritonclient.http, server.rest.removeprefix("http://")),
+            (tritonclient.grpc, server.grpc),
+        ):
+            tensor = kind.InferInput("x", [20, 1000], "FP32")
+            tensor.set_data_from_numpy(x)
+            with kind.InferenceServerClient(address) as client:
+                answers[kind.__name__] = client.infer("net", [tensor]).as_numpy("output")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    wanted = own(module, x).numpy()
+    torch.set_num_threads(threads)
+    for transport, answer in answers.items():
+        assert np.array_equal(answer, wanted), transport
+
+
+# -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("form", ["script", "exported", "module"])
+def test_inputs_go_by_name(tmp_path: Path, form: str) -> None:
+    module = nets.made(nets.Embedding)
+    ids, mask = np.array([[1, 2, 3], [0, 0, 4]]), np.float32([[1, 1, 0], [1, 0, 0]])
+    if form == "exported":
+        args = (torch.ones(2, 3, dtype=torch.int64),)
+        shapes = {"ids": {0: nets.BATCH}, "mask": {0: nets.BATCH}}
+        nets.export(module, tmp_path / "model.pt2", args, shapes, mask=torch.ones(2, 3))
+    else:
+        nets.save(module, tmp_path / "model.pt", form)
+    model = load(tmp_path, {"allow_pickle": form == "module"})
+    wanted = own(module, ids, mask)
+    for outputs in (ask(model, mask=mask, ids=ids), ask(model, "sums", "vectors", ids=ids, mask=mask)):
+        assert np.array_equal(outputs["vectors"], wanted["vectors"]) and np.array_equal(outputs["sums"], wanted["sums"])
+    assert list(ask(model, "sums", mask=mask, ids=ids)) == ["sums"]
+    if form != "exported":  # there, None is no input
+        assert np.array_equal(ask(model, ids=ids)["sums"], own(module, ids)["sums"])
+    assert "inputs are missing: 'ids'" in refusal(model, mask=mask, more=mask)
+    assert "has no input 'more': it takes 'ids', 'mask'" in refusal(model, ids=ids, mask=mask, more=mask)
+    assert "has no output 'nothing': it has 'vectors', 'sums'" in refusal(model, "nothing", ids=ids, mask=mask)
+
+
+def test_inputs_of_other_names_go_by_place(tmp_path: Path) -> None:
+    model = serve(tmp_path, nets.Minus())
+    assert ask(model, first=X, second=X[::-1].copy())["output"].tolist() == (X - X[::-1]).tolist()
+    assert ask(model, b=X, a=2 * X)["output"].tolist() == X.tolist()
+    assert "inputs are missing: 'a', 'b'" in refusal(model, one=X, two=X, three=X)
+    assert np.array_equal(ask(serve(tmp_path, nets.Any_()), p=X, q=X, r=X)["output"], X + X + X)
+
+
+@pytest.mark.parametrize("form", ["exported", "weights"])
+def test_floats_take_the_type_of_the_model(tmp_path: Path, form: str) -> None:
+    module = nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
+    for x in (X.astype("f8"), X.astype("f2")):
+        wanted = own(module, x.astype("f4")).numpy()
+        assert np.array_equal(ask(load(tmp_path, FORMS[form]), x=x)["output"], wanted)
+
+
+def test_texts_reach_a_module_as_a_list(tmp_path: Path) -> None:
+    nets.save(nets.Texts(), tmp_path / "model.pt", "script")
+    request = InferenceRequest(inputs=[StringCodec.encode_input("words", ["a", "words"])])
+    assert found(anyio.run(load(tmp_path).predict, request))["output"].tolist() == [[1], [5]]
+    nets.save(nets.made(nets.Linear), tmp_path / "model.pt", "exported")
+    with pytest.raises(MLServeError, match="input 'x' takes FP32, got text"):
+        anyio.run(load(tmp_path).predict, request)
+
+
+def test_an_input_is_not_copied(tmp_path: Path) -> None:
+    model = serve(tmp_path, nets.made(nets.Linear))
+    memory = bytearray(X.tobytes())
+    seen: list[Any] = []
+    model._call = lambda x: seen.append(x) or x
+    data = TensorData.from_raw(memory, "FP32", [6, 4])
+    request = InferenceRequest(inputs=[RequestInput(name="x", datatype="FP32", shape=[6, 4], data=data)])
+    response = anyio.run(model.predict, request)
+    assert np.shares_memory(seen[0].numpy(), np.frombuffer(memory, "f4"))
+    assert np.shares_memory(response.outputs[0].data.payload, np.frombuffer(memory, "f4"))
+
+
+@pytest.mark.parametrize("form", ["exported", "script", "weights"])
+def test_shapes_that_do_not_fit_are_told_in_a_line(tmp_path: Path, form: str) -> None:
+    nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
+    told = refusal(load(tmp_path, FORMS[form]), x=np.ones((2, 3), "f4"))
+    words = "shape [2, 3], the model takes [-1, 4]" if form == "exported" else "cannot be multiplied (2x3 and 4x3)"
+    assert words in told and "\n" not in told and "Traceback" not in told
+
+
+def test_what_the_model_cannot_look_up_is_the_clients_fault(tmp_path: Path) -> None:
+    model = serve(tmp_path, nets.made(nets.Embedding))
+    assert "cannot use this input: index out of range in self" in refusal(model, ids=np.array([[9]]))
+    assert "cannot use this input: Expected tensor for argument" in refusal(model, ids=np.array([[1.0]]))
+
+
+class Broken(torch.nn.Module):
+    """A mistake of its author."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyError("a mistake")
+
+
+def test_a_mistake_in_the_module_is_not(tmp_path: Path) -> None:
+    model = serve(tmp_path, nets.made(nets.Linear))
+    model._call = Broken()
+    with pytest.raises(KeyError, match="a mistake"):
+        ask(model, x=X)
+
+
+# -- outputs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [("tuple", ["output_0", "output_2"]), ("named", ["small", "large"]), ("half", ["output"]), ("scalar", ["output"])],
+)
+def test_outputs_have_the_names_that_the_answer_gives_them(tmp_path: Path, form: str, names: list[str]) -> None:
+    (answer,) = check_runtime(settings_with(tmp_path, nets.Shaped(form)), request_of(x=X))
+    assert [one.name for one in answer.outputs] == names
+    assert all(one.datatype == "FP32" for one in answer.outputs)
+    assert answer.outputs[0].shape == ([] if form == "scalar" else [6, 4])
+
+
+def settings_with(folder: Path, module: Any) -> ModelSettings:
+    torch.save(module, folder / "model.pt")
+    return settings_of(folder, {"allow_pickle": True})
+
+
+def test_names_of_the_settings_win(tmp_path: Path) -> None:
+    declared = [{"name": name, "datatype": "FP32", "shape": [-1, 4]} for name in ("first", "second")]
+    model = serve(tmp_path, nets.Shaped("tuple"), outputs=declared)
+    assert list(ask(model, x=X)) == ["first", "second"]
+    assert list(ask(model, "second", x=X)) == ["second"]
+
+
+def test_an_answer_that_cannot_be_sent_is_the_models_fault(tmp_path: Path) -> None:
+    for form, words in (("complex", "is of torch.complex64"), ("object", "is a object; tensors can be sent")):
+        with pytest.raises(ModelError, match=words):
+            ask(serve(tmp_path, nets.Shaped(form)), x=X)

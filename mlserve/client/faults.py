@@ -7,7 +7,8 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import anyio
 import msgspec
@@ -25,7 +26,16 @@ from mlserve.errors import (
     grpc_status_of_http,
 )
 
-__all__ = ["CONNECT_SECONDS", "ClientError", "Unavailable", "from_event", "from_grpc", "from_http", "reason_of"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "ClientError",
+    "Unavailable",
+    "from_event",
+    "from_grpc",
+    "from_http",
+    "reading",
+    "reason_of",
+]
 
 CONNECT_SECONDS = 10.0  # for a connection, whatever the time for the call
 _LONGEST_QUOTE = 300  # characters of an answer that is none of the protocol's
@@ -124,6 +134,17 @@ _HTTP_OF_GRPC = {grpc_status_of_http(status): status for status in (401, 403, 40
 def from_event(data: bytes) -> MLServeError:
     """The exception of an error in mid-stream, where the status has been sent already."""
     return ModelError(_message(500, data))
+
+
+@contextmanager
+def reading(address: str, *more: type[Exception]) -> Iterator[None]:
+    """In this block an answer is read: what is wrong with it, and `more` kinds of exceptions, become a ClientError."""
+    kinds: tuple[type[Exception], ...] = (msgspec.DecodeError, ValueError, *more)
+    try:
+        yield
+    except kinds as error:
+        message = f"{address} gave an answer that is none of the protocol's: {error}"
+        raise ClientError(message, address, arrived=True) from None
 
 
 def reason_of(error: BaseException) -> str:

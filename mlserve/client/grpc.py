@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import anyio
 import sniffio
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel
 from grpclib.config import Configuration
 from grpclib.const import Cardinality
@@ -18,9 +19,9 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import H2Error
 
 from mlserve.client.address import Address
-from mlserve.client.faults import CONNECT_SECONDS, ClientError, from_grpc, reason_of
+from mlserve.client.faults import CONNECT_SECONDS, ClientError, from_grpc, reading, reason_of
 from mlserve.client.result import InferResult
-from mlserve.errors import DeadlineExceeded, MLServeError
+from mlserve.errors import DeadlineExceeded, InvalidRequest, MLServeError
 from mlserve.types import (
     InferenceRequest,
     MetadataModelResponse,
@@ -28,6 +29,7 @@ from mlserve.types import (
     MetadataTensor,
     Parameters,
     RepositoryIndexResponseItem,
+    State,
 )
 from mlserve.wire.schema import method_classes
 from mlserve.wire.v2proto import decode_response, encode_request
@@ -86,22 +88,21 @@ class GrpcTransport:
     async def model_metadata(self, name: str, version: str | None) -> MetadataModelResponse:
         """What a model says of itself. ModelNotFound."""
         found = await self._call("ModelMetadata", name=name, version=version or "")
-        return MetadataModelResponse(
-            name=found.name,
-            versions=list(found.versions),
-            platform=found.platform,
-            inputs=[_tensor(one) for one in found.inputs],
-            outputs=[_tensor(one) for one in found.outputs],
-            parameters=_parameters(found.parameters),
-        )
+        with self._reading():
+            return MetadataModelResponse(
+                name=found.name,
+                versions=list(found.versions),
+                platform=found.platform,
+                inputs=[_tensor(one) for one in found.inputs],
+                outputs=[_tensor(one) for one in found.outputs],
+                parameters=_parameters(found.parameters),
+            )
 
     async def repository_index(self, ready: bool) -> list[RepositoryIndexResponseItem]:
         """The models in the repository."""
         found = await self._call("RepositoryIndex", ready=ready)
-        return [
-            RepositoryIndexResponseItem(name=one.name, version=one.version or None, state=one.state, reason=one.reason)
-            for one in found.models
-        ]
+        with self._reading():
+            return [_item(one) for one in found.models]
 
     async def repository_load(self, name: str) -> None:
         """Loads a model. ModelNotFound, ModelLoadError."""
@@ -116,7 +117,8 @@ class GrpcTransport:
         request_type, answer_type = method_classes(_SERVICE, method)
         message = request_type(**fields).SerializeToString()
         data, _ = await self._unary(method, message, self._headers, None, arrives=False, loads=loads)
-        return answer_type.FromString(data)
+        with self._reading():
+            return answer_type.FromString(data)
 
     # -- inference ----------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,8 @@ class GrpcTransport:
         message = self._encode(request, name, version)
         sent = {**self._headers, **headers}
         data, trailing = await self._unary("ModelInfer", message, sent, timeout_seconds, arrives=True)
-        return InferResult(decode_response(data), trailing)
+        with self._reading():
+            return InferResult(decode_response(data), trailing)
 
     async def stream(
         self,
@@ -151,7 +154,12 @@ class GrpcTransport:
                 await self._connect(stream)
                 await stream.send_message(message, end=True)
                 while (data := await stream.recv_message()) is not None:
-                    yield InferResult(decode_response(data), {})
+                    with self._reading():
+                        answer = InferResult(decode_response(data), {})
+                    yield answer
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(str(self._address), DecodeError, InvalidRequest)
 
     def _encode(self, request: InferenceRequest, name: str, version: str | None) -> bytes:
         return b"".join(encode_request(request, name, version, raw=self._binary))
@@ -243,6 +251,11 @@ def _tensor(tensor: Any) -> MetadataTensor:
     return MetadataTensor(
         name=tensor.name, datatype=tensor.datatype, shape=list(tensor.shape), parameters=parameters or None
     )
+
+
+def _item(model: Any) -> RepositoryIndexResponseItem:
+    state = State(model.state.rpartition(".")[2])  # MLServer says State.READY
+    return RepositoryIndexResponseItem(name=model.name, version=model.version or None, state=state, reason=model.reason)
 
 
 def _parameters(values: Any) -> Parameters:

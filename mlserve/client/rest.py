@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
-import msgspec
-
 from mlserve.client.address import Address
 from mlserve.client.bodies import Buffer, Events, decode, decode_response, encode_json, encode_request
-from mlserve.client.faults import ClientError, from_event, from_http
+from mlserve.client.faults import from_event, from_http, reading
 from mlserve.client.http1 import Http1Pool
 from mlserve.client.result import InferResult
 from mlserve.types import (
@@ -126,7 +123,7 @@ class RestTransport:
         status, answered, body = await self._pool.request("POST", path, sent, chunks, arrives=True)
         if status != 200:
             raise from_http(status, answered, body, model=(name, version))
-        with self._reading():
+        with reading(self._address):
             length = answered.get(_HEADER_LENGTH)
             response = decode_response(body, None if length is None else int(length))
         return InferResult(response, answered)
@@ -174,17 +171,8 @@ class RestTransport:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def _read(self, body: Buffer, kind: type[T]) -> T:
-        with self._reading():
+        with reading(self._address):
             return decode(body, kind)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Answers that are none of the protocol's become a ClientError."""
-        try:
-            yield
-        except (msgspec.DecodeError, ValueError) as error:
-            message = f"{self._address} gave an answer that is none of the protocol's: {error}"
-            raise ClientError(message, self._address, arrived=True) from None
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -43,7 +43,7 @@ def stream_call() -> Caller:
 async def test_a_stream_has_an_event_for_each_answer(stream_call: Caller, path: str) -> None:
     answer = await stream_call("POST", path, text_request("one two"), accept_encoding="gzip")
     assert answer.status == 200
-    assert answer.headers == [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
+    assert answer.headers == [("content-type", "text/event-stream; charset=utf-8")]
     assert [event for event, _ in answer.events] == ["message", "message"]
     assert [data["outputs"][0]["data"] for _, data in answer.events] == [["one"], ["two"]]
     assert answer.events[0][1]["parameters"] == {"headers": {"Ce-Id": "r", "Ce-Endpoint": "words"}}

@@ -20,7 +20,7 @@ from mlserve.wire.v2json import encode_response
 
 __all__ = ["EventStream"]
 
-_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _COMMENT = b": still there\n\n"
 
 

@@ -186,7 +186,7 @@ class DataPlane:
 
     def _prepare(self, request: InferenceRequest, model: Model) -> None:
         """Gives the request an id and the headers of its event."""
-        if not request.id:
+        if request.id is None:
             request.id = str(uuid.uuid4())
         self._add_headers(request, model)
 

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OURS", "PEERS", "Peer", "Ports", "app", "python_of", "version_of"]
+__all__ = ["OURS", "PEERS", "Peer", "Ports", "app", "make_environment", "python_of", "version_of"]
 
 OURS = "mlserve"
 _HERE = Path(__file__).parent
@@ -111,17 +111,22 @@ def python_of(peer: Peer) -> Path:
         if importlib.util.find_spec(peer.key) is None:
             raise SystemExit(f"{peer.label} is not installed beside {sys.executable}: pip install -e '.'")
         return Path(sys.executable)
-    python = peer.environment / "bin" / "python"
-    wanted = "\n".join([*peer.requirements, f"scikit-learn=={metadata.version('scikit-learn')}"])
-    made_for = peer.environment / "made-for.txt"  # written last: an environment without it is half made
+    wanted = [*peer.requirements, f"scikit-learn=={metadata.version('scikit-learn')}"]
+    return make_environment(peer.environment, wanted)
+
+
+def make_environment(folder: Path, requirements: list[str]) -> Path:
+    """The interpreter of a virtual environment with these packages, made if it is not there. SystemExit if it fails."""
+    wanted = "\n".join(requirements)
+    made_for = folder / "made-for.txt"  # written last: an environment without it is half made
     if not made_for.exists() or made_for.read_text() != wanted:
-        print(f"making {peer.environment} for {peer.label} …", file=sys.stderr, flush=True)
+        print(f"making {folder} …", file=sys.stderr, flush=True)
         try:
-            _make(peer.environment, wanted.split("\n"))
+            _make(folder, requirements)
         except subprocess.CalledProcessError as error:
-            raise SystemExit(f"cannot install {peer.label}: {' '.join(error.cmd)} failed") from None
+            raise SystemExit(f"cannot make {folder}: {' '.join(error.cmd)} failed") from None
         made_for.write_text(wanted)
-    return python
+    return folder / "bin" / "python"
 
 
 def version_of(peer: Peer) -> str:

@@ -6,20 +6,28 @@ worker has room; a model that wants to wait for company has a task that asks whe
 
 Only calls that the model can see as one run together: same inputs, datatypes, trailing shapes, content types and
 requested outputs (`batch_key`). Everything else about a call stays its own.
+
+No step takes longer the more calls wait, or the more kinds of them.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from msgspec import Struct
 
-from mlserve.calls import Call
+from mlserve.auto_batching import Auto
+from mlserve.calls import Batch, Call
 from mlserve.merging import rows_of
 from mlserve.settings import ModelSettings
+from mlserve.tally import Tally
 from mlserve.types import InferenceRequest, Parameters
 
+_logger = logging.getLogger("mlserve.batching")
+_ANY_NUMBER = 1 << 30
+_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 _SHAPING = ("content_type", "binary_data", "binary_data_output")  # parameters that change what the model sees or gives
 
 
@@ -30,15 +38,27 @@ class Rule(Struct, frozen=True):
     wait_seconds: float = 0.0  # how long the first call of a batch may wait for company
     rows: int = 0  # at most so many rows in a batch; 0: no limit. A single call may have more
     eager: bool = True  # an idle worker takes what waits at once
+    target_seconds: float = 0.0  # size and wait are found by measuring, so that calls take no longer; 0: they are given
+    model: str = ""  # its name, for the log
 
 
 def rule_of(settings: ModelSettings) -> Rule:
-    """The rule that a model's settings ask for. As in MLServer, batching needs both a size and a time."""
-    wait = settings.max_batch_time
-    if settings.max_batch_size <= 1 or not wait:
+    """The rule that a model's settings ask for. As in MLServer, batching needs both a size and a time; with "auto",
+    the size is only an upper bound, and may be left out."""
+    size, wait, rows, eager = (
+        settings.max_batch_size,
+        settings.max_batch_time,
+        settings.max_batch_rows,
+        settings.batch_eager,
+    )
+    if size == 1:
         return Rule()
-    seconds = 0.0 if wait == "auto" else float(wait)
-    return Rule(settings.max_batch_size, seconds, settings.max_batch_rows, settings.batch_eager)
+    if wait == "auto":
+        assert settings.target_latency_seconds is not None, "settings are checked when they are read"
+        return Rule(size or _ANY_NUMBER, 0.0, rows, eager, settings.target_latency_seconds, settings.name)
+    if not size or not wait:
+        return Rule()
+    return Rule(size, wait, rows, eager, model=settings.name)
 
 
 def batch_key(request: InferenceRequest) -> Hashable | None:
@@ -66,96 +86,146 @@ def _shaping(parameters: Parameters | None) -> Hashable:
     return tuple((name, str(parameters[name])) for name in _SHAPING if name in parameters)
 
 
+class _Group:
+    """Calls that can run together, oldest first."""
+
+    __slots__ = ("calls", "key", "rows")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.calls: OrderedDict[Call, None] = OrderedDict()
+        self.rows = 0  # of all of them
+
+
 class Line:
     """The calls that wait for one model, oldest first, grouped by what can run together."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.look_again_at: float | None = None  # when a group will have waited long enough; None: no group waits
-        self._groups: dict[Hashable, deque[Call]] = {}  # Invariant: no empty group; oldest first within each
-        self._length = 0
+        self.auto = Auto(rule.target_seconds, rule.rows, patient=not rule.eager) if rule.target_seconds else None
+        self.look_again_at: float | None = None  # when the oldest call will have waited long enough; None: none waits
+        self.sizes = Tally(_SIZES)  # calls of each batch so far
+        self._waiting: OrderedDict[Call, _Group | None] = OrderedDict()  # oldest first; None: without batching
+        self._groups: dict[Hashable, _Group] = {}  # Invariant: no empty group
+        self._full: dict[_Group, None] = {}  # groups that need not wait: full, or of a call that runs alone
+        self._wait_seconds = 0.0 if rule.eager else rule.wait_seconds
+        self._told = False  # that the target is not held
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._waiting)
 
     @property
     def oldest_at(self) -> float:
         """When the oldest waiting call came. Only for a line that is not empty."""
-        return min(group[0].arrived_at for group in self._groups.values())
+        return next(iter(self._waiting)).arrived_at
 
     def add(self, call: Call, *, in_front: bool = False) -> None:
         """Puts a call into the line; `in_front` for one that was on its way already."""
-        key: Hashable = None
-        if self.rule.calls > 1:
-            key = None if call.request is None or call.alone else batch_key(call.request)
-            if key is None:
-                key = id(call)
-        group = self._groups.setdefault(key, deque())
+        group = None if self.rule.calls <= 1 else self._join(call, in_front)
+        self._waiting[call] = group
         if in_front:
-            group.appendleft(call)
-        else:
-            group.append(call)
-        self._length += 1
+            self._waiting.move_to_end(call, last=False)
+
+    def _join(self, call: Call, in_front: bool) -> _Group:
+        key = None if call.request is None or call.alone else batch_key(call.request)
+        call.rows = 0 if key is None or call.request is None else rows_of(call.request)
+        if key is None:
+            key = call
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(key)
+        group.calls[call] = None
+        group.rows += call.rows
+        if in_front:
+            group.calls.move_to_end(call, last=False)
+        elif self.auto is not None and call.rows:
+            self.auto.arrived(call.arrived_at, call.rows)
+        if self._is_full(group):
+            self._full[group] = None
+        return group
 
     def remove(self, call: Call) -> bool:
         """Takes a call that nobody waits for out of the line; whether it was there."""
-        for key, group in self._groups.items():
-            if call in group:
-                group.remove(call)
-                self._length -= 1
-                if not group:
-                    del self._groups[key]
-                if not self._groups:
-                    self.look_again_at = None
-                return True
-        return False
+        if call not in self._waiting:
+            return False
+        self._take_out(call)
+        if not self._waiting:
+            self.look_again_at = None
+        return True
 
     def take(self, now: float) -> list[Call]:
         """The calls that shall run together now, taken out of the line; none if it is better to wait."""
         self.look_again_at = None
-        if not self._groups:
+        if not self._waiting:
             return []
-        if self.rule.calls <= 1:
-            return [self._pop(None)]
-        for key in sorted(self._groups, key=lambda one: self._groups[one][0].arrived_at):
-            batch = self._fitting(self._groups[key])
-            if self._is_due(batch, key, now):
-                return [self._pop(key) for _ in batch]
-            due_at = batch[0].arrived_at + self.rule.wait_seconds
-            self.look_again_at = due_at if self.look_again_at is None else min(due_at, self.look_again_at)
-        return []
+        oldest, group = next(iter(self._waiting.items()))
+        if group is None:
+            del self._waiting[oldest]
+            return [oldest]
+        rows, wait_seconds = self.rule.rows, self._wait_seconds
+        if self.auto is not None:
+            rows, wait_seconds = self.auto.decide(now, oldest.arrived_at)
+        due_at = oldest.arrived_at + wait_seconds
+        if wait_seconds and due_at > now:
+            if not self._full:
+                self.look_again_at = due_at
+                return []
+            group = next(iter(self._full))
+        batch = _fitting(group, self.rule.calls, rows)
+        for call in batch:
+            self._take_out(call)
+        self.sizes.add(len(batch))
+        return batch
 
     def take_all(self) -> list[Call]:
         """Empties the line."""
-        calls = [call for group in self._groups.values() for call in group]
+        calls = list(self._waiting)
+        self._waiting.clear()
         self._groups.clear()
-        self._length = 0
+        self._full.clear()
         return calls
 
-    def _fitting(self, group: deque[Call]) -> list[Call]:
-        """The oldest calls of a group that fit into one batch; at least one."""
-        batch: list[Call] = []
-        rows = 0
-        for call in group:
-            if len(batch) == self.rule.calls:
-                break
-            if self.rule.rows and call.request is not None:
-                rows += rows_of(call.request) if len(group) > 1 else 0
-                if batch and rows > self.rule.rows:
-                    break
-            batch.append(call)
-        return batch
+    def ended(self, batch: Batch, now: float, workers: int) -> None:
+        """Learns from a batch of this line that has its answers, where sizes are found by measuring."""
+        if self.auto is None or not batch.rows:
+            return
+        if batch.is_whole:
+            self.auto.served(now, batch.rows, batch.busy_seconds, now - batch.sent_at - batch.busy_seconds, workers)
+        answered = [call for call in batch.calls if not call.abandoned]
+        late = sum(1 for call in answered if now - call.arrived_at > self.rule.target_seconds)
+        self.auto.answered(now, len(answered), late)
+        if not self.auto.is_held and not self._told:
+            self._told = True
+            _logger.warning(
+                "model '%s': %s; more workers (parallel_workers), a cheaper model or a longer target would help. This "
+                "is said once; the metric batch_auto_held goes on",
+                self.rule.model,
+                self.auto.why_not_held(now, workers),
+            )
 
-    def _is_due(self, batch: list[Call], key: Hashable, now: float) -> bool:
-        """Whether a batch shall run now: full, cut off by the row limit, waited long enough, or alone by its nature."""
-        if self.rule.eager or isinstance(key, int) or len(batch) == self.rule.calls:
-            return True
-        return len(batch) < len(self._groups[key]) or now - batch[0].arrived_at >= self.rule.wait_seconds
+    def _is_full(self, group: _Group) -> bool:
+        rows = self.auto.rows if self.auto is not None else self.rule.rows
+        return group.key in group.calls or len(group.calls) >= self.rule.calls or 0 < rows <= group.rows
 
-    def _pop(self, key: Hashable) -> Call:
-        group = self._groups[key]
-        call = group.popleft()
-        self._length -= 1
-        if not group:
-            del self._groups[key]
-        return call
+    def _take_out(self, call: Call) -> None:
+        group = self._waiting.pop(call)
+        if group is None:
+            return
+        del group.calls[call]
+        group.rows -= call.rows
+        if not group.calls:
+            del self._groups[group.key]
+        if not group.calls or not self._is_full(group):
+            self._full.pop(group, None)
+
+
+def _fitting(group: _Group, most_calls: int, most_rows: int) -> list[Call]:
+    """The oldest calls of a group that fit into one batch; at least one."""
+    batch: list[Call] = []
+    rows = 0
+    for call in group.calls:
+        rows += call.rows
+        if batch and (len(batch) == most_calls or 0 < most_rows < rows):
+            break
+        batch.append(call)
+    return batch

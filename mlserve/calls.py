@@ -20,7 +20,7 @@ class Call:
         "abandoned",
         "alone",
         "arrived_at",
-        "company",
+        "batch",
         "deadline",
         "digest",
         "done",
@@ -31,6 +31,7 @@ class Call:
         "number",
         "request",
         "response",
+        "rows",
         "waiting",
     )
 
@@ -50,8 +51,14 @@ class Call:
         self.waiting = False  # it takes no place in its worker's window: it awaits something, or runs in a batch
         self.abandoned = False  # nobody waits for the answer any more
         self.alone = False  # it shall not share a batch: a worker died while it ran in one
-        self.company = 1  # how many calls run as one with it, itself included
         self.digest: bytes | None = None  # of its content, where that is under suspicion (recovery.py)
+        self.rows = 0  # counted where its model has batching; 0: it runs alone
+        self.batch: Batch | None = None  # that it was sent with
+
+    @property
+    def company(self) -> int:
+        """How many calls run as one with it, itself included."""
+        return 1 if self.batch is None else len(self.batch.calls)
 
     def succeed(self, response: InferenceResponse) -> None:
         self.response = response
@@ -67,6 +74,30 @@ class Call:
             raise self.error
         assert self.response is not None, "result() is asked for after done"
         return self.response
+
+
+class Batch:
+    """Calls that were sent to run as one, until the last of them is answered."""
+
+    __slots__ = ("busy_seconds", "calls", "is_whole", "left", "on_end", "rows", "sent_at")
+
+    def __init__(self, calls: list[Call], sent_at: float, on_end: Callable[[Batch], None] | None = None) -> None:
+        self.calls = calls
+        self.left = len(calls)  # of them are not answered yet
+        self.rows = sum(call.rows for call in calls)
+        self.sent_at = sent_at
+        self.busy_seconds = 0.0  # of the worker
+        self.is_whole = True  # it ran as one, and nothing went wrong
+        self.on_end = on_end
+
+    def leaves(self, busy_seconds: float, answered: bool) -> float:
+        """One of the calls is done; how long the worker was busy with those that are."""
+        self.left -= 1
+        self.busy_seconds = max(self.busy_seconds, busy_seconds)
+        self.is_whole = self.is_whole and answered
+        if not self.left and self.on_end is not None:
+            self.on_end(self)
+        return self.busy_seconds
 
 
 class HandleCall(Call):

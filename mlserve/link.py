@@ -13,7 +13,7 @@ import anyio
 from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds, window_of
-from mlserve.calls import Call, HandleCall, StreamCall, error_of
+from mlserve.calls import Batch, Call, HandleCall, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
@@ -93,7 +93,7 @@ class Link:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def start(self, call: Call) -> None:
+    def start(self, call: Call, on_end: Callable[[Batch], None] | None = None) -> None:
         """Sends a call. MLServeError if its request cannot be laid out, ChannelClosed if the worker is gone."""
         call.number = self.next_number
         if isinstance(call, StreamCall):
@@ -107,11 +107,15 @@ class Link:
             self._send_requests(infer, [infer.request.slot])
         self._enter(call)
         call.waiting = False
-        call.company = 1
         self.open += 1
+        if on_end is not None:
+            call.batch = Batch([call], self._now(), on_end)
 
-    def start_batch(self, calls: list[Call]) -> None:
-        """Sends calls to run as one. They take one place in the window together."""
+    def start_batch(self, calls: list[Call], on_end: Callable[[Batch], None] | None = None) -> None:
+        """Sends calls to run as one. They take one place in the window together, until all of them are answered.
+
+        `on_end` is called then, unless the worker dies.
+        """
         made: list[tuple[Call, frames.Infer]] = []
         for call in calls:
             call.number = self.next_number + len(made)
@@ -124,10 +128,10 @@ class Link:
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
         self._attach_ahead([infer.request for _, infer in made])
         self._send_requests(batch, [infer.request.slot for _, infer in made])
+        sent = Batch([call for call, _ in made], self._now(), on_end)
         for call, _ in made:
             self._enter(call)
-            call.waiting = True
-            call.company = len(made)
+            call.waiting, call.batch = True, sent
         made[0][0].waiting = False
         self.open += 1
 
@@ -179,14 +183,20 @@ class Link:
                 if self.on_given_up is not None:
                     self.on_given_up()
 
-    def _leave(self, number: int, busy_seconds: float) -> Call | None:
+    def _leave(self, number: int, busy_seconds: float, answered: bool = True) -> Call | None:
         call = self.calls.pop(number, None)
         if call is None:
             return None
         self.running[call.model] -= 1
         if self.given_up:
             self.given_up.pop(number, None)
-        if not call.waiting:
+        placed = call  # what takes the place in the window
+        if call.batch is not None:
+            placed = call.batch.calls[0]
+            busy_seconds = call.batch.leaves(busy_seconds, answered)
+            if call.batch.left:
+                return call
+        if not placed.waiting:
             self.open -= 1
             if busy_seconds:
                 known = self.service_seconds
@@ -267,7 +277,7 @@ class Link:
         self.models.clear()
         again = []
         for call in calls:
-            call.link, call.waiting = None, False
+            call.link, call.waiting, call.batch = None, False, None
             if call.number > last and not isinstance(call, StreamCall):
                 again.append(call)
             else:
@@ -317,11 +327,13 @@ class Link:
             elif frame.response.slot is not None:
                 self._lending.find(frame.response.slot.number)  # held for no longer than this line: it goes back
         elif kind is frames.Failed:
-            call = self._leave(frame.call, frame.busy_seconds)
+            call = self._leave(frame.call, frame.busy_seconds, answered=not frame.busy_seconds)
             if call is not None and not call.abandoned:
                 call.fail(error_of(frame))
         elif kind is frames.Waiting:
             call = self.calls.get(frame.call)
+            if call is not None and call.batch is not None:
+                call = call.batch.calls[0]
             if call is not None and not call.waiting:
                 call.waiting = True
                 self.open -= 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from prometheus_client.registry import Collector
 
+from mlserve.batch_metrics import BATCH_SERIES, Batched, collect_batches
 from mlserve.stream_metrics import STREAM_SERIES, Flow, StreamMetrics
 from mlserve.tally import COMMON, SECONDS, Tally
 
@@ -48,6 +49,7 @@ SERIES: dict[str, str] = {
     "grpc_server_msg_received": "Messages that came in on gRPC streams.",
     "grpc_server_msg_sent": "Messages that went out on gRPC streams.",
     **STREAM_SERIES,
+    **BATCH_SERIES,
 }
 
 _MODEL = ("model", "version")
@@ -104,6 +106,9 @@ class Metrics(Collector):
         self.app_name = app_name
         self.rest_prefix = rest_prefix
         self.registry = CollectorRegistry(auto_describe=False)
+        self.batched: Callable[[], Iterable[tuple[str, str, Batched]]] = (
+            tuple  # models with batching: set by the server
+        )
         self._models: dict[tuple[str, str], _Answers] = {}
         self._answers: dict[tuple[str, str | None], _Answers] = {}  # The same ones, by what was asked for.
         self._batches: dict[tuple[str, str], Tally] = {}
@@ -244,6 +249,7 @@ class Metrics(Collector):
         """All families, as prometheus_client wants them."""
         yield from self._collect_models()
         yield from self._streams.collect()
+        yield from collect_batches(self.batched())
         yield from self._collect_rest()
         yield from self._collect_grpc()
         for name, custom in list(self._custom.items()):

@@ -23,7 +23,7 @@ import anyio.abc
 import msgspec
 
 from mlserve import frames
-from mlserve.batching import rule_of
+from mlserve.batching import Line, rule_of
 from mlserve.bounds import Bounds
 from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, from_exception
 from mlserve.pool import Pool
@@ -112,6 +112,13 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         for versions in self._models.values():
             yield from versions.values()
+
+    def batched(self) -> Iterator[tuple[str, str, Line]]:
+        """Name, version and line of each model whose calls are grouped."""
+        for model in self:
+            line = model.pool.line_of(model.number) if model.batched else None
+            if line is not None:
+                yield model.name, model.version or "", line
 
     # -- finding ------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
 from mlserve.bounds import Bounds
-from mlserve.calls import Call, HandleCall, StreamCall
+from mlserve.calls import Batch, Call, HandleCall, StreamCall
 from mlserve.crew import Crew
 from mlserve.errors import (
     CallerLeft,
@@ -83,6 +83,10 @@ class Pool:
     def waiting_count(self) -> int:
         """How many calls wait for a worker."""
         return sum(len(line) for line in self._waiting.values())
+
+    def line_of(self, model: int) -> Line | None:
+        """The line of a model; None if it is not loaded."""
+        return self._lines.get(model)
 
     def waiting_for(self, model: int) -> int:
         """How many calls wait for one model."""
@@ -282,11 +286,12 @@ class Pool:
         return best
 
     def _assign(self, calls: list[Call], link: Link, line: Line) -> None:
+        on_end = None if line.auto is None else partial(self._batch_ended, line)
         try:
             if len(calls) == 1:
-                link.start(calls[0])
+                link.start(calls[0], on_end)
             else:
-                link.start_batch(calls)
+                link.start_batch(calls, on_end)
         except ChannelClosed:
             for call in reversed(calls):
                 self._add(line, call, in_front=True)
@@ -301,6 +306,9 @@ class Pool:
             else:
                 _logger.exception("a request could not be sent to its worker")
                 calls[0].fail(MLServeError(f"the request could not be sent to its worker: {error}", 500))
+
+    def _batch_ended(self, line: Line, batch: Batch) -> None:
+        line.ended(batch, self._now(), len(self.crew.links))
 
     async def _look_again(self) -> None:
         """Forms batches whose waiting time is over."""

@@ -36,10 +36,7 @@ if sys.version_info < (3, 11):
 _logger = logging.getLogger("mlserve.server")
 _DEFAULTS = Settings.model_construct()
 _NOT_YET = ("kafka_enabled", "cache_enabled", "parallel_backend")
-_NOT_YET_OF_MODELS = (
-    "cache_enabled",
-    "target_latency_seconds",
-)
+_NOT_YET_OF_MODELS = ("cache_enabled",)
 _IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system
 _ANSWER_SECONDS = 0.5  # before the end of a drain, for transports to tell their clients that their calls are cut off
 _WORKER_SECONDS = 0.5  # kept of a drain for workers to end by themselves, however long the calls took
@@ -54,6 +51,7 @@ class Server:
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
         self.models = Models(repository, self.pools, settings)
+        self.metrics.batched = self.models.batched
         self._tracing = open_tracing(settings)
         self.dataplane = (
             DataPlane(settings, self.models, self.metrics)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlserve.batching import Line, Rule, batch_key, rule_of
-from mlserve.calls import Call
+from mlserve.calls import Batch, Call
+from mlserve.errors import SettingsError
 from mlserve.eventloop import FutureWaiter
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest
@@ -75,6 +76,54 @@ async def test_the_row_limit_cuts_a_batch_and_a_larger_call_goes_alone():
     assert line.take(9.0) == calls[3:]
 
 
+async def test_a_batch_that_fits_the_row_limit_exactly_is_full():
+    calls = [_call(rows=2), _call(rows=4)]
+    assert _line(*calls, calls=8, wait_seconds=9.0, rows=6, eager=False).take(0.0) == calls
+
+
+async def test_what_is_left_of_a_full_group_waits_again():
+    calls = [_call(at=n) for n in range(5)]
+    line = _line(*calls, calls=2, wait_seconds=9.0, eager=False)
+    assert [line.take(4.0), line.take(4.0), line.take(4.0)] == [calls[:2], calls[2:4], []]
+    assert line.look_again_at == 13.0
+    assert line.take(13.0) == calls[4:]
+
+
+async def test_a_full_group_does_not_wait_for_an_older_one_that_is_not():
+    old, full = _call(width=3, at=0.0), [_call(at=1.0), _call(at=1.0)]
+    line = _line(old, *full, calls=2, wait_seconds=5.0, eager=False)
+    assert line.take(1.0) == full
+    assert line.take(1.0) == [] and line.look_again_at == 5.0
+
+
+async def test_a_call_that_runs_alone_does_not_wait_for_company():
+    lone, other = _call(width=3, at=0.0), _call(at=1.0)
+    lone.alone = True
+    line = _line(other, lone, calls=4, wait_seconds=5.0, eager=False)
+    assert line.take(1.0) == [lone]
+    assert line.take(1.0) == []
+
+
+async def test_calls_of_many_kinds_leave_in_the_order_in_which_they_came():
+    calls = [_call(width=1 + n, at=n) for n in range(300)]
+    line = _line(*calls, calls=8, wait_seconds=1.0)
+    for call in calls[::3]:
+        assert line.remove(call)
+    left = [call for place, call in enumerate(calls) if place % 3]
+    assert line.oldest_at == left[0].arrived_at
+    assert [line.take(0.0) for _ in left] == [[call] for call in left]
+    assert len(line) == 0 and line.take(0.0) == []
+
+
+async def test_an_emptied_line_starts_anew():
+    calls = [_call(), _call(width=3)]
+    line = _line(*calls, calls=2, wait_seconds=9.0, eager=False)
+    assert line.take_all() == calls
+    assert len(line) == 0 and line.take(99.0) == []
+    line.add(again := _call(at=100.0))
+    assert line.take(100.0) == [] and line.take(109.0) == [again]
+
+
 async def test_a_call_that_left_is_not_taken():
     calls = [_call() for _ in range(3)]
     line = _line(*calls, calls=3, wait_seconds=1.0)
@@ -134,3 +183,76 @@ def test_requests_without_common_rows_run_alone(inputs):
 )
 def test_batching_needs_a_size_and_a_time(settings, calls):
     assert rule_of(ModelSettings(name="m", implementation="x.Y", **settings)).calls == calls
+
+
+AUTO = {"max_batch_time": "auto", "target_latency_seconds": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Rule(1 << 30, target_seconds=0.1, model="m")),
+        ({"max_batch_size": 8, "max_batch_rows": 99}, Rule(8, rows=99, target_seconds=0.1, model="m")),
+        ({"batch_eager": False}, Rule(1 << 30, eager=False, target_seconds=0.1, model="m")),
+        ({"max_batch_size": 1}, Rule()),
+    ],
+)
+def test_auto_takes_size_and_rows_as_upper_bounds(settings, expected):
+    assert rule_of(ModelSettings(name="m", implementation="x.Y", **AUTO, **settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_batch_time": "auto"}, '"auto" needs target_latency_seconds'),
+        ({"target_latency_seconds": 0.1}, 'set it to "auto", or leave target_latency_seconds out'),
+        ({"target_latency_seconds": 0.1, "max_batch_time": 0.5}, "but max_batch_time is 0.5"),
+        ({"target_latency_seconds": 0, "max_batch_time": "auto"}, "expected a number > 0, got 0"),
+    ],
+)
+def test_auto_and_its_target_come_together(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        ModelSettings(name="m", implementation="x.Y", **settings)
+
+
+async def test_an_auto_line_tells_what_happens_and_does_as_it_is_told():
+    line = Line(Rule(1 << 30, target_seconds=0.1, model="m"))
+    size = 1
+    for n in range(12):
+        calls = [_call(at=float(n)) for _ in range(64)]
+        for call in calls:
+            line.add(call)
+        taken = line.take(float(n))
+        assert len(taken) <= 2 * size, "never more than twice what has been tried"
+        size = max(size, len(taken))
+        line.take_all()
+        batch = Batch(taken, sent_at=float(n))
+        for _ in taken:
+            batch.leaves(0.01, answered=True)
+        line.ended(batch, n + 0.011, workers=1)
+    assert size == 64, "ten milliseconds however many come: all of them go together"
+    assert line.auto.is_held and line.auto.calls > 64
+
+
+async def test_a_target_that_is_not_held_is_told_once(caplog):
+    line = Line(Rule(1 << 30, target_seconds=0.1, model="the one"))
+    for n in range(1000):
+        batch = Batch([_call(at=float(n))], sent_at=float(n))
+        batch.calls[0].rows = batch.rows = 1
+        batch.leaves(0.2, answered=True)
+        line.ended(batch, n + 0.2, workers=1)
+    (record,) = caplog.records
+    assert "model 'the one': the target of 0.1 s is not held" in record.message
+    assert "one row takes up to 0.2 s" in record.message
+    assert not line.auto.is_held
+
+
+async def test_a_batch_in_which_something_went_wrong_says_nothing_about_the_cost():
+    line = Line(Rule(1 << 30, target_seconds=0.1, model="m"))
+    call = _call()
+    call.rows = 1
+    batch = Batch([call], sent_at=0.0)
+    batch.leaves(5.0, answered=False)
+    line.ended(batch, 5.0, workers=1)
+    assert line.auto.cost.tried_rows == 0
+    assert (line.auto.calls, line.auto.late_calls) == (1, 1)

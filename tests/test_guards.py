@@ -17,11 +17,11 @@ PACKAGE = ROOT / "mlserve"
 
 # Each room may import from itself and from rooms above it.
 ROOMS = [
-    ["version", "errors", "eventloop", "osdep", "malloc", "tally", "deadlines", "bounds"],
+    ["version", "errors", "eventloop", "osdep", "malloc", "tally", "auto_batching", "deadlines", "bounds"],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["tensors", "types"],
     ["settings", "runtime_names"],
-    ["wire", "frames", "arena", "stream_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
+    ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
     ["codecs", "asgi_frames", "handlers", "handling", "layout"],
     ["model", "artifacts", "repository", "merging", "environments", "extra"],
     ["tabular", "named_tensors"],

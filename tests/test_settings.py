@@ -182,7 +182,7 @@ def test_words_for_booleans_are_understood(given_value: Any, kept: bool) -> None
 def test_numbers_may_be_text_or_whole_floats() -> None:
     settings = Settings(http_port="9000", grpc_port=9001.0, request_timeout_seconds="0.5")
     assert (settings.http_port, settings.grpc_port, settings.request_timeout_seconds) == (9000, 9001, 0.5)
-    assert ModelSettings(max_batch_time="auto").max_batch_time == "auto"
+    assert ModelSettings(max_batch_time="auto", target_latency_seconds=0.1).max_batch_time == "auto"
     assert ModelSettings(max_batch_time="0.5").max_batch_time == 0.5
 
 

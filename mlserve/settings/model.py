@@ -93,6 +93,23 @@ def _tensor(value: Any, place: int) -> MetadataTensor:
         raise BadValue(path, f"{fault['msg'].lower()}, got {shorten(fault['input'])}") from None
 
 
+def _check_batching(made: ModelSettings) -> None:
+    """BadValue unless "auto" and its target are there together: one says nothing without the other."""
+    auto, target = made.max_batch_time == "auto", made.target_latency_seconds
+    if auto and target is None:
+        raise BadValue(
+            ("max_batch_time",),
+            '"auto" needs target_latency_seconds: the time within which 99 of 100 calls shall have their answers, such '
+            "as 0.1",
+        )
+    if target is not None and not auto:
+        raise BadValue(
+            ("target_latency_seconds",),
+            f'{target:g} is what batching aims at with "max_batch_time": "auto", but max_batch_time is '
+            f'{made.max_batch_time}; set it to "auto", or leave target_latency_seconds out',
+        )
+
+
 class ModelSettings(SettingsBase):
     """All settings of one version of one model; docs/settings.md has their meaning."""
 
@@ -122,7 +139,7 @@ class ModelSettings(SettingsBase):
     # Ours.
     batch_eager: bool = True
     max_batch_rows: Count = 0
-    target_latency_seconds: Seconds | None = None
+    target_latency_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_queue_size: Positive | None = None
     request_timeout_seconds: Seconds | None = None
     hard_timeout_seconds: Seconds | None = None
@@ -162,6 +179,7 @@ class ModelSettings(SettingsBase):
         if made.parameters is None:
             parameters = build(ModelParameters, {}, sources)
             made.parameters = parameters if parameters.model_fields_set else None
+        _check_batching(made)
 
     @classmethod
     def _hint_for(cls, key: str) -> str | None:

@@ -1,0 +1,203 @@
+"""Finds out, from what it is told, how many rows shall run together and how long they wait, to hold a target latency.
+
+Pure: no clock, no task. It is told of arrivals and of batches that ended, each with the time, and `decide` answers.
+docs/batching.md explains the rules and where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+
+_SHARE = 0.9  # of the target is planned with: the way from and to the client is not measured
+_DEVIATIONS = 3.0  # mean deviations above the mean: what a batch hardly exceeds
+_FREE = 1.25  # a batch that takes at most so many times what one row takes is worth it, whatever the target says
+_GAIN = 1.02  # so many times the rows per second must come out of twice the rows for the larger batch to be better
+_LOSS = 0.97  # a size that gives less than so much of the best rows per second is too large, whatever the target says
+_WORTH = 1.1  # so many times the rows per second of single rows make it worth to wait for company
+_WEIGHT = 0.1  # of a new measurement, once there are some
+_FORGET_SECONDS = 60.0  # a size that was not used for so long is as if never tried
+_RATE_SECONDS = 1.0  # of arrivals that the rate remembers, about
+_LATE_SHARE = 0.01  # of the calls may be late: the target is meant for 99 of 100
+_VERDICT_CALLS = 200  # whether it is held is said after so many calls
+_VERDICT_SECONDS = 5.0  # and so much time
+
+
+class _Size:
+    """What is known of batches of about one size, in logarithms, so that one outlier moves a mean by little."""
+
+    __slots__ = ("at_least", "count", "rows", "seconds", "seen_at")
+
+    def __init__(self, rows: float, seconds: float) -> None:
+        self.count = 0
+        self.rows = rows
+        self.seconds = seconds
+        self.seen_at = 0.0
+        self.at_least = -math.inf  # what smaller sizes take
+
+    def likely(self, doubt: float) -> float:
+        return max(self.seconds - doubt / math.sqrt(self.count), self.at_least - doubt)
+
+
+class Cost:
+    """Seconds that a batch takes in a worker, by its rows: what was measured for each power of two, lines between."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, _Size] = {}
+        self._points: list[_Size] = []  # the same, smallest first
+        self._deviation = 0.0  # mean distance of what was measured from what was expected
+
+    @property
+    def tried_rows(self) -> int:
+        """About the largest size that is known; 0 without any."""
+        return round(math.exp(self._points[-1].rows)) if self._points else 0
+
+    def learn(self, now: float, rows: int, seconds: float) -> None:
+        """A batch of so many rows took so long."""
+        x, y = math.log(rows), math.log(max(seconds, 1e-6))
+        if self._points:  # a pause of the machine is no news about the model: three times as long is enough
+            expected = self._expected(x)
+            surprise = min(max(y - expected, -1.0), 1.0)
+            y = expected + surprise
+            self._deviation += _WEIGHT * (abs(surprise) - self._deviation)
+        key = (rows - 1).bit_length()
+        size = self._sizes.setdefault(key, _Size(x, y))
+        size.count += 1
+        size.seen_at = now
+        weight = max(1 / size.count, _WEIGHT)
+        size.rows += weight * (x - size.rows)
+        size.seconds += weight * (y - size.seconds)
+        smallest = min(self._sizes)
+        fresh = now - _FORGET_SECONDS
+        self._sizes = {key: one for key, one in self._sizes.items() if one.seen_at > fresh or key == smallest}
+        self._points = sorted(self._sizes.values(), key=lambda one: one.rows)
+        at_least = -math.inf
+        for one in self._points:
+            one.at_least = at_least
+            at_least = max(at_least, one.seconds)
+
+    def seconds(self, rows: float) -> float:
+        """What is to be expected. Beyond what was tried it goes on as before; below, as if nothing were saved."""
+        return math.exp(self._expected(math.log(rows)))
+
+    def at_worst(self, rows: float) -> float:
+        """What a batch hardly exceeds."""
+        return self.seconds(rows) * math.exp(_DEVIATIONS * self._deviation)
+
+    def at_best(self, rows: float) -> float:
+        """What it may turn out to be: sizes that were tried seldom have the benefit of the doubt."""
+        return math.exp(self._expected(math.log(rows), _DEVIATIONS * self._deviation))
+
+    def _expected(self, x: float, doubt: float = 0.0) -> float:
+        points = self._points
+        if x <= points[0].rows or len(points) == 1:
+            return points[0].likely(doubt)
+        after = next((place for place, one in enumerate(points) if one.rows >= x), len(points) - 1)
+        left, right = points[after - 1], points[after]
+        slope = (right.likely(doubt) - left.likely(doubt)) / (right.rows - left.rows)
+        return right.likely(doubt) + (x - right.rows) * (slope if x <= right.rows else max(slope, 0.0))
+
+
+class Auto:
+    """Chooses the size of batches and the wait before them."""
+
+    def __init__(self, target_seconds: float, most_rows: int = 0, *, patient: bool = False) -> None:
+        self.target_seconds = target_seconds
+        self.rows = 1  # so many run together at most, so that the target is held
+        self.late_rows = 1  # and so many once it can't be: the size with the most rows per second
+        self.wait_seconds = 0.0  # decided last
+        self.calls = 0  # answered so far
+        self.late_calls = 0  # of them later than the target
+        self.is_held = True  # the last verdict
+        self.cost = Cost()
+        self._most_rows = most_rows or 1 << 30
+        self._patient = patient
+        self._room = _SHARE * target_seconds  # what is left of the target for waiting and running
+        self._saves = False  # whether a large batch takes less time per row than a small one
+        self._overhead = 0.0  # seconds between sending and answer that are not the worker's
+        self._rate = 0.0  # rows per second that arrive
+        self._arrived_at = -math.inf
+        self._verdict = (0, 0, -math.inf)  # calls, late calls and time at the last one
+
+    def __repr__(self) -> str:
+        held = "held" if self.is_held else "not held"
+        return f"<Auto {self.target_seconds:g} s {held}: up to {self.rows} rows, wait {self.wait_seconds:.4f} s>"
+
+    def arrived(self, now: float, rows: int) -> None:
+        """A call has come."""
+        self._rate = self.rate(now) + rows / _RATE_SECONDS
+        self._arrived_at = now
+
+    def rate(self, now: float) -> float:
+        """Rows per second that arrive."""
+        return self._rate * math.exp(min(0.0, self._arrived_at - now) / _RATE_SECONDS)
+
+    def served(self, now: float, rows: int, busy_seconds: float, overhead_seconds: float, workers: int) -> None:
+        """A batch has ended: the worker's time for it, and the other time between sending and answer."""
+        self.cost.learn(now, rows, busy_seconds)
+        overhead = min(overhead_seconds, 2 * self._overhead + 0.001)
+        self._overhead += _WEIGHT * (overhead - self._overhead)
+        self._room = max(0.0, _SHARE * self.target_seconds - self._overhead)
+        self._choose(workers)
+
+    def answered(self, now: float, calls: int, late_calls: int) -> None:
+        """So many calls have their answers, of them so many later than the target."""
+        self.calls += calls
+        self.late_calls += late_calls
+        calls_before, late_before, at = self._verdict
+        if at == -math.inf:
+            self._verdict = (0, 0, now)
+        elif self.calls - calls_before >= _VERDICT_CALLS and now - at >= _VERDICT_SECONDS:
+            self.is_held = self.late_calls - late_before <= _LATE_SHARE * (self.calls - calls_before)
+            self._verdict = (self.calls, self.late_calls, now)
+
+    def why_not_held(self, now: float, workers: int) -> str:
+        """What is known, for somebody who can do something about it."""
+        slowest = self.cost.at_worst(1)
+        share = f"{100 * self.late_calls / max(1, self.calls):.0f} % of {self.calls} calls"
+        return (
+            f"the target of {self.target_seconds:g} s is not held ({share} were later): one row takes up to "
+            f"{slowest:.3g} s, {self.late_rows} together {self.cost.seconds(self.late_rows):.3g} s, and "
+            f"{self.rate(now):.3g} rows per second come for {workers} worker{'s' if workers > 1 else ''}"
+        )
+
+    def decide(self, now: float, oldest_at: float) -> tuple[int, float]:
+        """How many rows may run together now, and how long the oldest call shall have waited before they do."""
+        if not self.cost.tried_rows:
+            return 1, 0.0
+        age = now - oldest_at
+        rows = self.rows
+        if age + self.cost.seconds(rows) > self._room:
+            rows = max(rows, self.late_rows)
+        if self._patient:
+            self.wait_seconds = self._wait(now)
+        return rows, self.wait_seconds
+
+    def _wait(self, now: float) -> float:
+        """As long as the target allows, if others are to be expected in that time and it saves anything."""
+        company = self.rate(now) * self._room
+        if company < 1 or not self._saves:
+            return 0.0
+        return max(0.0, self._room - self.cost.at_worst(min(1 + company, self.rows)))
+
+    def _choose(self, workers: int) -> None:
+        """Looks at all sizes up to twice what has been tried: larger steps would be guesses."""
+        cost = self.cost
+        limit = max(self._room / (1 + 1 / workers), _FREE * cost.at_worst(1))
+        sizes = _sizes_up_to(min(2 * cost.tried_rows, self._most_rows))
+        speeds = [rows / (cost.at_best(rows) + self._overhead) for rows in sizes]
+        allowed = [(rows, speed) for rows, speed in zip(sizes, speeds) if rows == 1 or cost.at_worst(rows) <= limit]
+        fast = _LOSS * max(speed for _, speed in allowed)
+        self.rows = max(rows for rows, speed in allowed if speed >= fast)
+        self.late_rows, late = 1, speeds[0]
+        for rows, speed in zip(sizes, speeds):
+            if speed >= late * _GAIN ** math.log2(rows / self.late_rows):
+                self.late_rows, late = rows, speed
+        self._saves = late > speeds[0] * _WORTH
+
+
+def _sizes_up_to(most: int) -> list[int]:
+    """1, 2, 3, 4, 5, 7, 9, 12 and so on: enough to choose from."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(min(sizes[-1] + (sizes[-1] + 3) // 4, most))
+    return sizes

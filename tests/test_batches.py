@@ -1,0 +1,139 @@
+"""Batches in a pool: who runs together, who gets what, and what happens when one of them is not as it should be."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from mlserve import frames
+from mlserve.batching import Rule
+from mlserve.errors import MLServeError
+from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest
+from tests.engine import request, running_pool, values, write_models
+
+pytestmark = pytest.mark.anyio
+
+BATCHED = '''
+import time
+from pathlib import Path
+from mlserve import MLModel
+from mlserve.types import InferenceResponse, ResponseOutput
+
+
+class Batched(MLModel):
+    """Doubles, notes how many rows came together, fails on a negative row, loses one on a 99."""
+
+    def predict(self, request):
+        one = request.inputs[0]
+        rows = one.data.to_numpy(one.datatype, one.shape)
+        with open(Path(__file__).with_name("sizes.txt"), "a") as sizes:
+            sizes.write(f"{len(rows)}\\n")
+        if (rows < 0).any():
+            raise ValueError("a row is below zero")
+        time.sleep(0.02)
+        if (rows == 99).any():
+            rows = rows[1:]
+        out = ResponseOutput(name="y", shape=list(rows.shape), datatype="FP32", data=rows * 2, parameters=one.parameters)
+        return InferenceResponse(model_name=self.name, outputs=[out])
+'''
+
+
+async def _batched_pool(pool, folder, **rule):
+    write_models(folder, BATCHED)
+    settings = ModelSettings(name="batched", implementation="models.Batched")
+    frame = frames.Load(1, settings.model_dump_json().encode(), str(folder))
+    await pool.load(frame, Rule(**{"calls": 8, "wait_seconds": 1.0, **rule}))
+
+
+async def _ask_all(pool, requests):
+    found = {}
+
+    async def ask(place, one):
+        try:
+            found[place] = values(await pool.infer(1, one, "json"))
+        except MLServeError as error:
+            found[place] = str(error)
+
+    async with anyio.create_task_group() as tasks:
+        for place, one in enumerate(requests):
+            tasks.start_soon(ask, place, one)
+    return [found[place] for place in range(len(requests))]
+
+
+def _sizes(folder):
+    return [int(line) for line in (folder / "sizes.txt").read_text().split()]
+
+
+async def test_calls_that_wait_for_a_worker_run_as_one(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path)
+        answers = await _ask_all(pool, [request([float(n)]) for n in range(9)])
+        assert answers == [[2.0 * n] for n in range(9)]
+        assert _sizes(tmp_path) == [1, 8], "the first finds an idle worker, the others wait and come together"
+
+
+async def test_a_patient_model_waits_until_its_batch_is_full(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=4, wait_seconds=30.0, eager=False)
+        assert await _ask_all(pool, [request([float(n)]) for n in range(8)]) == [[2.0 * n] for n in range(8)]
+        assert _sizes(tmp_path) == [4, 4]
+
+
+async def test_a_patient_model_takes_what_there_is_when_its_time_is_over(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, wait_seconds=0.1, eager=False)
+        assert await _ask_all(pool, [request([float(n)]) for n in range(3)]) == [[0.0], [2.0], [4.0]]
+        assert _sizes(tmp_path) == [3]
+
+
+async def test_one_bad_request_of_a_batch_fails_alone(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=4, wait_seconds=30.0, eager=False)
+        answers = await _ask_all(pool, [request([float(n)]) for n in (1, -1, 2, 3)])
+        assert answers == [[2.0], "ValueError: a row is below zero", [4.0], [6.0]]
+
+
+async def test_a_model_that_loses_a_row_is_told_both_numbers(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=2, wait_seconds=30.0, eager=False)
+        answers = await _ask_all(pool, [request([1.0]), request([99.0])])
+        assert all("has 1 rows, but the batch of 2 requests had 2" in one for one in answers)
+
+
+async def test_a_caller_that_leaves_does_not_disturb_the_batch(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=8, wait_seconds=0.2, eager=False)
+        answers = []
+        async with anyio.create_task_group() as tasks:
+
+            async def leave():
+                with anyio.move_on_after(0.05):
+                    await pool.infer(1, request([5.0]), "json")
+
+            tasks.start_soon(leave)
+            await anyio.sleep(0.01)
+            answers = await _ask_all(pool, [request([1.0]), request([2.0])])
+        assert answers == [[2.0], [4.0]]
+        assert _sizes(tmp_path) == [2]
+
+
+async def test_a_batch_with_more_slots_than_descriptors_fit_in_a_message_is_answered(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=300, wait_seconds=30.0, eager=False)
+        wide = [
+            InferenceRequest(inputs=[{"name": "x", "shape": [1, 20_000], "datatype": "FP32", "data": [1.0] * 20_000}])
+            for _ in range(300)
+        ]
+        with anyio.fail_after(18):
+            answers = await _ask_all(pool, wide)
+        assert all(answer == [[2.0] * 20_000] for answer in answers)
+
+
+async def test_one_request_that_cannot_be_sent_does_not_spoil_its_batch(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=3, wait_seconds=30.0, eager=False)
+        bad = request([1.0], parameters={"big": 10**30})
+        answers = await _ask_all(pool, [request([1.0]), bad, request([3.0])])
+        assert answers[0] == [2.0] and answers[2] == [6.0]
+        assert "cannot be passed on" in answers[1]

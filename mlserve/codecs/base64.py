@@ -9,17 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 import mlserve.codecs.string  # noqa: F401  # Registered before this one, so that an empty list without a type is text.
-from mlserve.codecs.base import InputCodec, InputOrOutput
+from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, bytes_tensor, elements, is_list_of
+from mlserve.codecs.lists import ListCodec, as_list, elements
 from mlserve.codecs.registry import register_input_codec
-from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["Base64Codec"]
 
 
 @register_input_codec
-class Base64Codec(InputCodec):
+class Base64Codec(ListCodec):
     """A list of bytes as a BYTES tensor of base64 text; null is None.
 
     What is no base64 is taken as the bytes themselves, so that clients with a binary transport can leave the encoding
@@ -28,60 +27,36 @@ class Base64Codec(InputCodec):
 
     ContentType: ClassVar[str] = "base64"
     TypeHint: ClassVar[Any] = list[bytes]
+    Element: ClassVar[type[Any]] = bytes
 
     @classmethod
-    def can_encode(cls, payload: Any) -> bool:
-        """Lists of bytes; None may stand between."""
-        return is_list_of(payload, bytes)
+    def _read_elements(cls, tensor: InputOrOutput) -> list[Any]:
+        found = elements(tensor, cls.ContentType)
+        for at, one in enumerate(found):
+            if one is None:
+                continue
+            if isinstance(one, str):
+                if not one.isascii():
+                    message = f"data[{at}]: {one[:24]!r} is not base64, which is ASCII"
+                    raise located(CodecError(message), tensor)
+                one = one.encode()
+            try:
+                found[at] = b64decode(one, validate=True)
+            except binascii.Error:
+                found[at] = one
+        return found
 
     @classmethod
-    def decode_input(cls, request_input: RequestInput) -> list[Any]:
-        """The bytes of the input."""
-        return _decode(request_input)
-
-    @classmethod
-    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
-        """The bytes of the output."""
-        return _decode(response_output)
-
-    @classmethod
-    def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
-        """An input of shape [N, 1] that holds the bytes; a bare bytes object is one."""
-        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
-
-    @classmethod
-    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
-        """An output of shape [N, 1] that holds the bytes; a bare bytes object is one."""
-        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
-
-
-def _decode(tensor: InputOrOutput) -> list[Any]:
-    found = elements(tensor, Base64Codec.ContentType)
-    for at, one in enumerate(found):
-        if one is None:
-            continue
-        if isinstance(one, str):
-            if not one.isascii():
-                message = f"data[{at}]: {one[:24]!r} is not base64, which is ASCII"
-                raise located(CodecError(message), tensor)
-            one = one.encode()
-        try:
-            found[at] = b64decode(one, validate=True)
-        except binascii.Error:
-            found[at] = one
-    return found
-
-
-def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
-    is_numbers = isinstance(payload, np.ndarray) and payload.ndim > 0 and payload.dtype.kind not in "USO"
-    encoded: list[Any] = []
-    for at, one in enumerate(payload if is_numbers else as_list(payload)):
-        if one is None:
-            encoded.append(None)
-            continue
-        text = b64encode(_octets(name, one, at))
-        encoded.append(text if use_bytes else text.decode())
-    return encoded
+    def _write_elements(cls, name: str, payload: Any, use_bytes: bool) -> list[Any]:
+        is_numbers = isinstance(payload, np.ndarray) and payload.ndim > 0 and payload.dtype.kind not in "USO"
+        encoded: list[Any] = []
+        for at, one in enumerate(payload if is_numbers else as_list(payload)):
+            if one is None:
+                encoded.append(None)
+                continue
+            text = b64encode(_octets(name, one, at))
+            encoded.append(text if use_bytes else text.decode())
+        return encoded
 
 
 def _octets(name: str, value: Any, at: int) -> bytes:

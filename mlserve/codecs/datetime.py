@@ -8,12 +8,11 @@ from typing import Any, ClassVar, Union
 
 import numpy as np
 
-from mlserve.codecs.base import InputCodec, InputOrOutput
+from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, bytes_tensor, is_list_of
+from mlserve.codecs.lists import ListCodec, as_list
 from mlserve.codecs.registry import register_input_codec
 from mlserve.codecs.string import text_of
-from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["DatetimeCodec"]
 
@@ -26,7 +25,7 @@ _ISO = re.compile(
 
 
 @register_input_codec
-class DatetimeCodec(InputCodec):
+class DatetimeCodec(ListCodec):
     """A list of `datetime` as a BYTES tensor of ISO 8601 text; null is None.
 
     Zones stay as offsets; a text without one gives a datetime without zone. Digits beyond microseconds are cut.
@@ -34,31 +33,37 @@ class DatetimeCodec(InputCodec):
 
     ContentType: ClassVar[str] = "datetime"
     TypeHint: ClassVar[Any] = list[datetime.datetime]
+    Element: ClassVar[type[Any]] = datetime.datetime
 
     @classmethod
-    def can_encode(cls, payload: Any) -> bool:
-        """Lists of datetimes; None may stand between."""
-        return is_list_of(payload, datetime.datetime)
+    def _read_elements(cls, tensor: InputOrOutput) -> list[Any]:
+        found: list[Any] = list(text_of(tensor, cls.ContentType))
+        for at, one in enumerate(found):
+            if one is not None:
+                try:
+                    found[at] = parse(one)
+                except (ValueError, OverflowError) as error:
+                    message = f"data[{at}]: {one[:40]!r} is no date and time by ISO 8601 ({error})"
+                    raise located(CodecError(message), tensor) from None
+        return found
 
     @classmethod
-    def decode_input(cls, request_input: RequestInput) -> list[Any]:
-        """The datetimes of the input; CodecError for text that is no date of the calendar."""
-        return _decode(request_input)
-
-    @classmethod
-    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
-        """The datetimes of the output."""
-        return _decode(response_output)
-
-    @classmethod
-    def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
-        """An input of shape [N, 1] that holds the dates; a bare one is one. ISO text passes as it is."""
-        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
-
-    @classmethod
-    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
-        """An output of shape [N, 1] that holds the dates; a bare one is one. ISO text passes as it is."""
-        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
+    def _write_elements(cls, name: str, payload: Any, use_bytes: bool) -> list[Any]:
+        if isinstance(payload, np.ndarray) and payload.dtype.kind == "M":
+            payload = _from_numpy(payload)
+        encoded: list[Any] = []
+        for at, one in enumerate(as_list(payload)):
+            if isinstance(one, np.datetime64):
+                one = _from_numpy(one)[0]
+            if isinstance(one, datetime.date):  # a datetime is one too
+                one = one.isoformat()
+            elif not isinstance(one, str) and one is not None:
+                what = f"{type(one).__name__} at {at}"
+                raise unencodable(f"'{name}': content type 'datetime' takes a list of datetime, got {what}")
+            if one == "NaT":  # what pandas' missing date, a datetime by its class, says of itself
+                one = None
+            encoded.append(one.encode() if use_bytes and one is not None else one)
+        return encoded
 
     @classmethod
     def _matches_hint(cls, hint: Any) -> bool:
@@ -94,36 +99,6 @@ def _zone(text: str | None) -> datetime.timezone | None:
         text = "+00"
     minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
     return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
-
-
-def _decode(tensor: InputOrOutput) -> list[Any]:
-    found: list[Any] = list(text_of(tensor, DatetimeCodec.ContentType))
-    for at, one in enumerate(found):
-        if one is not None:
-            try:
-                found[at] = parse(one)
-            except (ValueError, OverflowError) as error:
-                message = f"data[{at}]: {one[:40]!r} is no date and time by ISO 8601 ({error})"
-                raise located(CodecError(message), tensor) from None
-    return found
-
-
-def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
-    if isinstance(payload, np.ndarray) and payload.dtype.kind == "M":
-        payload = _from_numpy(payload)
-    encoded: list[Any] = []
-    for at, one in enumerate(as_list(payload)):
-        if isinstance(one, np.datetime64):
-            one = _from_numpy(one)[0]
-        if isinstance(one, datetime.date):  # a datetime is one too
-            one = one.isoformat()
-        elif not isinstance(one, str) and one is not None:
-            what = f"{type(one).__name__} at {at}"
-            raise unencodable(f"'{name}': content type 'datetime' takes a list of datetime, got {what}")
-        if one == "NaT":  # what pandas' missing date, a datetime by its class, says of itself
-            one = None
-        encoded.append(one.encode() if use_bytes and one is not None else one)
-    return encoded
 
 
 def _from_numpy(dates: Any) -> Any:

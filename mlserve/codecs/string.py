@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mlserve.codecs.base import InputCodec, InputOrOutput
+from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import as_list, bytes_tensor, elements, is_list_of
+from mlserve.codecs.lists import ListCodec, as_list, elements
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
-from mlserve.types import RequestInput, ResponseOutput
 
 __all__ = ["StringCodec", "StringRequestCodec"]
 
 
 @register_input_codec
-class StringCodec(InputCodec):
+class StringCodec(ListCodec):
     """A list of text as a BYTES tensor of UTF-8; null is None.
 
     `use_bytes=False` leaves the elements as `str`, for who turns the tensor into JSON by own means.
@@ -23,31 +22,31 @@ class StringCodec(InputCodec):
 
     ContentType: ClassVar[str] = "str"
     TypeHint: ClassVar[Any] = list[str]
+    Element: ClassVar[type[Any]] = str
 
     @classmethod
-    def can_encode(cls, payload: Any) -> bool:
-        """Lists of text; None may stand between."""
-        return is_list_of(payload, str)
+    def _read_elements(cls, tensor: InputOrOutput) -> list[Any]:
+        return text_of(tensor, cls.ContentType)
 
     @classmethod
-    def decode_input(cls, request_input: RequestInput) -> list[Any]:
-        """The texts of the input; CodecError if they are no UTF-8."""
-        return _decode(request_input)
-
-    @classmethod
-    def decode_output(cls, response_output: ResponseOutput) -> list[Any]:
-        """The texts of the output."""
-        return _decode(response_output)
-
-    @classmethod
-    def encode_input(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> RequestInput:
-        """An input of shape [N, 1] that holds the texts; a bare text is one."""
-        return RequestInput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
-
-    @classmethod
-    def encode_output(cls, name: str, payload: Any, use_bytes: bool = True, **kwargs: Any) -> ResponseOutput:
-        """An output of shape [N, 1] that holds the texts; a bare text is one."""
-        return ResponseOutput(**bytes_tensor(name, _encode(name, payload, use_bytes), cls.ContentType))
+    def _write_elements(cls, name: str, payload: Any, use_bytes: bool) -> list[Any]:
+        encoded: list[Any] = []
+        for at, one in enumerate(as_list(payload)):
+            try:
+                if isinstance(one, str):
+                    encoded.append(one.encode() if use_bytes else one)
+                elif isinstance(one, bytes):
+                    text = one.decode()
+                    encoded.append(one if use_bytes else text)
+                elif one is None:
+                    encoded.append(None)
+                else:
+                    what = f"{type(one).__name__} at {at}"
+                    raise unencodable(f"'{name}': content type 'str' takes a list of text, got {what}")
+            except UnicodeError as error:
+                what = "text that has no UTF-8 form" if isinstance(one, str) else "bytes that are not UTF-8"
+                raise unencodable(f"'{name}': content type 'str': {what} at {at} ({error})") from None
+        return encoded
 
 
 @register_request_codec
@@ -73,27 +72,3 @@ def _utf8(value: bytes, at: int, tensor: InputOrOutput) -> str:
     except UnicodeDecodeError as error:
         message = f"data[{at}]: {value[:24]!r} is not UTF-8 ({error.reason} at byte {error.start})"
         raise located(CodecError(message), tensor) from None
-
-
-def _decode(tensor: InputOrOutput) -> list[Any]:
-    return text_of(tensor, StringCodec.ContentType)
-
-
-def _encode(name: str, payload: Any, use_bytes: bool) -> list[Any]:
-    encoded: list[Any] = []
-    for at, one in enumerate(as_list(payload)):
-        try:
-            if isinstance(one, str):
-                encoded.append(one.encode() if use_bytes else one)
-            elif isinstance(one, bytes):
-                text = one.decode()
-                encoded.append(one if use_bytes else text)
-            elif one is None:
-                encoded.append(None)
-            else:
-                what = f"{type(one).__name__} at {at}"
-                raise unencodable(f"'{name}': content type 'str' takes a list of text, got {what}")
-        except UnicodeError as error:
-            what = "text that has no UTF-8 form" if isinstance(one, str) else "bytes that are not UTF-8"
-            raise unencodable(f"'{name}': content type 'str': {what} at {at} ({error})") from None
-    return encoded

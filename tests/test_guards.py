@@ -19,7 +19,7 @@ PACKAGE = ROOT / "mlserve"
 ROOMS = [
     ["version", "errors", "eventloop", "osdep", "malloc", "tally", "auto_batching", "deadlines", "bounds"],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
-    ["tensors", "types"],
+    ["payload", "tensors", "types"],
     ["settings", "runtime_names"],
     ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
     ["codecs", "asgi_frames", "handlers", "handling", "layout"],

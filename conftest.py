@@ -1,0 +1,55 @@
+"""A test that is skipped fails the run, unless tests/allowed_skips.txt lists it with its reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIST = Path(__file__).parent / "tests" / "allowed_skips.txt"
+
+_unlisted: list[str] = []
+
+
+def allowed(text: str) -> list[tuple[re.Pattern[str], str]]:
+    """The entries of the list: a pattern for the test's id, in which * stands for anything, and the reason."""
+    entries = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            pattern, _, reason = line.partition(" ")
+            assert reason.strip(), f"{LIST.name}: no reason for {pattern}"
+            entries.append((re.compile(re.escape(pattern).replace(r"\*", ".*")), reason.strip()))
+    return entries
+
+
+_allowed = allowed(LIST.read_text(encoding="utf-8"))
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    _note(report)
+
+
+def pytest_collectreport(report: Any) -> None:
+    _note(report)
+
+
+def _note(report: Any) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    if not any(pattern.fullmatch(report.nodeid) for pattern, _ in _allowed):
+        _unlisted.append(f"{report.nodeid}: {report.longrepr[-1]}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unlisted and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _unlisted:
+        terminalreporter.section(f"skipped, but not listed in tests/{LIST.name}", red=True)
+        for line in _unlisted:
+            terminalreporter.line(line)

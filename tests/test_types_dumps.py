@@ -42,6 +42,13 @@ def answer(**more: Any) -> InferenceResponse:
     return InferenceResponse(model_name="m", outputs=[output], **more)
 
 
+def test_the_example_of_the_documentation_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "types.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    assert names["again"].parameters.region == "eu"
+
+
 def test_dumps_are_plain_and_leave_out_none() -> None:
     made = request()
     plain = made.model_dump()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import grpc
 import httpx
 import numpy as np
@@ -16,10 +20,15 @@ from mlserve.errors import InferenceError, MLServeError, ModelLoadError, Startup
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
 from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor
+from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, Parameters
 from tests.serving import write_model
 
-REQUEST = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([[1.0, 2.0], [3.0, 4.0]]))])
+
+def request_of(rows: list[list[float]]) -> InferenceRequest:
+    return InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array(rows))])
+
+
+REQUEST = request_of([[1.0, 2.0], [3.0, 4.0]])
 
 
 class Double(MLModel):
@@ -98,6 +107,9 @@ class Silent(Double):
 class Loose(Double):
     """Does not look at shapes."""
 
+    async def load(self) -> bool:
+        return True
+
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
         for one in payload.outputs or ():
             raise InferenceError(one.name)
@@ -116,6 +128,106 @@ class Streaming(Double):
 class Chatty(Double):
     async def metadata(self) -> Any:
         return {"name": self.name}
+
+
+class Blocking(Double):
+    """Async by name only."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        time.sleep(0.3)
+        return super().predict(payload)
+
+
+class Shared(Double):
+    """Keeps the request of a call where the next one finds it."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        self.current = payload
+        await anyio.sleep(0)
+        return super().predict(self.current)
+
+
+class Centred(Double):
+    """What a row gives hangs on the rows beside it."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        array = self.decode(payload.inputs[0], NumpyCodec)
+        return InferenceResponse(
+            model_name=self.name, outputs=[NumpyCodec.encode_output("y", array - array.mean(axis=0))]
+        )
+
+
+class Sorting(Double):
+    """Gives its rows back in an order of its own."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        array = np.sort(self.decode(payload.inputs[0], NumpyCodec), axis=0)
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", array)])
+
+
+class Lying(Double):
+    """Declares another datatype than it gives."""
+
+    async def load(self) -> bool:
+        self.outputs = [MetadataTensor(name="y", datatype="FP32", shape=[-1, 2])]
+        return True
+
+
+class Undeclared(Double):
+    async def load(self) -> bool:
+        self.outputs = [MetadataTensor(name="z", datatype="FP64", shape=[-1, 2])]
+        return True
+
+
+class Unspeakable(Double):
+    """Puts into its parameters what no client can be sent."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        answer = super().predict(payload)
+        answer.outputs[0].parameters = Parameters(model=self)
+        return answer
+
+
+KEPT: list[Any] = []
+
+
+class Clinging(Double):
+    """Stays where nobody needs it any more."""
+
+    async def load(self) -> bool:
+        KEPT.append(self)
+        return await super().load()
+
+
+class Threaded(Double):
+    """Starts a thread and never ends it."""
+
+    async def load(self) -> bool:
+        threading.Thread(target=GATE.wait, daemon=True).start()
+        return await super().load()
+
+
+class Filing(Double):
+    """Opens a file and never closes it."""
+
+    async def load(self) -> bool:
+        KEPT.append(open(__file__))  # noqa: SIM115
+        return await super().load()
+
+
+GATE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """What the leaking models have left."""
+    yield
+    for one in KEPT:
+        if hasattr(one, "close"):
+            one.close()
+    KEPT.clear()
+    GATE.set()
+    GATE.clear()
 
 
 class Broken(Double):
@@ -140,13 +252,24 @@ def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
         (Ragged, "in a batch: .*1 rows"),
         (Silent, "is not ready"),
         (Loose, "one value too few"),
+        (Blocking, r"predict\(\) held up the event loop for 0\.\d+ s"),
+        (Shared, "raw beside other calls"),
+        (Centred, r"requests of several lengths in a batch: output 'y': expected"),
+        (Sorting, r"in a batch: output 'y': expected"),
+        (Lying, r"output 'y': metadata\(\) says FP32, the answer FP64"),
+        (Undeclared, r"output 'y' is not among metadata\(\)'s: \['z'\]"),
+        (Unspeakable, "output 'y' cannot be sent"),
+        (Clinging, r"is still there after unload\(\): list refers to it"),
+        (Threaded, "leaves threads behind"),
+        (Filing, "leaves open files behind"),
         (Streaming, "gives nothing"),
         (Chatty, r"metadata\(\) gave dict"),
     ],
 )
 def test_a_breach_is_told(model, said):
+    asked = [REQUEST, request_of([[5.0, 6.0]])]
     with pytest.raises(AssertionError, match=said):
-        check_runtime(model, REQUEST, batches=model in (Greedy, Ragged))
+        check_runtime(model, asked, batches=model in (Greedy, Ragged, Centred, Sorting), longest_block_seconds=0.2)
 
 
 def test_an_answer_that_is_not_the_expected_one_is_told():
@@ -158,6 +281,8 @@ def test_an_answer_that_is_not_the_expected_one_is_told():
 def test_what_a_runtime_cannot_promise_can_be_left_out():
     check_runtime(Deaf, REQUEST, unknown_output=False)
     check_runtime(Fickle, REQUEST, repeatable=False)
+    check_runtime(Clinging, REQUEST, leaks=False)
+    check_runtime(Blocking, REQUEST, longest_block_seconds=None)
     check_runtime(ModelSettings(name="named", implementation=Double), [REQUEST, REQUEST])
 
 

@@ -129,6 +129,7 @@ def test_an_absent_optional_argument_keeps_its_default_or_is_none() -> None:
         ([], "model 'm' needs input 'left'; the request has none"),
         ([tensor("right", [1.0])], "model 'm' needs input 'left'; the request has 'right'"),
         ([tensor("left", [1.0]), tensor("y", [1.0])], "takes inputs 'left', 'right'; the request has input 'y' beside"),
+        ([tensor("y", [1.0])], "model 'm' needs input 'left'; the request has 'y'"),
         ([tensor("left", [1.0]), tensor("left", [1.0])], "input 'left': a second input of this name"),
         ([tensor("left", ["a"], "FP64")], "input 'left': data"),
         ([tensor("left", ["a"], "BYTES", "str")], "argument 'left' is a numpy array, and content type 'str' is none"),

@@ -127,11 +127,15 @@ class SignatureCodec:
             values[name] = self._decode_whole(model, arguments[name], request, left)
         if left and not self._whole:
             if self._rest is None:
+                self._check_missing(model, arguments, values, request)
                 raise InvalidRequest(self._surplus(model, left))
             for one in left:
                 values[one.name] = self._rest.decode(model, one)
         if len(values) < len(arguments):
-            self._fill(model, arguments, values, request)
+            self._check_missing(model, arguments, values, request)
+            for argument in arguments.values():
+                if argument.passes_none and argument.name not in values:
+                    values[argument.name] = None
         return values
 
     def encode_response(self, model: Any, result: Any) -> InferenceResponse:
@@ -193,17 +197,14 @@ class SignatureCodec:
             offer_decoded(part, None, metadata)
         return codec.decode_request(part)
 
-    def _fill(
+    def _check_missing(
         self, model: Any, arguments: dict[str, _Argument], values: dict[str, Any], request: InferenceRequest
     ) -> None:
-        """Gives None for optional arguments without a default; InvalidRequest if a required one is missing."""
+        """InvalidRequest if a required argument has no input."""
         missing = [one.name for one in arguments.values() if one.required and one.name not in values]
         if missing:
             got = ", ".join(f"'{one.name}'" for one in request.inputs) or "none"
             raise InvalidRequest(f"model '{model.name}' needs {_inputs(missing)}; the request has {got}")
-        for one in arguments.values():
-            if one.passes_none and one.name not in values:
-                values[one.name] = None
 
     def _surplus(self, model: Any, left: list[RequestInput]) -> str:
         takes = _inputs(list(self._arguments or ()))

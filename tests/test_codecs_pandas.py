@@ -36,7 +36,7 @@ def values_of(column: Any) -> list[Any]:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT,
+    st.none() | st.booleans() | st.integers(-(2**80), 2**80) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )
@@ -222,6 +222,12 @@ def test_object_columns_of_numbers_are_numbers_and_mixed_ones_are_json() -> None
 def test_a_column_that_the_protocol_cannot_carry_is_named(column: Any) -> None:
     with pytest.raises(CodecError, match="column 'odd'") as caught:
         codecs.PandasCodec.encode_outputs(pd.DataFrame({"odd": column}))
+    assert caught.value.http_status == 500
+
+
+def test_a_column_with_a_lone_surrogate_is_named() -> None:
+    with pytest.raises(CodecError, match=r"'s': content type 'str': text that has no UTF-8 form at 1") as caught:
+        codecs.PandasCodec.encode_response("m", pd.DataFrame({"s": pd.Series(["a", "\ud800"], dtype=object)}))
     assert caught.value.http_status == 500
 
 

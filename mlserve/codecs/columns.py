@@ -47,7 +47,7 @@ def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[D
         return _of_numpy(name, array), array, None
     if kind == "M":
         values = [None if one is pd.NaT else one.isoformat() for one in column.array]
-        return Datatype.BYTES, _texts(values, use_bytes), DatetimeCodec.ContentType
+        return Datatype.BYTES, DatetimeCodec.encode_output(name, values, use_bytes).data, DatetimeCodec.ContentType
     if kind in "OUT" and not isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
         return _encode_objects(name, column.tolist(), use_bytes)
     raise unencodable(f"column '{name}': no datatype of the protocol holds pandas' {dtype}")
@@ -120,12 +120,11 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
     values = [None if _is_missing(one, pd) else one for one in values]
     present = [one for one in values if one is not None]
     if all(isinstance(one, str) for one in present):
-        return Datatype.BYTES, _texts(values, use_bytes), StringCodec.ContentType
+        return Datatype.BYTES, StringCodec.encode_output(name, values, use_bytes).data, StringCodec.ContentType
     if all(isinstance(one, bytes) for one in present):
         return _encode_blobs(name, values, use_bytes)
     if all(isinstance(one, datetime.date | np.datetime64) for one in present):
-        tensor = DatetimeCodec.encode_output(name, values, use_bytes)
-        return Datatype.BYTES, tensor.data, DatetimeCodec.ContentType
+        return Datatype.BYTES, DatetimeCodec.encode_output(name, values, use_bytes).data, DatetimeCodec.ContentType
     if all(isinstance(one, bool | int | float | np.bool_ | np.number) for one in present):
         array = _numbers(values)
         if array is not None:
@@ -139,17 +138,12 @@ def _is_missing(one: Any, pd: Any) -> bool:
     )
 
 
-def _texts(values: list[Any], use_bytes: bool) -> list[Any]:
-    return [one if one is None else one.encode() for one in values] if use_bytes else values
-
-
 def _encode_blobs(name: str, values: list[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
     """Bytes go as text, as MLServer sends them, if all are UTF-8; otherwise as base64, which JSON can carry."""
     try:
         texts = [one if one is None else str(one, "utf-8") for one in values]
     except UnicodeDecodeError:
-        tensor = Base64Codec.encode_output(name, values, use_bytes)
-        return Datatype.BYTES, tensor.data, Base64Codec.ContentType
+        return Datatype.BYTES, Base64Codec.encode_output(name, values, use_bytes).data, Base64Codec.ContentType
     return Datatype.BYTES, values if use_bytes else texts, StringCodec.ContentType
 
 

@@ -23,11 +23,18 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS  # without OPT_SERIALIZE_NUMPY, which orjson 
 
 def json_texts(name: str, values: list[Any], use_bytes: bool) -> list[Any]:
     """The JSON text of each value; CodecError (500) names the column if one has none."""
-    try:
-        texts = [orjson.dumps(one, default=_plain, option=_OPTIONS) for one in values]
-    except TypeError as error:
-        raise unencodable(f"column '{name}': a value has no JSON form ({error})") from None
+    texts = [_text(name, one) for one in values]
     return texts if use_bytes else [one.decode() for one in texts]
+
+
+def _text(name: str, value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except TypeError as error:
+        try:
+            return msgspec.json.encode(value, enc_hook=_plain)  # integers of more than 64 bits
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            raise unencodable(f"column '{name}': a value has no JSON form ({error})") from None
 
 
 def values_of_json(tensor: InputOrOutput) -> Any:

@@ -61,6 +61,26 @@ def test_dates_come_back_equal_with_their_zones(form: str, use_bytes: bool, mome
     assert [one.utcoffset() for one in decoded] == [one.utcoffset() for one in moments]
 
 
+values_of = {codecs.StringCodec: TEXT, codecs.Base64Codec: st.binary(max_size=8), codecs.DatetimeCodec: dates}
+
+
+@forms
+@pytest.mark.parametrize("codec", list(values_of))
+@quick
+@given(data=st.data())
+def test_lists_with_none_come_back_equal_or_are_refused_both_ways(form: str, codec: Any, data: Any) -> None:
+    values = data.draw(st.lists(st.none() | values_of[codec], max_size=5))
+    for tensor, decode in (
+        (codec.encode_input("x", values), codec.decode_input),
+        (codec.encode_output("x", values), codec.decode_output),
+    ):
+        if form in BINARY[1:] and None in values:  # the client sends inputs without a binary form as JSON
+            with pytest.raises(MLServeError, match="null has no binary form"):
+                sent(tensor, form)
+        elif form == "json" or None not in values:
+            assert decode(sent(tensor, form)) == values
+
+
 @pytest.mark.parametrize(
     ("codec", "values"),
     [

@@ -88,6 +88,11 @@ class Pool:
         """The line of a model; None if it is not loaded."""
         return self._lines.get(model)
 
+    @property
+    def running_count(self) -> int:
+        """How many calls workers have: those that run, and the few that are next."""
+        return sum(len(link.calls) for link in self.crew.links)
+
     def waiting_for(self, model: int) -> int:
         """How many calls wait for one model."""
         line = self._lines.get(model)

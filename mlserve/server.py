@@ -22,6 +22,7 @@ from mlserve.grpc.server import GrpcServer
 from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pool import Pool
+from mlserve.pool_metrics import PoolMetrics
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, open_repository
 from mlserve.rest.app import RestApp
@@ -50,6 +51,7 @@ class Server:
         self._repository = repository
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.pools = Pools(settings, self.metrics)
+        self.metrics.registry.register(PoolMetrics(self.pools))
         self.models = Models(repository, self.pools, settings)
         self.metrics.batched = self.models.batched
         self._tracing = open_tracing(settings)

@@ -31,7 +31,7 @@ ROOMS = [
     ["crew"],
     ["compat", "worker", "pool"],
     ["worker_main", "pools"],
-    ["models"],
+    ["models", "pool_metrics"],
     ["custom_routes"],
     ["dataplane"],
     ["tracing"],

@@ -33,7 +33,7 @@ from mlserve.rest.h1_body import Body
 from mlserve.rest.h1_exchange import Exchange
 from mlserve.rest.h1_parser import Refusal, RequestParser
 from mlserve.rest.h1_response import error_response
-from mlserve.rest.h1_server import H1Server
+from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server
 
 __all__ = ["H1Connection", "Transport"]
 
@@ -102,8 +102,6 @@ class H1Connection(asyncio.BufferedProtocol):
         self._client = _host_and_port(transport.get_extra_info("peername"))
         self._address = _host_and_port(transport.get_extra_info("sockname"))
         self._server.enter(self)
-        if self._server.stopping:
-            self._close()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._server.read_buffer if self._in_place is None else self._in_place.space()
@@ -169,9 +167,10 @@ class H1Connection(asyncio.BufferedProtocol):
         elif self._arriving is self._current and self._reading and now - self._heard > limits.body_pause_seconds:
             self._refuse(Refusal(408, f"nothing of the request's body came for {limits.body_pause_seconds:g} s"))
 
-    def stop_when_idle(self) -> None:
-        """Close now, or after the answer that is under way."""
-        if self._current is None and self._phase in (Phase.OPENING, Phase.SERVING):
+    def stop_when_idle(self, now: float) -> None:
+        """Close if nothing was asked for LEAVE_SECONDS, or after the answer that is under way."""
+        idle = self._current is None and self._phase in (Phase.OPENING, Phase.SERVING)
+        if idle and now - self._since > LEAVE_SECONDS:
             self._close()
 
     def give_up(self) -> None:
@@ -208,7 +207,7 @@ class H1Connection(asyncio.BufferedProtocol):
             return
         self._current = None
         done = self._half_closed and not self._ahead
-        if done or self._server.stopping or not exchange.keep_alive:
+        if done or not exchange.keep_alive:  # while stopping too: a client that was promised more may ask once more
             self._close(linger=not exchange.body.complete or self._parser.refusal is not None)
             return
         self._since = time.monotonic()

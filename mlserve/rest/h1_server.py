@@ -15,7 +15,10 @@ from mlserve.rest.h1_exchange import Application
 __all__ = ["H1Server", "Limits", "OpenConnection"]
 
 READ_BYTES = 256 * 1024
-LEAVE_SECONDS = 0.3  # at the end, how long idle connections are kept open for a request that may be on its way
+# At the end, a client that has asked lately may be about to ask again: it shall be told in its answer that the
+# connection closes, and not be cut off while its request comes in.
+LEAVE_SECONDS = 1.0
+LOOK_SECONDS = 0.05
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
@@ -37,8 +40,8 @@ class OpenConnection(Protocol):
     def check_deadlines(self, now: float) -> None:
         """Close if the client was silent for too long; `now` is time.monotonic()."""
 
-    def stop_when_idle(self) -> None:
-        """Close now, or after the answer that is under way."""
+    def stop_when_idle(self, now: float) -> None:
+        """Close if nothing was asked for LEAVE_SECONDS, or after the answer that is under way."""
 
     def give_up(self) -> None:
         """Tell the client that its answer will not come, where that can be said, and close."""
@@ -65,7 +68,7 @@ class H1Server:
         self.lifespan_state = {} if lifespan_state is None else lifespan_state  # each request gets a copy
         self.limits = limits or Limits()
         self.read_buffer = memoryview(bytearray(READ_BYTES))
-        self.stopping = False
+        self.stopping = False  # every answer says that its connection is closed after it
         self._open: set[OpenConnection] = set()
         self._all_closed: anyio.Event | None = None
         self._date_second = -1
@@ -110,15 +113,13 @@ class H1Server:
     async def drain(self, timeout_seconds: float) -> int:
         """Close idle connections, let busy ones finish; how many were not done in time and were given up."""
         self.stopping = True
-        if self._open:
-            self._all_closed = anyio.Event()
-            with anyio.move_on_after(timeout_seconds):
-                # Clients with more to ask are told in their next answer, and not cut off while their request comes in.
-                with anyio.move_on_after(min(LEAVE_SECONDS, timeout_seconds / 4)):
-                    await self._all_closed.wait()
+        with anyio.move_on_after(timeout_seconds):
+            while self._open:
+                self._all_closed = anyio.Event()
+                now = time.monotonic()
                 for connection in list(self._open):
-                    connection.stop_when_idle()
-                if self._open:
+                    connection.stop_when_idle(now)
+                with anyio.move_on_after(LOOK_SECONDS):
                     await self._all_closed.wait()
         late = list(self._open)
         for connection in late:

@@ -58,7 +58,7 @@ class Http2Mixin(_Base):
     def check_deadlines(self, now: float) -> None:
         """Hypercorn does."""
 
-    def stop_when_idle(self) -> None:
+    def stop_when_idle(self, now: float) -> None:
         """Hypercorn does, once its context says `terminated`."""
 
     def give_up(self) -> None:

@@ -247,6 +247,9 @@ async def test_fastapis_markers_mean_what_fastapi_says() -> None:
     async def noted(limit: Annotated[int, fastapi.Query(ge=1)] = 3) -> Any:
         return limit
 
+    async def protocol(payload: InferenceRequest = fastapi.Body(...)) -> Any:  # noqa: B008
+        return InferenceResponse(model_name="m", id=payload.id, outputs=[])
+
     def shared(user: str = "nobody") -> str:
         return user.upper()
 
@@ -259,6 +262,8 @@ async def test_fastapis_markers_mean_what_fastapi_says() -> None:
     assert await answer(told, path="/rows/{row}", query="limit=2", row="7") == [7, 2]
     assert await answer(noted, query="limit=9") == 9
     assert await answer(depends, query="user=ann") == "ANN"
+    answered = await answer(protocol, {"id": "q", "inputs": []})
+    assert (answered["model_name"], answered["id"]) == ("m", "q")
     for handler, query in ((noted, "limit=0"), (noted, "limit=x")):
         refused = await asked(handler, query=query)
         assert (refused.status, json.loads(refused.body)["detail"][0]["loc"]) == (422, ["query", "limit"])

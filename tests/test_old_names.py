@@ -279,3 +279,20 @@ def test_custom_handlers_are_marked_by_the_decorator(alias: None) -> None:
 
     found = handlers.get_custom_handlers(Model(ModelSettings(name="m", implementation="a.B")))
     assert [one[0].rest_path for one in found] == ["/mine"]
+
+
+def test_types_are_fields_of_pydantics_models(alias: None) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    types = importlib.import_module("mlserver.types")
+    mine = pydantic.create_model(
+        "Mine", inputs=(list[types.MetadataTensor], []), request=(types.InferenceRequest | None, None)
+    )
+    tensor = {"name": "a", "datatype": "BYTES", "shape": [1]}
+    made = mine(inputs=[tensor], request={"inputs": [{**tensor, "data": [b"x"]}]})
+    assert made.inputs[0] == types.MetadataTensor(**tensor)
+    assert made.model_dump()["request"]["inputs"][0]["data"] == [b"x"]
+    assert mine.model_validate_json(made.model_dump_json()).request.inputs[0].data == ["x"]
+    schema = mine.model_json_schema()["properties"]["inputs"]["items"]
+    assert schema == {"title": "MetadataTensor", "type": "object"}
+    with pytest.raises(pydantic.ValidationError, match="shape"):
+        mine(inputs=[{"name": "a", "datatype": "BYTES"}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlserve import recovery
-from mlserve.calls import Call
+from mlserve.calls import Batch, Call
 from mlserve.recovery import Blame, Offences, Strikes, blame_for, digest_of, pause_before_start
 from tests.engine import request
 
@@ -18,7 +18,8 @@ class _NoWaiter:
 
 def _call(model: int = 1, value: float = 1.0, *, waiting: bool = False, company: int = 1) -> Call:
     call = Call(model, request([value]), "json", _NoWaiter)
-    call.waiting, call.company = waiting, company
+    call.waiting = waiting
+    call.batch = Batch([call] * company, 0.0) if company > 1 else None
     return call
 
 

@@ -318,6 +318,45 @@ def test_metadata_is_what_the_settings_say(streaming: Running) -> None:
     assert [one["name"] for one in found["inputs"] + found["outputs"]] == ["prompt", "output"]
 
 
+# -- the repository and files of requests -------------------------------------------------------------------------
+
+
+def test_models_are_listed_unloaded_and_loaded_again(server: Running) -> None:
+    base = f"{server.rest}/v2/repository"
+
+    def states() -> dict[str, str]:
+        found = httpx.post(f"{base}/index", json={}).json()
+        return {one["name"]: one["state"] for one in found}
+
+    assert states()["lengths"] == "READY"
+    assert httpx.post(f"{base}/models/lengths/unload").status_code == 200
+    assert states()["lengths"] == "UNAVAILABLE"
+    assert httpx.post(f"{base}/models/lengths/load").status_code == 200
+    assert states()["lengths"] == "READY"
+
+
+def test_a_file_of_requests_is_answered_by_the_command_line(server: Running, tmp_path: Path) -> None:
+    click_testing = pytest.importorskip("click.testing")
+    texts = [["why?"], ["how?", "when?"]]
+    lines = [
+        json.dumps(
+            {
+                "id": f"id-{number}",
+                "inputs": [tensor(name, text, "BYTES", [len(text)]) for name in ("questions", "context")],
+            }
+        )
+        for number, text in enumerate(texts)
+    ]
+    (tmp_path / "requests.txt").write_text("\n".join(lines))
+    words = f"infer -u {server.rest.removeprefix('http://')} -m lengths -i {tmp_path}/requests.txt -o {tmp_path}/answers.txt"
+    done = click_testing.CliRunner().invoke(old("cli.main").root, words.split())
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in (tmp_path / "answers.txt").read_text().splitlines()]
+    answers.sort(key=lambda one: one["parameters"]["batch_index"])
+    assert [one["id"] for one in answers] == ["id-0", "id-1"]
+    assert [one["outputs"][0]["data"] for one in answers] == [[4, 4], [4, 5, 4, 5]]
+
+
 # -- batches ------------------------------------------------------------------------------------------------------
 
 

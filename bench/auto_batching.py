@@ -2,6 +2,7 @@
 
     python bench/auto_batching.py                      about 6 minutes: four costs, five ways of batching
     python bench/auto_batching.py --costs knee --ways "auto;size 64"
+    python bench/auto_batching.py --simulated          the same rules and loads on a simulated timeline: half a minute
 
 One server, one worker for each model; models that sleep as a formula says (apps/costs.py), so that the machine is not
 what is measured. Calls come by chance (Poisson), whether or not earlier ones are answered: steps of 15, 120, 280 and 30
@@ -18,10 +19,10 @@ import csv
 import gc
 import random
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ STEPS = (15, 120, 280, 30)
 STEP_SECONDS, RAMP_SECONDS = 2.5, 8.0
 RAMP = (30, 360)
 SLICE = 0.5
-BURSTS = ((6.0, 60), (12.0, 60))  # when, and how many calls at once
+BURSTS = ((4.0, 60), (9.0, 60))  # when, and how many calls at once
 MOST_UNDER_WAY = 1500  # a call that finds so many is not sent: its client has given up
 
 COSTS = ("constant", "linear", "square root", "knee")
@@ -197,6 +198,38 @@ def scrape(port: int, model: str) -> dict[str, float]:
     return {name: found.get(name, 0.0) for name in wanted}
 
 
+def real(cost: str, way: str) -> tuple[list[tuple[float, float]], float, float]:
+    """The calls of one run against a server, the seconds its worker was busy, and the mean size of its batches."""
+    name = f"{cost}-{way}".replace(" ", "").replace(",", "")
+    settings = {
+        "implementation": "costs.Costs",
+        "parameters": {"extra": {"cost": cost}},
+        "request_timeout_seconds": 2.0,
+        **WAYS[way],
+    }
+    with Server(PEERS[OURS], [Model(name, settings, (HERE / "apps" / "costs.py",))]) as server:
+        found = asyncio.run(load(server.ports.http, name))
+        counted = scrape(server.ports.metrics, name)
+    batches = max(1.0, counted["batch_requests_count"])
+    return found, counted["bench_busy_seconds_sum"], counted["batch_requests_sum"] / batches
+
+
+def simulated(cost: str, way: str) -> tuple[list[tuple[float, float]], float, float]:
+    """The same on a timeline without a machine: the server's own rules, each batch as long as the formula says."""
+    sys.path.insert(0, str(HERE.parent))
+    sys.path.insert(0, str(HERE / "apps"))
+    from costs import COSTS as formulas
+
+    from mlserve.batching import rule_of
+    from mlserve.settings import ModelSettings
+    from tests.queueing import simulate
+
+    rule = rule_of(ModelSettings(name=cost, implementation="costs.Costs", **WAYS[way]))
+    outcome = simulate(rule, [(due, 1) for due in arrivals()], formulas[cost])
+    found = sorted(zip(outcome.arrived, outcome.seconds))
+    return found, outcome.busy_seconds, sum(outcome.batches) / len(outcome.batches)
+
+
 def main() -> None:
     """Measure, print, save, draw."""
     options = _options()
@@ -205,26 +238,15 @@ def main() -> None:
     runs = [(cost, way) for cost in options.costs for way in options.ways]
     print(busy_note(), end="")
     rows: list[dict[str, Any]] = []
+    run = simulated if options.simulated else real
     print(
         f"{'cost':12} {'batching':18} {'p50 ms':>8} {'p99 ms':>8} {'late %':>7} {'p50@15/s':>9} {'held to':>8} "
         "busy  batch"
     )
     for cost, way in runs:
-        name = f"{cost}-{way}".replace(" ", "").replace(",", "")
-        settings = {
-            "implementation": "costs.Costs",
-            "parameters": {"extra": {"cost": cost}},
-            "request_timeout_seconds": 2.0,
-            **WAYS[way],
-        }
-        with ExitStack() as stack:
-            model = Model(name, settings, (HERE / "apps" / "costs.py",))
-            server = stack.enter_context(Server(PEERS[OURS], [model]))
-            found = asyncio.run(load(server.ports.http, name))
-            counted = scrape(server.ports.metrics, name)
+        found, busy_seconds, batch = run(cost, way)
         total = summary(found)
-        busy = 100 * counted["bench_busy_seconds_sum"] / found[-1][0]
-        batch = counted["batch_requests_sum"] / max(1.0, counted["batch_requests_count"])
+        busy = 100 * busy_seconds / found[-1][0]
         print(
             f"{cost:12} {way:18} {total['p50 ms']:8.1f} {total['p99 ms']:8.1f} {total['late %']:7.2f} "
             f"{total['p50 ms at 15/s']:9.1f} {total['held up to /s']:8.0f} {busy:3.0f}% {batch:6.1f}",
@@ -249,6 +271,7 @@ def _options() -> argparse.Namespace:
         ]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulated", action="store_true", help="without a server and without waiting")
     parser.add_argument("--costs", type=names(COSTS), default=list(COSTS), help="; between them")
     parser.add_argument("--ways", type=names(list(WAYS)), default=list(WAYS), help="; between them")
     return parser.parse_args()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 
 _SHARE = 0.9  # of the target is planned with: the way from and to the client is not measured
-_DEVIATIONS = 3.0  # mean deviations above the mean: what a batch hardly exceeds
-_FREE = 1.25  # a batch that takes at most so many times what one row takes is worth it, whatever the target says
-_GAIN = 1.02  # so many times the rows per second must come out of twice the rows for the larger batch to be better
-_LOSS = 0.97  # a size that gives less than so much of the best rows per second is too large, whatever the target says
+_DEVIATIONS = 2.0  # mean deviations above the mean: what a batch hardly exceeds
+_NEARLY = 0.9  # so much of the most rows per second is as good
 _WORTH = 1.1  # so many times the rows per second of single rows make it worth to wait for company
 _WEIGHT = 0.1  # of a new measurement, once there are some
+_PAUSE_WEIGHT = 0.02
+_FAMILIAR = 5  # measurements after which a size is known well
 _FORGET_SECONDS = 60.0  # a size that was not used for so long is as if never tried
 _RATE_SECONDS = 1.0  # of arrivals that the rate remembers, about
 _LATE_SHARE = 0.01  # of the calls may be late: the target is meant for 99 of 100
@@ -34,8 +34,11 @@ class _Size:
         self.seen_at = 0.0
         self.at_least = -math.inf  # what smaller sizes take
 
-    def likely(self, doubt: float) -> float:
-        return max(self.seconds - doubt / math.sqrt(self.count), self.at_least - doubt)
+    def likely(self, doubt_seconds: float) -> float:
+        """The seconds, less what a pause may have had of them while there are few measurements."""
+        if self.count >= _FAMILIAR or not doubt_seconds:
+            return max(self.seconds, self.at_least)
+        return max(math.log(max(math.exp(self.seconds) - doubt_seconds, 1e-6)), self.at_least)
 
 
 class Cost:
@@ -45,6 +48,8 @@ class Cost:
         self._sizes: dict[int, _Size] = {}
         self._points: list[_Size] = []  # the same, smallest first
         self._deviation = 0.0  # mean distance of what was measured from what was expected
+        self._doubt_seconds = 0.0  # the most that familiar sizes took longer than expected, lately
+        self.pause_seconds = 0.0  # that the machine takes in the middle of a batch, whatever its size; a mean
 
     @property
     def tried_rows(self) -> int:
@@ -54,13 +59,15 @@ class Cost:
     def learn(self, now: float, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
         x, y = math.log(rows), math.log(max(seconds, 1e-6))
-        if self._points:  # a pause of the machine is no news about the model: three times as long is enough
+        size = self._sizes.setdefault((rows - 1).bit_length(), _Size(x, y))
+        if self._points:
             expected = self._expected(x)
             surprise = min(max(y - expected, -1.0), 1.0)
-            y = expected + surprise
             self._deviation += _WEIGHT * (abs(surprise) - self._deviation)
-        key = (rows - 1).bit_length()
-        size = self._sizes.setdefault(key, _Size(x, y))
+            if size.count >= _FAMILIAR:  # a pause of the machine is no news about this size
+                self.pause_seconds += _PAUSE_WEIGHT * (seconds - math.exp(expected + surprise) - self.pause_seconds)
+                self._doubt_seconds = max(0.99 * self._doubt_seconds, seconds - math.exp(expected))
+            y = expected + surprise
         size.count += 1
         size.seen_at = now
         weight = max(1 / size.count, _WEIGHT)
@@ -73,7 +80,8 @@ class Cost:
         at_least = -math.inf
         for one in self._points:
             one.at_least = at_least
-            at_least = max(at_least, one.seconds)
+            if one.count >= _FAMILIAR:
+                at_least = max(at_least, one.seconds)
 
     def seconds(self, rows: float) -> float:
         """What is to be expected. Beyond what was tried it goes on as before; below, as if nothing were saved."""
@@ -85,7 +93,7 @@ class Cost:
 
     def at_best(self, rows: float) -> float:
         """What it may turn out to be: sizes that were tried seldom have the benefit of the doubt."""
-        return math.exp(self._expected(math.log(rows), _DEVIATIONS * self._deviation))
+        return math.exp(self._expected(math.log(rows), self._doubt_seconds))
 
     def _expected(self, x: float, doubt: float = 0.0) -> float:
         points = self._points
@@ -102,8 +110,7 @@ class Auto:
 
     def __init__(self, target_seconds: float, most_rows: int = 0, *, patient: bool = False) -> None:
         self.target_seconds = target_seconds
-        self.rows = 1  # so many run together at most, so that the target is held
-        self.late_rows = 1  # and so many once it can't be: the size with the most rows per second
+        self.rows = 1  # so many run together at most
         self.wait_seconds = 0.0  # decided last
         self.calls = 0  # answered so far
         self.late_calls = 0  # of them later than the target
@@ -112,6 +119,7 @@ class Auto:
         self._most_rows = most_rows or 1 << 30
         self._patient = patient
         self._room = _SHARE * target_seconds  # what is left of the target for waiting and running
+        self._speeds = [(1, 0.0)]  # rows per second of all sizes up to `rows`, the smallest size first
         self._saves = False  # whether a large batch takes less time per row than a small one
         self._overhead = 0.0  # seconds between sending and answer that are not the worker's
         self._rate = 0.0  # rows per second that arrive
@@ -122,6 +130,8 @@ class Auto:
         held = "held" if self.is_held else "not held"
         return f"<Auto {self.target_seconds:g} s {held}: up to {self.rows} rows, wait {self.wait_seconds:.4f} s>"
 
+    # -- what happens -------------------------------------------------------------------------------------------------
+
     def arrived(self, now: float, rows: int) -> None:
         """A call has come."""
         self._rate = self.rate(now) + rows / _RATE_SECONDS
@@ -131,13 +141,13 @@ class Auto:
         """Rows per second that arrive."""
         return self._rate * math.exp(min(0.0, self._arrived_at - now) / _RATE_SECONDS)
 
-    def served(self, now: float, rows: int, busy_seconds: float, overhead_seconds: float, workers: int) -> None:
+    def served(self, now: float, rows: int, busy_seconds: float, overhead_seconds: float) -> None:
         """A batch has ended: the worker's time for it, and the other time between sending and answer."""
         self.cost.learn(now, rows, busy_seconds)
         overhead = min(overhead_seconds, 2 * self._overhead + 0.001)
         self._overhead += _WEIGHT * (overhead - self._overhead)
         self._room = max(0.0, _SHARE * self.target_seconds - self._overhead)
-        self._choose(workers)
+        self._choose()
 
     def answered(self, now: float, calls: int, late_calls: int) -> None:
         """So many calls have their answers, of them so many later than the target."""
@@ -152,47 +162,54 @@ class Auto:
 
     def why_not_held(self, now: float, workers: int) -> str:
         """What is known, for somebody who can do something about it."""
-        slowest = self.cost.at_worst(1)
         share = f"{100 * self.late_calls / max(1, self.calls):.0f} % of {self.calls} calls"
         return (
             f"the target of {self.target_seconds:g} s is not held ({share} were later): one row takes up to "
-            f"{slowest:.3g} s, {self.late_rows} together {self.cost.seconds(self.late_rows):.3g} s, and "
+            f"{self.cost.at_worst(1):.3g} s, {self.rows} together {self.cost.seconds(self.rows):.3g} s, and "
             f"{self.rate(now):.3g} rows per second come for {workers} worker{'s' if workers > 1 else ''}"
         )
 
-    def decide(self, now: float, oldest_at: float) -> tuple[int, float]:
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def decide(self, now: float, oldest_at: float, waiting_rows: int) -> tuple[int, float]:
         """How many rows may run together now, and how long the oldest call shall have waited before they do."""
         if not self.cost.tried_rows:
             return 1, 0.0
-        age = now - oldest_at
-        rows = self.rows
-        if age + self.cost.seconds(rows) > self._room:
-            rows = max(rows, self.late_rows)
+        rows = min(self.rows, waiting_rows)
+        left = self._room - (now - oldest_at)
+        if self.cost.at_worst(rows) > left:
+            rows = self._in_time(rows, left)
         if self._patient:
             self.wait_seconds = self._wait(now)
         return rows, self.wait_seconds
 
+    def _in_time(self, rows: int, left: float) -> int:
+        """Fewer rows, if with them the oldest call makes it yet, and the line gets hardly longer for it."""
+        worth = _NEARLY * max(speed for _, speed in self._speeds)
+        for fewer, speed in reversed(self._speeds):
+            if speed < worth:
+                break
+            if fewer < rows and self.cost.at_worst(fewer) <= left:
+                return fewer
+        return rows
+
     def _wait(self, now: float) -> float:
-        """As long as the target allows, if others are to be expected in that time and it saves anything."""
+        """Half of what the target leaves, if others are to be expected and it saves anything: the other half is for
+        what comes between, such as a batch that is still running."""
         company = self.rate(now) * self._room
         if company < 1 or not self._saves:
             return 0.0
-        return max(0.0, self._room - self.cost.at_worst(min(1 + company, self.rows)))
+        return max(0.0, 0.5 * (self._room - self.cost.at_worst(min(1 + company, self.rows))))
 
-    def _choose(self, workers: int) -> None:
+    def _choose(self) -> None:
         """Looks at all sizes up to twice what has been tried: larger steps would be guesses."""
-        cost = self.cost
-        limit = max(self._room / (1 + 1 / workers), _FREE * cost.at_worst(1))
-        sizes = _sizes_up_to(min(2 * cost.tried_rows, self._most_rows))
-        speeds = [rows / (cost.at_best(rows) + self._overhead) for rows in sizes]
-        allowed = [(rows, speed) for rows, speed in zip(sizes, speeds) if rows == 1 or cost.at_worst(rows) <= limit]
-        fast = _LOSS * max(speed for _, speed in allowed)
-        self.rows = max(rows for rows, speed in allowed if speed >= fast)
-        self.late_rows, late = 1, speeds[0]
-        for rows, speed in zip(sizes, speeds):
-            if speed >= late * _GAIN ** math.log2(rows / self.late_rows):
-                self.late_rows, late = rows, speed
-        self._saves = late > speeds[0] * _WORTH
+        each = self._overhead + self.cost.pause_seconds
+        sizes = _sizes_up_to(min(2 * self.cost.tried_rows, self._most_rows))
+        speeds = [(rows, rows / (self.cost.at_best(rows) + each)) for rows in sizes]
+        best = max(speed for _, speed in speeds)
+        self.rows = max(rows for rows, speed in speeds if speed >= _NEARLY * best)
+        self._speeds = [one for one in speeds if one[0] <= self.rows]
+        self._saves = best > _WORTH * speeds[0][1]
 
 
 def _sizes_up_to(most: int) -> list[int]:

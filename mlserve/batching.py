@@ -164,7 +164,7 @@ class Line:
             return [oldest]
         rows, wait_seconds = self.rule.rows, self._wait_seconds
         if self.auto is not None:
-            rows, wait_seconds = self.auto.decide(now, oldest.arrived_at)
+            rows, wait_seconds = self.auto.decide(now, oldest.arrived_at, group.rows)
         due_at = oldest.arrived_at + wait_seconds
         if wait_seconds and due_at > now:
             if not self._full:
@@ -190,7 +190,7 @@ class Line:
         if self.auto is None or not batch.rows:
             return
         if batch.is_whole:
-            self.auto.served(now, batch.rows, batch.busy_seconds, now - batch.sent_at - batch.busy_seconds, workers)
+            self.auto.served(now, batch.rows, batch.busy_seconds, now - batch.sent_at - batch.busy_seconds)
         answered = [call for call in batch.calls if not call.abandoned]
         late = sum(1 for call in answered if now - call.arrived_at > self.rule.target_seconds)
         self.auto.answered(now, len(answered), late)

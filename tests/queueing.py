@@ -28,6 +28,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.arrived: list[float] = []
         self.batches: list[int] = []  # rows of each
         self.busy_seconds = 0.0  # of all workers
 
@@ -71,6 +72,7 @@ def simulate(
         elif isinstance(what, Batch):
             idle += 1
             line.ended(what, now, workers)
+            outcome.arrived += [call.arrived_at for call in what.calls]
             outcome.seconds += [now - call.arrived_at for call in what.calls]
         while idle and (calls := line.take(now)):
             batch = Batch(calls, now)

@@ -96,22 +96,20 @@ class _Process:
         ours, theirs = socket.socketpair()
         progress = unnamed_segment(mmap.PAGESIZE)
         progress_fd: int = progress._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
-        with theirs:
-            self._popen = subprocess.Popen(
-                [
-                    python,
-                    "-c",
-                    _COMMAND,
-                    json.dumps(path),
-                    str(theirs.fileno()),
-                    str(progress_fd),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), progress_fd),
-                env=variables,
-                start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
-            )
+        numbers = [str(number) for number in (theirs.fileno(), progress_fd, os.getpid())]
+        try:
+            with theirs:
+                self._popen = subprocess.Popen(
+                    [python, "-c", _COMMAND, json.dumps(path), *numbers],
+                    stdin=subprocess.PIPE,
+                    pass_fds=(theirs.fileno(), progress_fd),
+                    env=variables,
+                    start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
+                )
+        except OSError:
+            ours.close()
+            progress.close()
+            raise
         assert self._popen.stdin is not None
         with suppress(BrokenPipeError), self._popen.stdin as stdin:  # whoever waits for it sees that it ended
             stdin.write(settings_json)

@@ -15,6 +15,7 @@ from mlserve.arena import Arena
 from mlserve.bounds import Bounds
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.pool import Pool
+from mlserve.recycling import NO_WEAR, Wear
 from mlserve.settings import ModelSettings, Settings
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, RequestInput
@@ -204,12 +205,14 @@ async def load(pool: Pool, number: int, class_name: str, folder: Path, bounds: B
 
 
 @asynccontextmanager
-async def running_pool(workers: int = 0, stop_seconds: float = 3.0):
+async def running_pool(
+    workers: int = 0, stop_seconds: float = 3.0, wear: Wear = NO_WEAR, devices: tuple[int | str, ...] = ()
+):
     """A pool with worker processes, or with one thread for 0; yields it with its arena."""
     arena = Arena(1 << 30)
     settings = Settings().model_dump_json().encode()
-    launcher = ProcessLauncher(settings) if workers else ThreadLauncher()
-    pool = Pool("test", max(1, workers), launcher, arena, Observed())
+    launcher = ProcessLauncher(settings, devices=devices) if workers else ThreadLauncher()
+    pool = Pool("test", max(1, workers), launcher, arena, Observed(), wear)
     async with anyio.create_task_group() as tasks:
         await tasks.start(pool.run)
         try:

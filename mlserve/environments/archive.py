@@ -57,11 +57,12 @@ def unpack(archive: BinaryIO, folder: Path, check: Callable[[], None]) -> None:
 def _reason(archive: BinaryIO, error: Exception) -> str:
     archive.seek(0)
     head = archive.read(64)
+    reason = str(error).partition("\n")[0] or type(error).__name__
     size = os.fstat(archive.fileno()).st_size
     for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return f"{kind}; pack it as .tar.gz, as conda-pack and venv-pack do by themselves"
-    return f"it is broken or incomplete ({error}; {size} bytes); copy or pack it anew"
+    return f"it is broken or incomplete ({reason}; {size} bytes); copy or pack it anew"
 
 
 class _Unpacking:
@@ -95,6 +96,19 @@ class _Unpacking:
                 self._link_hard(member, path)
             else:
                 raise _Refused(f"'{member.name}' is a device or pipe")
+        self._read_rest(tar)
+
+    def _read_rest(self, tar: tarfile.TarFile) -> None:
+        """Reads what follows the last member: the checksums of compressed archives come last of all."""
+        assert tar.fileobj is not None, "it is open"
+        while piece := tar.fileobj.read(_PIECE):
+            self._take(len(piece))
+
+    def _take(self, count: int) -> None:
+        self._check()
+        self._room -= count
+        if self._room < 0:
+            raise _Refused(self._too_large())
 
     def _path(self, name: str) -> Path:
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -124,10 +138,7 @@ class _Unpacking:
         assert source is not None, "a regular member has contents"
         with open(path, "xb") as target:
             while piece := source.read(_PIECE):
-                self._room -= len(piece)
-                if self._room < 0:
-                    raise _Refused(self._too_large())
-                self._check()
+                self._take(len(piece))
                 target.write(piece)
         path.chmod(0o755 if member.mode & 0o111 else 0o644)
 

@@ -1,0 +1,213 @@
+"""Workers that are worn out are exchanged: no call fails, nothing leaks, streams end as they began."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from mlserve.errors import MLServeError, WorkerDied
+from mlserve.osdep import resident_bytes
+from mlserve.recycling import Wear
+from tests.engine import load, request, running_pool, until, values, write_models
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+LEAKY = """
+import os
+import numpy as np
+from pathlib import Path
+from mlserve import MLModel
+from mlserve.types import InferenceResponse, ResponseOutput
+
+KEPT = []
+
+
+class Leaky(MLModel):
+    def predict(self, request):
+        KEPT.append(np.ones(int(request.inputs[0].data[0]), dtype=np.uint8))
+        return InferenceResponse(
+            model_name=self.name,
+            outputs=[ResponseOutput(name="pid", shape=[1], datatype="FP64", data=[float(os.getpid())])],
+        )
+
+
+class Once(Leaky):
+    '''Can be loaded while a file is there.'''
+
+    async def load(self):
+        assert Path(__file__).with_name("allowed").exists(), "not allowed"
+"""
+
+
+def _descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _shared():
+    return {one.name for one in Path("/dev/shm").iterdir() if one.name.startswith("psm_")}
+
+
+@pytest.mark.slow
+async def test_of_a_thousand_calls_none_fails_while_workers_are_exchanged_every_fifty(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(1, wear=Wear(calls=50)) as (pool, arena):
+        await load(pool, 1, "AsyncDouble", folder)
+        pids, answered = set(), 0
+        figures = []
+
+        def note():
+            arena.trim()
+            assert arena.leased_count <= 4  # those in which the worker answers
+            figures.append(_descriptors() - 2 * arena.leased_count)
+
+        async def caller():
+            nonlocal answered
+            number = 0
+            while answered < 1000 or len(pids) < 4:
+                number += 1
+                pids.update(pool.pids)
+                assert values(await pool.infer(1, request([float(number)] * 10_000), "raw"))[0] == 2.0 * number
+                answered += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(caller)
+        await until(lambda: len(pool.crew._all) == 1)
+        note()
+        for _ in range(4):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(60):
+                    tasks.start_soon(pool.infer, 1, request([1.0] * 10_000), "raw")
+            pid = pool.pids
+            await until(lambda pid=pid: pool.pids != pid and len(pool.crew._all) == 1)
+            note()
+        assert len(set(figures)) == 1, figures
+        assert not _shared()
+        assert pool.crew.restarts == 0
+
+
+@pytest.mark.slow
+async def test_a_worker_above_its_memory_is_exchanged(tmp_path):
+    folder = write_models(tmp_path, LEAKY)
+    async with running_pool(1, wear=Wear(memory_bytes=400 << 20)) as (pool, _):
+        await load(pool, 1, "Leaky", folder)
+        first = pool.pids[0]
+        assert resident_bytes(first) < 300 << 20
+        pids = set()
+        for _ in range(30):
+            pids.add(int(values(await pool.infer(1, request([float(50 << 20)]), "raw"))[0]))
+            await anyio.sleep(0.1)
+        assert len(pids) > 1 and first in pids
+        assert pool.crew.restarts == 0
+
+
+async def test_a_bound_below_what_a_fresh_worker_takes_has_no_effect_and_is_told(tmp_path, caplog):
+    folder = write_models(tmp_path, LEAKY)
+    async with running_pool(1, wear=Wear(memory_bytes=1 << 20)) as (pool, _):
+        await load(pool, 1, "Leaky", folder)
+        pids = pool.pids
+        await pool.infer(1, request([1.0]), "raw")
+        await until(lambda: "recycle_above_bytes 1048576 is too low, and has no effect" in caplog.text)
+        assert pool.pids == pids
+
+
+async def test_a_stream_under_way_ends_on_the_worker_on_which_it_began(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(1, wear=Wear(calls=3)) as (pool, _):
+        await load(pool, 1, "Double", folder)
+        old = pool.pids[0]
+
+        async def requests():
+            for chunks in (2, 1):
+                yield request([1.0], parameters={"chunks": chunks})
+                if chunks == 2:
+                    await until(lambda: pool.pids and pool.pids[0] != old)
+
+        stream = pool.stream(1, requests(), "raw")
+        got = [values(chunk)[0] for chunk in await anext(stream)]
+        for _ in range(3):
+            await pool.infer(1, request([1.0]), "raw")
+        async for chunks in stream:
+            got += [values(chunk)[0] for chunk in chunks]
+        assert got == [0.0, 1.0, 0.0]
+        await until(lambda: not Path(f"/proc/{old}").exists())
+        assert len(pool.pids) == 1
+
+
+@pytest.mark.slow
+async def test_workers_of_a_pool_are_exchanged_one_after_the_other(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(2, wear=Wear(calls=10)) as (pool, _):
+        await load(pool, 1, "AsyncDouble", folder)
+        before = set(pool.pids)
+        most = 0
+        with anyio.fail_after(30):
+            while before & set(pool.pids):
+                await pool.infer(1, request([1.0]), "raw")
+                most = max(most, sum(not link.was_ready for link in pool.crew._all))
+                assert len(pool.pids) == 2
+        assert most == 1
+
+
+@pytest.mark.slow
+async def test_a_worn_worker_stays_while_its_successor_cannot_load_the_model(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("mlserve.recycling._AGAIN_SECONDS", 0.2)
+    folder = write_models(tmp_path, LEAKY)
+    (folder / "allowed").touch()
+    async with running_pool(1, wear=Wear(calls=3)) as (pool, _):
+        await load(pool, 1, "Once", folder)
+        old = pool.pids
+        (folder / "allowed").unlink()
+        for _ in range(3):
+            await pool.infer(1, request([1.0]), "raw")
+        await until(lambda: "stays for now" in caplog.text)
+        assert pool.pids == old
+        await pool.infer(1, request([1.0]), "raw")
+        (folder / "allowed").touch()
+        await until(lambda: pool.pids and pool.pids != old, 60)
+        await pool.infer(1, request([1.0]), "raw")
+
+
+@pytest.mark.slow
+async def test_a_worn_worker_that_dies_before_it_has_a_successor_is_started_again(tmp_path, caplog):
+    folder = write_models(tmp_path)
+    with caplog.at_level(logging.INFO, "mlserve.pool"):
+        async with running_pool(1, wear=Wear(calls=2)) as (pool, _):
+            await load(pool, 1, "Double", folder)
+            old = pool.pids[0]
+            for _ in range(2):
+                await pool.infer(1, request([1.0]), "raw")
+            await until(lambda: "a fresh one takes its seat" in caplog.text)
+            os.kill(old, signal.SIGKILL)
+            await until(lambda: old not in pool.pids and pool.pids)
+            assert values(await pool.infer(1, request([1.0]), "raw")) == [2.0]
+            await until(lambda: len(pool.crew._all) == 1)
+            assert len(pool.pids) == 1
+
+
+async def test_a_pool_can_be_stopped_while_a_worker_is_exchanged(tmp_path, caplog):
+    folder = write_models(tmp_path)
+    with caplog.at_level(logging.INFO, "mlserve.pool"):
+        async with running_pool(1, wear=Wear(calls=1)) as (pool, _):
+            await load(pool, 1, "Double", folder)
+            await pool.infer(1, request([1.0]), "raw")
+            await until(lambda: "a fresh one takes its seat" in caplog.text)
+            links = list(pool.crew._all)
+        assert all(not Path(f"/proc/{link.pid}").exists() for link in links)
+
+
+async def test_a_failing_call_counts_as_any_other(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(1, wear=Wear(calls=2)) as (pool, _):
+        await load(pool, 1, "Failing", folder)
+        old = pool.pids
+        for _ in range(2):
+            with pytest.raises(MLServeError) as caught:
+                await pool.infer(1, request([1.0]), "raw")
+            assert not isinstance(caught.value, WorkerDied)
+        await until(lambda: pool.pids != old)

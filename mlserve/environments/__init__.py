@@ -46,6 +46,7 @@ class Environments:
 
     def __init__(self, folder: Path | str) -> None:
         self._folder = Path(folder).absolute()
+        self._names: dict[str, str] = {}  # by overlay
         self._digests: dict[tuple[object, ...], str] = {}  # of archives that were read, by what tells a changed file
 
     async def of_model(self, settings: ModelSettings) -> Environment | None:
@@ -118,7 +119,8 @@ class Environments:
         python = find_python(root, title)
         overlay, overlay_name = await overlay_of(python, title, identity, self._folder)
         short = overlay_name.rpartition("-")[2][:8]
-        return Environment(f"{name} ({short})", str(python), overlay, variables_of(python))
+        name = self._names.setdefault(overlay_name, f"{name} ({short})")  # two files of one content are one environment
+        return Environment(name, str(python), overlay, variables_of(python))
 
     async def _digest(self, archive: BinaryIO) -> str:
         status = os.fstat(archive.fileno())

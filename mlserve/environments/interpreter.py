@@ -87,6 +87,7 @@ async def run_python(
 
     ModelLoadError, with the reason, if it cannot run on this machine.
     """
+    _refuse_foreign(python, title)  # not left to the system: some ways to start a process then try it as a shell script
     try:
         with anyio.fail_after(seconds):
             return await anyio.run_process(
@@ -135,17 +136,29 @@ def why_not(python: Path, error: OSError) -> str:
     here = f"this machine is {platform.system()} {platform.machine()}"
     if error.errno == errno.ENOENT:
         return f"{target} wants a C library that is not there (was it made on another Linux distribution?); {here}"
-    if error.errno == errno.EACCES:
-        return f"{target} may not be executed: {error.strerror}"
-    return f"{target} is {_kind_of(target)}, and {here}: make the environment on one like this"
+    return f"{target} cannot be executed: {error.strerror}; {here}"
+
+
+def _refuse_foreign(python: Path, title: str) -> None:
+    """ModelLoadError for a program of another system or processor. What our own interpreter is shows what runs here."""
+    target, ours = Path(os.path.realpath(python)), Path(os.path.realpath(sys.executable))
+    if target.is_file() and _kind_of(target) not in (_SCRIPT, _kind_of(ours)):
+        raise ModelLoadError(
+            f"{title} does not run here: {target} is {_kind_of(target)}, and this machine is {platform.system()} "
+            f"{platform.machine()}: make the environment on one like this"
+        )
+
+
+_SCRIPT = "a script"
 
 
 def _kind_of(target: Path) -> str:
     with open(target, "rb") as file:
         head = file.read(20)
+    if head.startswith(b"#!"):
+        return _SCRIPT
     if head.startswith(b"\x7fELF"):
-        order = "little" if head[5] == 1 else "big"
-        machine = int.from_bytes(head[18:20], "little" if order == "little" else "big")
+        machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
         return f"a program for Linux {_MACHINES.get(machine, f'machine {machine}')}"
     if head[:4] in (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xcf"):
         return "a program for macOS"

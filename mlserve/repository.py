@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from mlserve.settings import (
     parse_model_settings,
 )
 
-__all__ = ["CustomRepository", "ModelRepository", "open_repository", "version_key"]
+__all__ = ["CustomRepository", "GivenModels", "ModelRepository", "open_repository", "version_key"]
 
 _logger = logging.getLogger("mlserve.repository")
 _DIGITS = re.compile(r"(\d+)")
@@ -166,6 +166,22 @@ def _only_artifact(folder: Path) -> Path | None:
 def _name_of(artifact: Path) -> str:
     """A model's name from its artifact's: "model.joblib" says nothing, its folder does."""
     return artifact.parent.name or "model" if artifact.stem == "model" else artifact.stem or artifact.name
+
+
+class GivenModels(ModelRepository):
+    """Models that are given as settings instead of files."""
+
+    def __init__(self, models: Iterable[ModelSettings]) -> None:
+        super().__init__(".")
+        self._models = [*models]
+
+    def find(self, name: str) -> Found:
+        """All versions of a model."""
+        return [one for one in self._models if one.name == name]
+
+    def list(self) -> Found:
+        """All that was given."""
+        return self._models
 
 
 class CustomRepository(ModelRepository):

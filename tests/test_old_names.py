@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,45 @@ def test_a_server_in_a_program_of_ones_own_serves_given_models_until_stopped(ali
         return reply.json()
 
     assert anyio.run(main)["outputs"][0]["data"] == [2, 4]
+
+
+SCRIPT = """
+import anyio
+import httpx
+from mlserve import compat
+
+compat.install()
+from mlserver import MLModel, MLServer, ModelSettings, Settings
+from mlserver.types import InferenceResponse
+
+
+class Mine(MLModel):
+    async def predict(self, payload):
+        return InferenceResponse(model_name=self.name, outputs=[])
+
+
+async def main():
+    server = MLServer(Settings(host="127.0.0.1", http_port=0, grpc_port=0, metrics_port=0, parallel_workers=WORKERS))
+    async with anyio.create_task_group() as tasks:
+        running = await tasks.start(server.start, [ModelSettings(name="mine", implementation=Mine)])
+        host, port = running.addresses["http"]
+        body = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}]}
+        async with httpx.AsyncClient(timeout=20) as client:
+            print((await client.post(f"http://{host}:{port}/v2/models/mine/infer", json=body)).status_code)
+        await server.stop()
+
+
+if __name__ == "__main__":
+    anyio.run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_script_serves_a_model_that_it_defines_itself(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "serve-mine.py").write_text(SCRIPT.replace("WORKERS", str(workers)))
+    done = subprocess.run([sys.executable, str(tmp_path / "serve-mine.py")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
 
 
 # -- manners of the types that the document relies on -------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import anyio.abc
 
-from mlserve.repository import ModelRepository
+from mlserve.repository import GivenModels
 from mlserve.server import Server
 from mlserve.settings import ModelSettings, Settings
 
@@ -33,7 +35,7 @@ class MLServer:
 
         StartupError if a port is taken or no worker comes up.
         """
-        self._server = server = Server(self._settings, _Given(models_settings))
+        self._server = server = Server(self._settings, GivenModels(map(_for_workers, models_settings)))
         async with anyio.create_task_group() as tasks:
             if threading.current_thread() is threading.main_thread():
                 await tasks.start(_stop_on_signals, server)
@@ -46,20 +48,19 @@ class MLServer:
             self._server.stop()
 
 
-class _Given(ModelRepository):
-    """The models of a list."""
+def _for_workers(settings: ModelSettings) -> ModelSettings:
+    """The settings with a class that workers can import: one of the running script is found in its file.
 
-    def __init__(self, models_settings: Sequence[ModelSettings]) -> None:
-        super().__init__(".")
-        self._settings = list(models_settings)
-
-    def find(self, name: str) -> list[ModelSettings]:
-        """All versions of a model."""
-        return [settings for settings in self._settings if settings.name == name]
-
-    def list(self) -> list[ModelSettings]:
-        """All that was given."""
-        return self._settings
+    So the script is imported in each worker, under another name than `__main__`.
+    """
+    given = settings.implementation
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if not isinstance(given, type) or given.__module__ != "__main__" or file is None:
+        return settings
+    script = Path(file).resolve()
+    made = settings.model_copy(update={"implementation": f"{script.stem}.{given.__qualname__}"})
+    made.source_dir = settings.source_dir or script.parent
+    return made
 
 
 async def _stop_on_signals(server: Server, *, task_status: anyio.abc.TaskStatus[None]) -> None:

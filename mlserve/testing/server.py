@@ -15,7 +15,7 @@ import anyio.abc
 from anyio.from_thread import start_blocking_portal
 
 from mlserve.errors import MLServeError, ModelLoadError
-from mlserve.repository import ModelRepository, open_repository
+from mlserve.repository import GivenModels, ModelRepository, open_repository
 from mlserve.server import Server
 from mlserve.settings import ModelSettings, Settings, load_settings
 from mlserve.types import InferenceRequest, InferenceResponse, State
@@ -99,26 +99,12 @@ async def _serve(settings: Settings, repository: ModelRepository, *, task_status
     await Server(settings, repository).run(task_status=task_status)
 
 
-class _GivenModels(ModelRepository):
-    """Models that are given as settings instead of files."""
-
-    def __init__(self, models: list[ModelSettings]) -> None:
-        super().__init__(".")
-        self._models = models
-
-    def find(self, name: str) -> list[ModelSettings]:
-        return [one for one in self._models if one.name == name]
-
-    def list(self) -> list[ModelSettings]:
-        return self._models
-
-
 def _opened(models: Any, given: dict[str, Any]) -> tuple[Settings, ModelRepository]:
     if isinstance(models, str | Path):
         settings = load_settings(models, given)
         return settings, open_repository(models, settings)
     listed = [models] if isinstance(models, ModelSettings) else list(models)
-    return load_settings(None, given), _GivenModels(listed)
+    return load_settings(None, given), GivenModels(listed)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -54,12 +54,17 @@ def raise_descriptor_limit() -> None:
         pass  # macOS refuses an unlimited soft limit; the old one holds
 
 
+def quarter_of_memory() -> int:
+    """A quarter of the machine's memory, in bytes; a guess where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (ValueError, OSError):
+        return 1 << 30
+
+
 def shared_memory_bytes() -> int:
     """How much shared memory slots may take by default: a quarter of memory, or what /dev/shm has free if less."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (ValueError, OSError):
-        memory = 1 << 30
+    memory = quarter_of_memory()
     try:
         room = os.statvfs("/dev/shm")
         return min(memory, room.f_frsize * room.f_bavail)

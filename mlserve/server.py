@@ -19,6 +19,7 @@ from mlserve.cli.table import ModelRow, startup_table
 from mlserve.dataplane import DataPlane
 from mlserve.errors import MLServeError, StartupError
 from mlserve.grpc.server import GrpcServer
+from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pool import Pool
@@ -26,6 +27,7 @@ from mlserve.pool_metrics import PoolMetrics
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, open_repository
 from mlserve.rest.app import RestApp
+from mlserve.rest.h1_server import Limits
 from mlserve.rest.metrics_page import MetricsApp
 from mlserve.rest.serve import serve as serve_http
 from mlserve.settings import Settings, load_settings
@@ -165,8 +167,10 @@ class Server:
 
     async def _start_transports(self, tasks: anyio.abc.TaskGroup) -> None:
         settings = self.settings
-        grpc = GrpcServer(self.dataplane, self.metrics, settings)
-        http = partial(serve_http, RestApp(self.dataplane, self.metrics, settings), port=settings.http_port)
+        intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
+        grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=intake)
+        rest = RestApp(self.dataplane, self.metrics, settings)
+        http = partial(serve_http, rest, port=settings.http_port, limits=Limits(intake=intake))
         self.addresses["http"] = await self._start(tasks, http)
         self.addresses["grpc"] = await self._start(tasks, partial(grpc.serve, port=settings.grpc_port))
         if settings.metrics_endpoint:

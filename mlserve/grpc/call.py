@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.compression import ACCEPTED, pack, unpack
 from mlserve.grpc.connection import HttpStream
 from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
+from mlserve.intake import COUNTED_FROM_BYTES, Intake
 from mlserve.metrics import Metrics
 from mlserve.wire.protowire import Chunk
 from mlserve.wire.schema import method_classes
@@ -69,6 +70,7 @@ class CallLimits:
 
     message_bytes: int
     packs_answers: bool = True
+    intake: Intake = field(default_factory=Intake)
 
 
 def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
@@ -117,6 +119,8 @@ class Call:
         self._metrics = metrics
         self._limit_bytes = limits.message_bytes
         self._packs_answers = limits.packs_answers
+        self._intake = limits.intake
+        self._held = 0  # bytes of the last message, where it is large
         self._values = dict(fields)
         self._headers_sent = False
         self._sent = 0
@@ -152,7 +156,7 @@ class Call:
 
         InvalidRequest if it cannot be read, BodyTooLarge if it is over the limit, packed or not.
         """
-        found = await self._stream.inbox.message(self._limit_bytes)
+        found = await self._stream.inbox.message(self._limit_bytes, self._hold)
         method = self.method
         if found is None:
             if method.client_streaming:
@@ -164,6 +168,15 @@ class Call:
         if method.client_streaming:
             self._metrics.grpc_received(method.kind, method.service, method.name)
         return data if method.parse is None else method.parse(bytes(data))
+
+    def _hold(self, size_bytes: int) -> None:
+        """Counts a message in that is about to come, and the one before it out. Overloaded if there is no memory."""
+        self._intake.give(self._held)
+        self._held = 0
+        if size_bytes > COUNTED_FROM_BYTES:
+            if not self._intake.take(size_bytes):
+                raise self._intake.refusal()
+            self._held = size_bytes
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -221,6 +234,7 @@ class Call:
         except (StreamClosedError, ConnectionError):
             pass  # The client left while we were sending.
         finally:
+            self._intake.give(self._held)
             seconds = time.perf_counter() - started
             self._metrics.grpc_done(method.kind, method.service, method.name, code, seconds)
 

@@ -60,10 +60,13 @@ class Inbox:
         self._size = 0
         return size
 
-    async def message(self, limit_bytes: int) -> tuple[bool, bytes | memoryview] | None:
+    async def message(
+        self, limit_bytes: int, hold: Callable[[int], None] | None = None
+    ) -> tuple[bool, bytes | memoryview] | None:
         """Whether the next message is compressed, and its bytes; None at the end of the stream.
 
-        BodyTooLarge as soon as its length is known; InvalidRequest if the stream ends within it.
+        BodyTooLarge as soon as its length is known; InvalidRequest if the stream ends within it. `hold` is told the
+        length before the message comes, and may raise.
         """
         if not await self._have(_PREFIX_BYTES):
             return None
@@ -73,6 +76,8 @@ class Inbox:
             raise InvalidRequest(f"a message begins with the byte {flag}; expected 0 or 1")
         if size > limit_bytes:
             raise BodyTooLarge(f"a message has {size} bytes; the limit is {limit_bytes}")
+        if hold is not None:
+            hold(size)
         if size and not await self._have(size):
             raise InvalidRequest(f"a message of {size} bytes is cut: none came")
         if not size:

@@ -18,6 +18,7 @@ from mlserve.grpc.listener import Listener
 from mlserve.grpc.plane import Plane, TrioPlane, trio_asyncio
 from mlserve.grpc.reflection import ReflectionService
 from mlserve.grpc.services import InferenceService, RepositoryService
+from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
 
@@ -33,11 +34,20 @@ class GrpcServer:
     `poll_seconds`: how often the health service's Watch looks at the state.
     """
 
-    def __init__(self, dataplane: Plane, metrics: Metrics, settings: Settings, *, poll_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        dataplane: Plane,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        poll_seconds: float = 1.0,
+        intake: Intake | None = None,
+    ) -> None:
         self._dataplane = dataplane
         self._metrics = metrics
         self._settings = settings
         self._poll_seconds = poll_seconds
+        self._intake = intake or Intake()
 
     async def serve(
         self,
@@ -85,7 +95,9 @@ class GrpcServer:
 
     def _listener(self, plane: Plane) -> Listener:
         return Listener(
-            self._methods(plane), self._metrics, CallLimits(_message_limit(self._settings), self._settings.gzip_enabled)
+            self._methods(plane),
+            self._metrics,
+            CallLimits(_message_limit(self._settings), self._settings.gzip_enabled, self._intake),
         )
 
     def _methods(self, plane: Plane) -> dict[str, Method]:

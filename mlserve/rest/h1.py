@@ -123,7 +123,7 @@ class H1Connection(asyncio.BufferedProtocol):
         self._half_closed = True
         if self._arriving is not None:
             self._arriving = None
-            self._ahead.pop()  # will never be complete
+            self._ahead.pop().body.release()  # will never be complete
         for exchange in (self._current, *self._ahead):
             exchange.leave(lost=False)
         return True
@@ -135,7 +135,7 @@ class H1Connection(asyncio.BufferedProtocol):
         if self._current is not None:
             self._current.leave(lost=True)
         self._current = self._arriving = None
-        self._ahead.clear()
+        self._forget_ahead()
         self.resume_writing()
         self._parser.close()
 
@@ -246,7 +246,7 @@ class H1Connection(asyncio.BufferedProtocol):
             "server": self._address,
             "state": self._server.lifespan_state.copy(),
         }
-        body = Body(parser.content_length)
+        body = Body(parser.content_length, self._server.limits.intake)
         exchange = Exchange(self._server.app, self, scope, body, parser.keep_alive, parser.expects_continue)
         self._arriving = exchange
         self._ahead.append(exchange)
@@ -318,6 +318,10 @@ class H1Connection(asyncio.BufferedProtocol):
     def _filled_in_place(self, body: Body, nbytes: int) -> None:
         body.filled(nbytes)
         self._heard = time.monotonic()
+        if body.refused:
+            self._in_place = None
+            self._refuse(Refusal(429, self._server.limits.intake.refusal().message))
+            return
         if body.complete:
             self._in_place = None
             self._parser.restart()
@@ -337,7 +341,7 @@ class H1Connection(asyncio.BufferedProtocol):
 
     def _close(self, *, linger: bool = False) -> None:
         """Close after what was written; with `linger` not before the client did, or had the time to."""
-        self._ahead.clear()
+        self._forget_ahead()
         self._arriving = self._in_place = None
         if not linger:
             self._phase = Phase.CLOSING
@@ -351,6 +355,11 @@ class H1Connection(asyncio.BufferedProtocol):
             self.abort()
         else:
             self._steer_reading()
+
+    def _forget_ahead(self) -> None:
+        """Drops requests that will not be answered."""
+        while self._ahead:
+            self._ahead.pop().body.release()
 
     def _reset(self) -> None:
         """End the connection with an error, where a normal end would look like the end of the body."""

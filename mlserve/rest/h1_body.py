@@ -8,6 +8,8 @@ they are taken.
 
 from __future__ import annotations
 
+from mlserve.intake import COUNTED_FROM_BYTES, Intake
+
 __all__ = ["IN_PLACE_BYTES", "Body"]
 
 IN_PLACE_BYTES = 1024 * 1024  # from here on, what is missing of a body is received in place (measured: bench/edge.py)
@@ -18,15 +20,31 @@ RESERVE_TIMES = 16
 
 
 class Body:
-    """What has arrived of one body and was not taken yet."""
+    """What has arrived of one body and was not taken yet. `release` must follow when its call is done."""
 
-    __slots__ = ("_buffer", "_discarded", "_pieces", "_rest", "buffered", "complete", "length", "missing")
+    __slots__ = (
+        "_arrived",
+        "_buffer",
+        "_counted",
+        "_discarded",
+        "_intake",
+        "_pieces",
+        "_rest",
+        "buffered",
+        "complete",
+        "length",
+        "missing",
+        "refused",
+    )
 
-    def __init__(self, length: int | None) -> None:
+    def __init__(self, length: int | None, intake: Intake | None = None) -> None:
         self.length = length  # Content-Length; None: chunked, its length shows at its end
         self.missing = length or 0  # bytes of a known length still to arrive
         self.buffered = 0  # bytes that arrived and were not taken
         self.complete = False
+        self.refused = False  # there is no memory for it; nothing is kept of it any more
+        self._intake = intake
+        self._arrived = self._counted = 0  # bytes, taken ones included; and those that the intake knows of
         self._pieces: list[bytes] = []
         self._buffer: bytearray | None = None  # set while received in place
         self._rest: memoryview | None = None  # of _buffer, what is free
@@ -38,6 +56,30 @@ class Body:
         if not self._discarded:
             self.buffered += len(piece)
             self._pieces.append(piece)
+            self._count(len(piece))
+
+    def _count(self, nbytes: int) -> None:
+        """Tells the intake of a large body; without room there, the body is refused."""
+        self._arrived += nbytes
+        if self._arrived <= COUNTED_FROM_BYTES or self._intake is None:
+            return
+        uncounted = self._arrived - self._counted
+        if self._intake.take(uncounted):
+            self._counted += uncounted
+        else:
+            self.refused = True
+            self.discard()
+
+    def release(self) -> None:
+        """The call is done: nobody holds the body any more."""
+        if self._counted and self._intake is not None:
+            self._intake.give(self._counted)
+            self._counted = 0
+
+    def check(self) -> None:
+        """Overloaded if there is no memory for the body."""
+        if self.refused and self._intake is not None:
+            raise self._intake.refusal()
 
     def take(self) -> bytes | bytearray:
         """All that arrived since the last time; the caller owns it. A body received in place must be complete."""
@@ -75,6 +117,7 @@ class Body:
         """Note that the first `nbytes` of `space()` have arrived."""
         self.buffered += nbytes
         self.missing -= nbytes
+        self._count(nbytes)
         if self._buffer is None or self._rest is None:
             return  # discarded meanwhile
         self._rest = self._rest[nbytes:]

@@ -140,6 +140,7 @@ class Exchange:
         except Exception:  # an error of ours ends this exchange, not the task group of all
             log.exception("an exchange failed")
         finally:
+            self.body.release()
             self.scope = {}  # its extensions lead back here: without the cycle all is freed at once, not by the gc
 
     async def _call_app(self) -> None:
@@ -160,6 +161,8 @@ class Exchange:
         """ASGI's receive: what arrived of the body, then `http.disconnect` once client or answer are gone."""
         body = self.body
         while not (self.lost or self.answered):
+            if body.refused:
+                body.check()
             if body.buffered or (body.complete and not self._given_whole):
                 self._given_whole = body.complete
                 message = {"type": "http.request", "body": body.take(), "more_body": not body.complete}
@@ -180,10 +183,12 @@ class Exchange:
         if not body.complete:
             self.read_ahead = limit_bytes
             self._link.body_wanted(self, True)
-        while not body.complete and body.buffered <= limit_bytes:
+        while not (body.complete or body.refused) and body.buffered <= limit_bytes:
             if self.client_left:
                 raise ClientGone("the client left before the end of its request")
             await self._wait_for_arrival()
+        if body.refused:
+            body.check()
         if body.buffered > limit_bytes:
             body.discard()
             raise BodyTooLarge(f"request body: more than the limit of {limit_bytes} bytes")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Protocol
 
 import anyio
 
+from mlserve.intake import Intake
 from mlserve.rest.h1_exchange import Application
 
 __all__ = ["H1Server", "Limits", "OpenConnection"]
@@ -32,6 +33,7 @@ class Limits:
     head_seconds: float = 20.0  # from the first byte of a request to the end of its head
     body_pause_seconds: float = 60.0  # without a byte of a body that the application waits for
     linger_seconds: float = 5.0
+    intake: Intake = field(default_factory=Intake)  # of all connections together
 
 
 class OpenConnection(Protocol):

@@ -68,7 +68,8 @@ def _words(error: HTTPException) -> str:
     if error.status_code == 404 and error.detail == HTTPStatus.NOT_FOUND.phrase:
         return "there is nothing at this path; GET /v2/docs lists what there is"
     if error.status_code == 405 and error.headers:
-        return f"this path takes {error.headers.get('Allow', 'another method')} only"
+        allowed = sorted(error.headers.get("Allow", "another method").split(", "))  # a set was joined
+        return f"this path takes {', '.join(allowed)} only"
     return error.detail
 
 

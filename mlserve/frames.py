@@ -11,7 +11,7 @@ Pool to worker                              Worker to pool
     Close     no more requests in a stream
     Credit    the client took n chunks         Waiting   the call gave way: it awaits something
     Cancel    nobody waits any more
-    Attach    slots that a batch will name
+    Attach    slots that a batch will name     Apart     the calls of a batch run one by one after all
     Grant     a slot to answer in              Need      a slot of so many bytes, please
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
     Forget    slots that were given back       Observed, Registered   custom metrics
@@ -206,6 +206,10 @@ class Waiting(Struct, array_like=True, tag="w"):
     call: int
 
 
+class Apart(Struct, array_like=True, tag="apart"):
+    call: int  # one of the batch
+
+
 class Pulled(Struct, array_like=True, tag="u"):
     call: int
 
@@ -243,6 +247,7 @@ ToPool = Union[
     Failed,
     Handled,
     Waiting,
+    Apart,
     Pulled,
     Need,
     Freed,

@@ -112,10 +112,7 @@ class Link:
             call.batch = Batch([call], self._now(), on_end)
 
     def start_batch(self, calls: list[Call], on_end: Callable[[Batch], None] | None = None) -> None:
-        """Sends calls to run as one. They take one place in the window together, until all of them are answered.
-
-        `on_end` is called then, unless the worker dies.
-        """
+        """Sends calls to run as one, in one place of the window. `on_end` is called when all of them are answered."""
         made: list[tuple[Call, frames.Infer]] = []
         for call in calls:
             call.number = self.next_number + len(made)
@@ -370,6 +367,8 @@ class Link:
             handled: Any = self._leave(frame.call, 0.0)
             if handled is not None and not handled.abandoned:
                 handled.handled(frame)
+        elif kind is frames.Apart:
+            self.calls[frame.call].batch.is_whole = False  # type: ignore[union-attr]  # it was sent as a batch
         elif kind is frames.Pulled:
             stream = self.calls.get(frame.call)
             if stream is not None:

@@ -183,18 +183,19 @@ class Running:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    async def infer_batch(self, frame: frames.Batch, loaded: LoadedModel, dropped: set[int]) -> None:
-        """Runs several calls as one. Those that spoil it run alone: one bad request does not fail the others."""
+    async def infer_batch(self, frame: frames.Batch, loaded: LoadedModel, dropped: set[int]) -> list[frames.Infer]:
+        """Runs several calls as one. Gives back those that have to run one by one, none of them answered yet: one bad
+        request does not fail the others.
+        """
         members = [one for one in frame.calls if one.call not in dropped]
         for one in frame.calls:
             if one.call in dropped:
                 self.drop(one.request)
                 self.refuse(one.call, "the call was cancelled", _CANCELLED_STATUS, "CANCELLED")
-        if not members:
-            return
-        if len(members) == 1 or not await self._try_as_one(members, loaded):
-            for one in members:
-                await self.infer(one, loaded)
+        if len(members) <= 1 or await self._try_as_one(members, loaded):
+            return members if len(members) == 1 else []
+        self._outbox.put(frames.Apart(members[0].call))
+        return members
 
     async def _try_as_one(self, members: list[frames.Infer], loaded: LoadedModel) -> bool:
         """Runs calls as one; False, with nothing answered, if they have to run one by one."""
@@ -230,8 +231,10 @@ class Running:
         return True
 
     def _fail_all(self, members: list[frames.Infer], loaded: LoadedModel, error: BaseException, started: float) -> None:
+        ids = ",".join(one.request.id or "" for one in members)
+        known = self._known(loaded.model, ids, error)
         for one in members:
-            self.failed(one.call, loaded.model, one.request.id, error, time.perf_counter() - started)
+            self._fail(one.call, known, time.perf_counter() - started)
 
     # -- streams ------------------------------------------------------------------------------------------------------
 
@@ -287,10 +290,15 @@ class Running:
         self, call: int, model: MLModel, request_id: str | None, error: BaseException, busy_seconds: float
     ) -> None:
         """Answers a call with what went wrong."""
+        self._fail(call, self._known(model, request_id, error), busy_seconds)
+
+    def _known(self, model: MLModel, request_id: str | None, error: BaseException) -> MLServeError:
+        """What went wrong, for the caller; what is not the client's fault goes to the log."""
         if isinstance(error, Cancelled):
-            known = MLServeError("the call was cancelled", _CANCELLED_STATUS)
-        else:
-            known = execute.describe_failure(model, request_id, error)
+            return MLServeError("the call was cancelled", _CANCELLED_STATUS)
+        return execute.describe_failure(model, request_id, error)
+
+    def _fail(self, call: int, known: MLServeError, busy_seconds: float) -> None:
         message, http_status, grpc_status = execute.sendable(known)
         self._outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds))
 

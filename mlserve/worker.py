@@ -216,8 +216,9 @@ class Worker:
             for one in frame.calls if kind is frames.Batch else (frame,):
                 self._refuse(one, "the model was unloaded before the call began", 503, "UNAVAILABLE")
         elif kind is frames.Batch:
-            await self._running.infer_batch(frame, loaded, self._dropped)
+            apart = await self._running.infer_batch(frame, loaded, self._dropped)
             self._dropped.difference_update(one.call for one in frame.calls)
+            self._inbox.extendleft(reversed(apart))  # as calls like others: they can still be cancelled
         elif frame.call in self._dropped:
             self._refuse(frame, "the call was cancelled", 499, "CANCELLED")
         elif kind is frames.Infer:

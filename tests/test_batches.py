@@ -137,3 +137,26 @@ async def test_one_request_that_cannot_be_sent_does_not_spoil_its_batch(tmp_path
         answers = await _ask_all(pool, [request([1.0]), bad, request([3.0])])
         assert answers[0] == [2.0] and answers[2] == [6.0]
         assert "cannot be passed on" in answers[1]
+
+
+async def test_a_batch_that_ran_apart_teaches_nothing(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=1 << 30, eager=False, target_seconds=0.5, wait_seconds=0.0)
+        line = pool.line_of(1)
+        ended = []
+        line.ended = lambda batch, now, workers: ended.append((len(batch.calls), batch.is_whole))
+        line.auto.rows = 4
+        line.auto.decide = lambda now, oldest_at, rows: (4, 0.2)
+        answers = await _ask_all(pool, [request([float(n)]) for n in (1, -1, 2)])
+        assert answers == [[2.0], "ValueError: a row is below zero", [4.0]]
+        assert await _ask_all(pool, [request([1.0]), request([2.0])]) == [[2.0], [4.0]]
+        assert ended == [(3, False), (2, True)]
+
+
+async def test_a_wrong_number_of_rows_is_in_the_log_once(tmp_path, caplog):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=4, wait_seconds=30.0, eager=False)
+        await _ask_all(pool, [request([99.0], id=str(n)) for n in range(4)])
+    records = [one for one in caplog.records if one.name == "mlserve.model"]
+    assert len(records) == 1
+    assert sorted(records[0].getMessage().rsplit(" ", 1)[1].split(",")) == ["0", "1", "2", "3"]

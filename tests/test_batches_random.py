@@ -1,0 +1,130 @@
+"""Random requests through a pool with batching have the answers that they have alone."""
+
+from __future__ import annotations
+
+import anyio
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlserve import frames
+from mlserve.batching import Rule
+from mlserve.errors import MLServeError
+from mlserve.settings import ModelSettings
+from mlserve.tensors import TensorData
+from mlserve.types import InferenceRequest, RequestInput, RequestOutput
+from tests.engine import running_pool, write_models
+
+ROWWISE = '''
+import numpy as np
+from mlserve import MLModel
+from mlserve.types import InferenceResponse, ResponseOutput
+
+
+class Rowwise(MLModel):
+    """Turns each row around, sums nothing up over rows; fails on a row that begins with 13."""
+
+    def predict(self, request):
+        wanted = None if request.outputs is None else [one.name for one in request.outputs]
+        outputs = []
+        for one in request.inputs:
+            rows = one.data.to_numpy(one.datatype, one.shape)
+            flat = rows.reshape(len(rows), -1) if len(rows) else rows
+            if one.datatype != "BYTES" and flat.size and (flat[:, 0] == 13).any():
+                raise ValueError("a row begins with 13")
+            turned = flat[:, ::-1].reshape(rows.shape) if flat.size else rows
+            if wanted is None or one.name in wanted:
+                outputs.append(ResponseOutput(
+                    name=one.name, shape=one.shape, datatype=one.datatype, data=turned, parameters=one.parameters))
+        return InferenceResponse(model_name=self.name, outputs=outputs, parameters=request.parameters)
+'''
+
+DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "INT8": np.int8, "INT64": np.int64, "BOOL": bool}
+FORMS = ("raw", "json", "contents")
+
+
+def _values(datatype, count, seed):
+    chance = np.random.default_rng(seed)
+    if datatype == "BYTES":
+        return [("é" * (one % 3) + f"{one}").encode() for one in chance.integers(0, 50, count)]
+    values = chance.integers(0, 15, count).astype(DTYPES[datatype])
+    if datatype.startswith("FP") and count:
+        values[seed % count] = (np.nan, np.inf, 13, 1)[seed % 4]
+    return values
+
+
+@st.composite
+def tensors(draw, rows):
+    datatype = draw(st.sampled_from([*DTYPES, "BYTES"]))
+    shape = [rows, *draw(st.sampled_from([[], [1], [2], [2, 2]]))]
+    values = _values(datatype, int(np.prod(shape)), draw(st.integers(0, 99)))
+    data = TensorData(values)
+    form = draw(st.sampled_from(FORMS))
+    if form == "json" and datatype.startswith("FP"):
+        form = "raw"  # JSON has neither NaN nor infinity
+    if form == "raw":
+        data = TensorData.from_raw(bytes(data.to_raw(datatype)), datatype, shape)
+    elif form == "contents" and datatype != "FP16":
+        data = TensorData.from_contents(data.to_contents(datatype), datatype, shape)
+    elif form == "json":
+        data = TensorData.from_json(bytes(data.to_json(datatype)))
+    parameters = draw(st.sampled_from([None, {"p": "one"}, {"p": [1, 2], "q": 1.5}, {"content_type": "np"}]))
+    name = draw(st.sampled_from("xy"))
+    return RequestInput(name=name, shape=shape, datatype=datatype, data=data, parameters=parameters)
+
+
+@st.composite
+def requests(draw):
+    rows = draw(st.integers(0, 3))
+    inputs = draw(st.lists(tensors(rows), min_size=1, max_size=2, unique_by=lambda one: one.name))
+    outputs = draw(st.sampled_from([None, None, [RequestOutput(name="x")]]))
+    parameters = draw(st.sampled_from([None, {"k": 1}, {"k": [1], "m": "z"}]))
+    return InferenceRequest(id=str(draw(st.integers(0, 5))), inputs=inputs, outputs=outputs, parameters=parameters)
+
+
+def _plain(parameters):
+    return None if parameters is None else {key: one for key, one in parameters.items() if one is not None}
+
+
+def _seen(response):
+    """What a client would see of an answer."""
+    outputs = []
+    for one in response.outputs:
+        array = one.data.to_numpy(one.datatype, one.shape)
+        values = [str(value) for value in array.ravel().tolist()]
+        outputs.append((one.name, one.datatype, list(one.shape), values, _plain(one.parameters) or {}))
+    return response.id, outputs, _plain(response.parameters) or {}
+
+
+async def _answers(pool, model, several):
+    found = {}
+
+    async def ask(place, one):
+        try:
+            found[place] = _seen(await pool.infer(model, one, "raw"))
+        except MLServeError as error:
+            found[place] = str(error)
+
+    async with anyio.create_task_group() as tasks:
+        for place, one in enumerate(several):
+            tasks.start_soon(ask, place, one)
+    return [found[place] for place in range(len(several))]
+
+
+@pytest.mark.parametrize("rule", [Rule(8, 0.5, eager=False), Rule(8, 0.5, rows=4), Rule(1 << 30, target_seconds=0.1)])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(several=st.lists(st.one_of(requests(), requests()), min_size=2, max_size=9), again=st.integers(0, 3))
+def test_a_batch_gives_everybody_what_he_gets_alone(tmp_path, rule, several, again):
+    write_models(tmp_path, ROWWISE)
+    several = [*several, *several[:again]]  # some that surely go together
+
+    async def run():
+        async with running_pool() as (pool, _):
+            text = ModelSettings(name="rowwise", implementation="models.Rowwise").model_dump_json().encode()
+            await pool.load(frames.Load(1, text, str(tmp_path)))
+            await pool.load(frames.Load(2, text, str(tmp_path)), rule)
+            alone = await _answers(pool, 1, several)
+            assert await _answers(pool, 2, several) == alone
+
+    anyio.run(run)

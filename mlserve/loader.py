@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from mlserve.errors import ModelLoadError
 from mlserve.runtime_names import explain_import_error, resolve_implementation
@@ -29,8 +29,9 @@ _RUNTIMES = "mlserve.runtimes"  # the entry point group of short names such as "
 class Loader:
     """Imports the models of one worker."""
 
-    def __init__(self) -> None:
-        self._owners: list[_Modules] = []  # in order of loading: of two modules of one name, the first stays visible
+    # In order of loading: of two modules of one name, the first stays visible. Of the whole process, as sys.modules is:
+    # several workers may run in threads of it.
+    _owners: ClassVar[list[_Modules]] = []
 
     def open(self, folder: Path | None) -> _Modules:
         """A place for the modules of one model that is about to be loaded."""

@@ -111,3 +111,19 @@ def test_a_model_folder_that_holds_mlserve_itself_does_not_own_it(loader, tmp_pa
     assert not any(name.startswith("mlserve.") for name in modules.private)
     loader.discard(modules)
     assert "mlserve.loader" in sys.modules
+
+
+def test_two_loaders_of_one_process_do_not_mix_the_modules_of_their_models(tmp_path):
+    """As with two pools in threads of one server."""
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "models.py").write_text(f"class Model:\n    name = {name!r}\n")
+        loader = Loader()
+        modules = loader.open(tmp_path / name)
+        with loader.active(modules):
+            kind = import_implementation("models.Model", ModelSettings(name=name), tmp_path / name)
+        found.append((loader, modules, kind))
+    assert [kind.name for _, _, kind in found] == ["one", "two"]
+    for loader, modules, _ in found:
+        loader.discard(modules)

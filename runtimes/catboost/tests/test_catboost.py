@@ -237,7 +237,7 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
         (np.ones((2, 3)), "shape [rows, 4], got [2, 3]"),
         (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
         (np.array([["a", "b", "c", "d"]]), "the model takes numbers, got text"),
-        (pd.DataFrame({"a": ["x"], "b": [2.0], "c": [2.0], "d": [2.0]}), "Cannot convert 'x' to float"),
+        (pd.DataFrame({"a": ["x"], "b": [2.0], "c": [2.0], "d": [2.0]}), '="x": Cannot convert'),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
     ],
     ids=["features", "dimensions", "text", "mixed", "columns"],

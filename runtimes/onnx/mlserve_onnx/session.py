@@ -138,6 +138,6 @@ def _explain(error: Exception) -> str:
         )
     if "parsing failed" in text or "No graph was found" in text:
         return f"no ONNX model, or one that is cut short ({text.strip()})"
-    if "xternal data" in text:
+    if "xternal data" in text or "No such file or directory" in text:
         return f"the files with its weights are missing; they belong beside it, under the names they had ({text})"
     return f"ONNX Runtime cannot run it ({text.strip()}; {installed})"

@@ -107,7 +107,8 @@ class TorchModel(MLModel):
         try:
             return torch.compile(module, **({} if wanted is True else wanted))  # type: ignore[no-any-return]
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ModelLoadError(f"model '{self.name}': parameters.extra.compile: {error}") from error
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelLoadError(f"model '{self.name}': parameters.extra.compile: {told}") from error
 
     # -- one request --------------------------------------------------------------------------------------------------
 

@@ -170,6 +170,11 @@ def test_a_module_can_be_compiled(tmp_path: Path, form: str) -> None:
     assert "parameters.extra.compile:" in refusal(tmp_path, {**extra, "compile": {"backend": "no such"}})
 
 
+def test_torchscript_is_compiled_already(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(SCRIPT)
+    assert "parameters.extra.compile: torch.compile does not support" in refusal(tmp_path, {"compile": True})
+
+
 def test_each_model_computes_with_its_own_number_of_threads(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     (tmp_path / "model.pt").write_bytes(SCRIPT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ import catboost
 import numpy as np
 import pandas as pd
 import pytest
-import tritonclient.grpc
-import tritonclient.http
 from sklearn.datasets import load_iris
 
-from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
-from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
-from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve.codecs import StringRequestCodec
+from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest
 from mlserve_catboost import CatboostModel
+from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
+
+TRIAL = Trial(CatboostModel)
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[SPECIES]
@@ -63,43 +62,9 @@ def tabular() -> Any:
 CLASSIFIER = classifier()
 
 
-def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=CatboostModel, parameters=parameters or None)
-    settings.source_dir = folder
-    return settings
-
-
-def load(folder: Path, **parameters: Any) -> CatboostModel:
-    model = CatboostModel(settings_of(folder, **parameters))
-    assert anyio.run(model.load)
-    return model
-
-
 def save(folder: Path, fitted: Any, name: str = "model.cbm", **options: Any) -> Any:
     fitted.save_model(str(folder / name), **options)
     return fitted
-
-
-def request_of(data: Any, *outputs: str) -> InferenceRequest:
-    codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
-    request: InferenceRequest = codec.encode_request(data)
-    request.outputs = [RequestOutput(name=name) for name in outputs] or None
-    return request
-
-
-def ask(model: CatboostModel, data: Any, *outputs: str) -> dict[str, Any]:
-    return arrays(model.predict(request_of(data, *outputs)))
-
-
-def arrays(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
-
-
-def refusal(model: CatboostModel, data: Any, *outputs: str) -> MLServeError:
-    with pytest.raises(InferenceError) as caught:
-        ask(model, data, *outputs)
-    assert caught.value.http_status == 400
-    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -120,7 +85,7 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
     tmp_path: Path, fitted: Any, outputs: list[str]
 ) -> None:
     save(tmp_path, fitted)
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(IRIS[::10], *outputs), batches=True)
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), request_of(IRIS[::10], *outputs), batches=True)
     assert [one.name for one in answer.outputs] == outputs
     for name, found in arrays(answer).items():
         wanted = getattr(fitted, name)(IRIS[::10])
@@ -131,30 +96,18 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
 def test_categories_and_text_on_frames_pass_the_conformance_suite(tmp_path: Path) -> None:
     fitted = save(tmp_path, tabular())
     request = request_of(TABLE, "predict_proba", "predict")
-    (answer,) = check_runtime(settings_of(tmp_path, content_type="pd"), request, batches=True)
+    (answer,) = check_runtime(TRIAL.settings(tmp_path, content_type="pd"), request, batches=True)
     assert np.array_equal(arrays(answer)["predict_proba"], fitted.predict_proba(TABLE))
     assert np.array_equal(arrays(answer)["predict"].ravel(), fitted.predict(TABLE))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     save(tmp_path, CLASSIFIER)
-    settings = {"name": "iris", "implementation": "mlserver_catboost.CatboostModel", "max_batch_size": 8}
-    (tmp_path / "model-settings.json").write_text(json.dumps({**settings, "max_batch_time": 0.01}))
-    names = ("predict", "predict_proba")
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        found = {"REST": arrays(server.infer("iris", request_of(IRIS[:20], *names)))}
-        for kind, address in (
-            (tritonclient.http, server.rest.removeprefix("http://")),
-            (tritonclient.grpc, server.grpc),
-        ):
-            tensor = kind.InferInput("x", [20, 4], "FP64")
-            tensor.set_data_from_numpy(IRIS[:20])
-            with kind.InferenceServerClient(address) as client:
-                answer = client.infer("iris", [tensor], outputs=[kind.InferRequestedOutput(name) for name in names])
-                found[kind.__name__] = {name: answer.as_numpy(name) for name in names}
+    names = ["predict", "predict_proba"]
+    found = served(tmp_path, {"implementation": "mlserver_catboost.CatboostModel"}, {"x": IRIS[:20]}, names, workers)
     for transport, answer in found.items():
         for name in names:
             wanted = getattr(CLASSIFIER, name)(IRIS[:20])
@@ -168,22 +121,22 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 @pytest.mark.parametrize("form", ["cbm", "json"])
 def test_the_content_tells_the_form_whatever_the_name(tmp_path: Path, name: str, form: str) -> None:
     save(tmp_path, CLASSIFIER, name, format=form)
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"], CLASSIFIER.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], CLASSIFIER.predict(IRIS))
 
 
 def test_the_file_says_what_the_model_is_whatever_class_trained_it(tmp_path: Path) -> None:
     save(tmp_path, catboost.CatBoost({**OPTIONS, "loss_function": "MultiClass"}).fit(IRIS, SPECIES))
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"], CLASSIFIER.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], CLASSIFIER.predict(IRIS))
     for fitted, kind in ((regressor(loss_function="Quantile"), "CatBoostRegressor"), (ranker(), "CatBoostRanker")):
         save(tmp_path, fitted)
-        assert f"{kind} has calc_leaf_indexes, predict" in str(refusal(load(tmp_path), IRIS, "predict_proba"))
+        assert f"{kind} has calc_leaf_indexes, predict" in refusal(TRIAL.load(tmp_path), IRIS, "predict_proba")
 
 
 def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelURI, match=r"none of model\.cbm, model\.json, model\.bin"):
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     with pytest.raises(InvalidModelURI, match=r"gone\.cbm does not exist"):
-        load(tmp_path, uri="gone.cbm")
+        TRIAL.load(tmp_path, uri="gone.cbm")
 
 
 def saved(form: str) -> bytes:
@@ -214,7 +167,7 @@ CBM, JSON = saved("cbm"), saved("json")
 def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.cbm").write_bytes(content)
     with pytest.raises(ModelLoadError) as caught:
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     assert words in str(caught.value)
     assert "model 'm'" in str(caught.value) and "model.cbm" in str(caught.value)
     assert ".cpp" not in str(caught.value)
@@ -227,7 +180,7 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
     save(tmp_path, CLASSIFIER)
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
     request = InferenceRequest(inputs=[tensor], outputs=[{"name": "predict_proba"}])
-    found = arrays(load(tmp_path).predict(request))["predict_proba"]
+    found = arrays(TRIAL.load(tmp_path).predict(request))["predict_proba"]
     assert np.array_equal(found, CLASSIFIER.predict_proba(np.array([[5.1, np.nan, 1.4, np.nan]])))
 
 
@@ -244,47 +197,47 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     save(tmp_path, CLASSIFIER)
-    assert words in str(refusal(load(tmp_path), data))
+    assert words in refusal(TRIAL.load(tmp_path), data)
 
 
 def test_texts_are_no_input(tmp_path: Path) -> None:
     save(tmp_path, CLASSIFIER)
     with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
-        load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
+        TRIAL.load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
 
 
 def test_columns_go_by_name_and_more_do_not_matter(tmp_path: Path) -> None:
     fitted = save(tmp_path, tabular())
-    model = load(tmp_path, content_type="pd")
+    model = TRIAL.load(tmp_path, content_type="pd")
     shuffled = TABLE[["note", "rooms", "city", "age"]].assign(more=1)
     assert np.array_equal(ask(model, shuffled, "predict_proba")["predict_proba"], fitted.predict_proba(TABLE))
-    assert "columns are missing: 'age', 'note'" in str(refusal(model, TABLE[["rooms", "city"]]))
+    assert "columns are missing: 'age', 'note'" in refusal(model, TABLE[["rooms", "city"]])
 
 
 def test_what_is_missing_in_a_category_is_told_by_its_row(tmp_path: Path) -> None:
     save(tmp_path, tabular())
-    told = refusal(load(tmp_path, content_type="pd"), TABLE.assign(city=["Oslo", None, *["Lima"] * 18]))
+    told = refusal(TRIAL.load(tmp_path, content_type="pd"), TABLE.assign(city=["Oslo", None, *["Lima"] * 18]))
     assert "column 'city' holds categories or text, and is missing in row 1" in str(told)
-    told = refusal(load(tmp_path, content_type="pd"), TABLE.assign(rooms=TABLE["rooms"].astype(float)))
+    told = refusal(TRIAL.load(tmp_path, content_type="pd"), TABLE.assign(rooms=TABLE["rooms"].astype(float)))
     assert "cat_features must be integer or string" in str(told)
 
 
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path, CLASSIFIER)
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     for name in ("fit", "save_model", "_object", "no such"):
         told = (
             f"no output '{name}': CatBoostClassifier has calc_leaf_indexes, predict, predict_log_proba, predict_proba"
         )
-        assert told in str(refusal(model, IRIS, name))
+        assert told in refusal(model, IRIS, name)
 
 
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
     save(tmp_path, CLASSIFIER)
-    model = load(tmp_path, extra={"predict_fn": "predict_proba"})
+    model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})
     assert np.array_equal(ask(model, IRIS)["predict_proba"], CLASSIFIER.predict_proba(IRIS))
     with pytest.raises(ModelLoadError, match="predict_fn is 'fit', but CatBoostClassifier has"):
-        load(tmp_path, extra={"predict_fn": "fit"})
+        TRIAL.load(tmp_path, extra={"predict_fn": "fit"})
 
 
 # -- metadata and threads ---------------------------------------------------------------------------------------------
@@ -294,8 +247,8 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
     several = classifier(np.c_[SPECIES > 0, SPECIES > 1].astype(int), loss_function="MultiLogloss")
     for fitted in (CLASSIFIER, classifier(NAMES), classifier(SPECIES > 0), several, regressor(), ranker()):
         save(tmp_path, fitted)
-        assert load(tmp_path).outputs == []
-        model = load(tmp_path, extra={"signature": True})
+        assert TRIAL.load(tmp_path).outputs == []
+        model = TRIAL.load(tmp_path, extra={"signature": True})
         assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
         declared = model.outputs
         response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
@@ -306,7 +259,7 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
 
 def test_the_signature_of_a_table_names_its_columns(tmp_path: Path) -> None:
     save(tmp_path, tabular())
-    described = load(tmp_path, extra={"signature": True}).inputs
+    described = TRIAL.load(tmp_path, extra={"signature": True}).inputs
     assert [(one.name, str(one.datatype)) for one in described] == [
         ("age", "FP64"),
         ("city", "BYTES"),
@@ -317,7 +270,7 @@ def test_the_signature_of_a_table_names_its_columns(tmp_path: Path) -> None:
 
 def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, CLASSIFIER)
-    model = load(tmp_path, extra={"threads": 2})
+    model = TRIAL.load(tmp_path, extra={"threads": 2})
     seen: list[Any] = []
     predict = model._model.predict
 
@@ -330,14 +283,14 @@ def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == [{"thread_count": 2}]
     for wrong in (0, "many", -1, True):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
-            load(tmp_path, extra={"threads": wrong})
+            TRIAL.load(tmp_path, extra={"threads": wrong})
 
 
 def test_serving_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, CLASSIFIER)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    ask(load(tmp_path), IRIS, "predict", "predict_proba")
+    ask(TRIAL.load(tmp_path), IRIS, "predict", "predict_proba")
     assert not list((tmp_path / "here").iterdir())
 
 

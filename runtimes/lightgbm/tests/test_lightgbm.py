@@ -8,23 +8,22 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import anyio
 import joblib
 import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
-import tritonclient.grpc
-import tritonclient.http
 from sklearn.datasets import load_iris
 from sklearn.linear_model import Ridge
 
-from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
-from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
-from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve.codecs import StringRequestCodec
+from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest
 from mlserve_lightgbm import LightGBMModel
+from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
+
+TRIAL = Trial(LightGBMModel)
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[SPECIES]
@@ -45,45 +44,11 @@ TEXT = BOOSTER.model_to_string()
 CLASSIFIER = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbosity=-1).fit(IRIS, NAMES)
 
 
-def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=LightGBMModel, parameters=parameters or None)
-    settings.source_dir = folder
-    return settings
-
-
-def load(folder: Path, **parameters: Any) -> LightGBMModel:
-    model = LightGBMModel(settings_of(folder, **parameters))
-    assert anyio.run(model.load)
-    return model
-
-
-def request_of(data: Any, *outputs: str) -> InferenceRequest:
-    codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
-    request: InferenceRequest = codec.encode_request(data)
-    request.outputs = [RequestOutput(name=name) for name in outputs] or None
-    return request
-
-
-def ask(model: LightGBMModel, data: Any, *outputs: str) -> dict[str, Any]:
-    return arrays(model.predict(request_of(data, *outputs)))
-
-
-def arrays(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
-
-
-def refusal(model: LightGBMModel, data: Any, *outputs: str) -> MLServeError:
-    with pytest.raises(InferenceError) as caught:
-        ask(model, data, *outputs)
-    assert caught.value.http_status == 400
-    return caught.value
-
-
 @pytest.mark.parametrize("objective", ["multiclass", "binary", "regression"])
 def test_boosters_pass_the_conformance_suite_and_answer_bit_for_bit(tmp_path: Path, objective: str) -> None:
     trained = booster(objective)
     trained.save_model(tmp_path / "model.bst")
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(IRIS[::10]))
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), request_of(IRIS[::10]))
     wanted = trained.predict(IRIS[::10])
     found = arrays(answer)["predict"]
     assert found.dtype == wanted.dtype and np.array_equal(found.reshape(wanted.shape), wanted)
@@ -92,7 +57,7 @@ def test_boosters_pass_the_conformance_suite_and_answer_bit_for_bit(tmp_path: Pa
 @pytest.mark.parametrize("name", ["model.joblib", "model.pkl", "model.pickle"])
 def test_pickled_estimators_keep_classes_and_probabilities(tmp_path: Path, name: str) -> None:
     joblib.dump(CLASSIFIER, tmp_path / name, compress=3 if name == "model.joblib" else 0)
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(IRIS[::10], "predict_proba", "predict"))
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), request_of(IRIS[::10], "predict_proba", "predict"))
     found = arrays(answer)
     assert list(found) == ["predict_proba", "predict"]
     assert np.array_equal(found["predict_proba"], CLASSIFIER.predict_proba(IRIS[::10]))
@@ -100,25 +65,13 @@ def test_pickled_estimators_keep_classes_and_probabilities(tmp_path: Path, name:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     BOOSTER.save_model(tmp_path / "model.txt")
-    settings = {"name": "iris", "implementation": "lightgbm", "max_batch_size": 8, "max_batch_time": 0.01}
-    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        found = {"REST": arrays(server.infer("iris", request_of(IRIS[:20])))["predict"]}
-        for kind, address in (
-            (tritonclient.http, server.rest.removeprefix("http://")),
-            (tritonclient.grpc, server.grpc),
-        ):
-            tensor = kind.InferInput("x", [20, 4], "FP64")
-            tensor.set_data_from_numpy(IRIS[:20])
-            with kind.InferenceServerClient(address) as client:
-                wanted = [kind.InferRequestedOutput("predict")]
-                found[kind.__name__] = client.infer("iris", [tensor], outputs=wanted).as_numpy("predict")
+    found = served(tmp_path, {"implementation": "lightgbm"}, {"x": IRIS[:20]}, ["predict"], workers)
     for transport, answer in found.items():
-        assert np.array_equal(answer, BOOSTER.predict(IRIS[:20])), transport
+        assert np.array_equal(answer["predict"], BOOSTER.predict(IRIS[:20])), transport
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -127,14 +80,14 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 @pytest.mark.parametrize("name", ["model.bst", "model.txt", "model.model"])
 def test_well_known_names_are_found(tmp_path: Path, name: str) -> None:
     BOOSTER.save_model(tmp_path / name)
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"], BOOSTER.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], BOOSTER.predict(IRIS))
 
 
 def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelURI, match=r"none of model\.bst, model\.txt, model\.model"):
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     with pytest.raises(InvalidModelURI, match=r"gone\.txt does not exist"):
-        load(tmp_path, uri="gone.txt")
+        TRIAL.load(tmp_path, uri="gone.txt")
 
 
 @pytest.mark.parametrize(
@@ -162,14 +115,14 @@ def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None
 def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.bst").write_bytes(content)
     with pytest.raises(ModelLoadError) as caught:
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     assert words in str(caught.value)
     assert "model 'm'" in str(caught.value) and "model.bst" in str(caught.value)
 
 
 def test_line_ends_of_another_system_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_bytes(TEXT.replace("\n", "\r\n").encode())
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     assert np.array_equal(ask(model, IRIS)["predict"], BOOSTER.predict(IRIS))
 
 
@@ -179,7 +132,7 @@ def test_line_ends_of_another_system_do_not_matter(tmp_path: Path) -> None:
 def test_null_is_a_missing_value(tmp_path: Path) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
-    found = arrays(load(tmp_path).predict(InferenceRequest(inputs=[tensor])))["predict"]
+    found = arrays(TRIAL.load(tmp_path).predict(InferenceRequest(inputs=[tensor])))["predict"]
     assert np.array_equal(found, BOOSTER.predict(np.array([[5.1, np.nan, 1.4, np.nan]])))
 
 
@@ -195,44 +148,44 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
-    assert words in str(refusal(load(tmp_path), data))
+    assert words in refusal(TRIAL.load(tmp_path), data)
 
 
 def test_texts_are_no_input(tmp_path: Path) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
     with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
-        load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
+        TRIAL.load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
 
 
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")
     for name in ("predict_proba", "save_model", "no such"):
-        assert f"no output '{name}': Booster has predict" in str(refusal(load(tmp_path), IRIS, name))
+        assert f"no output '{name}': Booster has predict" in refusal(TRIAL.load(tmp_path), IRIS, name)
 
 
 def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
     data = lightgbm.Dataset(TABLE, np.array([1.0, 5, 9, 5] * 20))
     trained = lightgbm.train({**OPTIONS, "objective": "regression"}, data, 3)
     trained.save_model(tmp_path / "model.bst")
-    model = load(tmp_path, content_type="pd")
+    model = TRIAL.load(tmp_path, content_type="pd")
     rows = TABLE[["city", "the age"]].astype({"city": object}).iloc[[0, 3]]  # without Bern: codes alone would be others
     assert np.array_equal(ask(model, rows.assign(more=1))["predict"].ravel(), trained.predict(TABLE.iloc[[0, 3]]))
-    assert "columns are missing: 'the_age'" in str(refusal(model, rows[["city"]]))
+    assert "columns are missing: 'the_age'" in refusal(model, rows[["city"]])
 
 
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
     joblib.dump(CLASSIFIER, tmp_path / "model.joblib")
-    model = load(tmp_path, extra={"predict_fn": "predict_proba"})
+    model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})
     assert np.array_equal(ask(model, IRIS)["predict_proba"], CLASSIFIER.predict_proba(IRIS))
     with pytest.raises(ModelLoadError, match="predict_fn is 'fit', but LGBMClassifier has predict, predict_proba"):
-        load(tmp_path, extra={"predict_fn": "fit"})
+        TRIAL.load(tmp_path, extra={"predict_fn": "fit"})
 
 
 def test_an_array_for_a_model_fitted_on_a_frame_goes_by_position_without_warnings(tmp_path: Path) -> None:
     frame = pd.DataFrame(IRIS, columns=list("abcd"))
     fitted = lightgbm.LGBMRegressor(n_estimators=3, n_jobs=1, verbosity=-1).fit(frame, SPECIES)
     joblib.dump(fitted, tmp_path / "model.joblib")
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), fitted.predict(frame))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), fitted.predict(frame))
 
 
 # -- metadata and threads ---------------------------------------------------------------------------------------------
@@ -241,8 +194,8 @@ def test_an_array_for_a_model_fitted_on_a_frame_goes_by_position_without_warning
 def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
     for fitted in (CLASSIFIER, BOOSTER, booster("binary"), booster("regression")):
         joblib.dump(fitted, tmp_path / "model.joblib")
-        assert load(tmp_path).outputs == []
-        model = load(tmp_path, extra={"signature": True})
+        assert TRIAL.load(tmp_path).outputs == []
+        model = TRIAL.load(tmp_path, extra={"signature": True})
         assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
         declared = model.outputs
         response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
@@ -254,7 +207,7 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flavour", [BOOSTER, CLASSIFIER], ids=["booster", "estimator"])
 def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flavour: Any) -> None:
     joblib.dump(flavour, tmp_path / "model.joblib")
-    model = load(tmp_path, extra={"threads": 2})
+    model = TRIAL.load(tmp_path, extra={"threads": 2})
     seen: list[Any] = []
     predict = model._model.predict
 
@@ -267,7 +220,7 @@ def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == [{"num_threads": 2}]
     for wrong in (0, "many", -1, True):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
-            load(tmp_path, extra={"threads": wrong})
+            TRIAL.load(tmp_path, extra={"threads": wrong})
 
 
 def test_the_short_name_leads_to_the_class() -> None:

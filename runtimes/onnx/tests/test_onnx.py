@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import onnxruntime
 import pytest
-import tritonclient.grpc
-import tritonclient.http
 from onnx import TensorProto
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, StringCodec
-from mlserve.errors import InferenceError, MLServeError
+from mlserve.codecs import StringCodec
+from mlserve.errors import InferenceError
 from mlserve.tensors import TensorData
-from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest, RequestInput
 from mlserve_onnx import OnnxModel
 from runtimes.onnx.tests import onnx_graphs as graphs
+from tests.runtime_trial import Trial, arrays, named_request, refusal_of, response_of, served
+
+TRIAL = Trial(OnnxModel)
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 FLOWERS = IRIS.astype("f4")
 CLASSIFIER = LogisticRegression(max_iter=500).fit(IRIS, np.array(["a", "b", "c"])[SPECIES])
 
 
-def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=OnnxModel, parameters=parameters or None)
-    settings.source_dir = folder
-    return settings
+def ask(model: OnnxModel, *outputs: str, **tensors: Any) -> dict[str, Any]:
+    return arrays(response_of(model, named_request(outputs, **tensors)))
 
 
-def load(folder: Path, **parameters: Any) -> OnnxModel:
-    model = OnnxModel(settings_of(folder, **parameters))
-    assert anyio.run(model.load)
-    return model
-
-
-def request_of(outputs: tuple[str, ...] = (), **arrays: Any) -> InferenceRequest:
-    inputs = [tensor(name, np.asarray(array)) for name, array in arrays.items()]
-    return InferenceRequest(inputs=inputs, outputs=[RequestOutput(name=name) for name in outputs] or None)
-
-
-def tensor(name: str, array: Any) -> RequestInput:
-    if array.dtype.kind in "OUS":
-        return RequestInput(name=name, datatype="BYTES", shape=list(array.shape), data=array.ravel().tolist())
-    encoded: RequestInput = NumpyCodec.encode_input(name, array)
-    encoded.shape = list(array.shape)
-    return encoded
-
-
-def ask(model: OnnxModel, *outputs: str, **arrays: Any) -> dict[str, Any]:
-    return found(anyio.run(model.predict, request_of(outputs, **arrays)))
-
-
-def found(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
-
-
-def refusal(model: OnnxModel, *outputs: str, **arrays: Any) -> str:
-    with pytest.raises(MLServeError) as caught:
-        ask(model, *outputs, **arrays)
-    assert caught.value.http_status == 400
-    return str(caught.value)
+def refusal(model: OnnxModel, *outputs: str, **tensors: Any) -> str:
+    return refusal_of(model, named_request(outputs, **tensors))
 
 
 def own(path: Path, **arrays: Any) -> list[Any]:
@@ -81,7 +47,9 @@ def own(path: Path, **arrays: Any) -> list[Any]:
 def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path: Path) -> None:
     graphs.linear(tmp_path / "model.onnx")
     (wanted,) = own(tmp_path / "model.onnx", x=FLOWERS[::10])
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(x=FLOWERS[::10]), expected={"y": wanted}, batches=True)
+    (answer,) = check_runtime(
+        TRIAL.settings(tmp_path), named_request(x=FLOWERS[::10]), expected={"y": wanted}, batches=True
+    )
     assert (answer.outputs[0].datatype, answer.outputs[0].shape) == ("FP32", [15, 3])
 
 
@@ -102,8 +70,8 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path: Path)
 )
 def test_every_datatype_goes_in_and_out(tmp_path: Path, kind: str, values: Any) -> None:
     graphs.same(tmp_path / "model.onnx", getattr(TensorProto, kind))
-    request = request_of(x=values)
-    (answer,) = check_runtime(settings_of(tmp_path), request, expected={"y": values}, batches=True)
+    request = named_request(x=values)
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), request, expected={"y": values}, batches=True)
     assert (answer.outputs[0].datatype, answer.outputs[0].shape) == (request.inputs[0].datatype, [len(values)])
 
 
@@ -111,35 +79,21 @@ def test_a_classifier_of_scikit_learn_with_its_map_of_probabilities(tmp_path: Pa
     path = tmp_path / "model.onnx"
     path.write_bytes(to_onnx(CLASSIFIER, FLOWERS[:1]).SerializeToString())
     labels, maps = own(path, X=FLOWERS[::10])
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(X=FLOWERS[::10]), batches=True)
-    outputs = found(answer)
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), named_request(X=FLOWERS[::10]), batches=True)
+    outputs = arrays(answer)
     assert outputs["output_label"].tolist() == labels.tolist()
     assert np.array_equal(outputs["output_probability"], np.array([[row[one] for one in "abc"] for row in maps], "f4"))
     assert answer.outputs[1].parameters == {"content_type": "np", "labels": '["a", "b", "c"]'}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     graphs.adding(tmp_path / "model.onnx")
-    settings = {"name": "sums", "implementation": "onnx", "max_batch_size": 8, "max_batch_time": 0.01}
-    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
     a, b = (np.random.default_rng(seed).random((20, 1000), "f4") for seed in (0, 1))  # 80 kB each: over shared memory
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        answers = {"REST": found(server.infer("sums", request_of(a=a, b=b)))}
-        for kind, address in (
-            (tritonclient.http, server.rest.removeprefix("http://")),
-            (tritonclient.grpc, server.grpc),
-        ):
-            tensors = [kind.InferInput(name, [20, 1000], "FP32") for name in "ab"]
-            for one, values in zip(tensors, (a, b)):
-                one.set_data_from_numpy(values)
-            with kind.InferenceServerClient(address) as client:
-                wanted = [kind.InferRequestedOutput(name) for name in ("difference", "sum")]
-                answer = client.infer("sums", tensors, outputs=wanted)
-                answers[kind.__name__] = {name: answer.as_numpy(name) for name in ("difference", "sum")}
-    for transport, answer in answers.items():
+    found = served(tmp_path, {"implementation": "onnx"}, {"a": a, "b": b}, ["difference", "sum"], workers)
+    for transport, answer in found.items():
         assert np.array_equal(answer["sum"], a + b), transport
         assert np.array_equal(answer["difference"], a - b), transport
 
@@ -149,34 +103,34 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 
 def test_inputs_go_by_name_and_outputs_come_as_asked(tmp_path: Path) -> None:
     graphs.adding(tmp_path / "model.onnx")
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     a, b = np.float32([[1, 2]]), np.float32([[10, 20]])
     assert list(ask(model, b=b, a=a)) == ["sum", "difference"]
     outputs = ask(model, "difference", b=b, a=a)
     assert list(outputs) == ["difference"] and np.array_equal(outputs["difference"], a - b)
-    response = anyio.run(model.predict, request_of(("sum", "difference", "sum"), a=a, b=b))
+    response = response_of(model, named_request(("sum", "difference", "sum"), a=a, b=b))
     assert [one.name for one in response.outputs] == ["sum", "difference", "sum"]
 
 
 def test_wrong_names_are_told_with_the_right_ones(tmp_path: Path) -> None:
     graphs.adding(tmp_path / "model.onnx")
-    model, one = load(tmp_path), np.ones((1, 2), "f4")
+    model, one = TRIAL.load(tmp_path), np.ones((1, 2), "f4")
     assert "inputs are missing: 'b'; the request has 'a'" in refusal(model, a=one)
     assert "has no input 'c': it takes 'a', 'b'" in refusal(model, a=one, b=one, c=one)
     assert "has no output 'product': it has 'sum', 'difference'" in refusal(model, "product", a=one, b=one)
-    twice = InferenceRequest(inputs=[tensor("a", one), tensor("a", one)])
+    twice = InferenceRequest(inputs=2 * named_request(a=one).inputs)
     with pytest.raises(InferenceError, match="there are two inputs 'a'"):
-        anyio.run(model.predict, twice)
+        response_of(model, twice)
 
 
 def test_the_name_of_an_only_input_does_not_matter(tmp_path: Path) -> None:
     graphs.linear(tmp_path / "model.onnx")
-    assert np.array_equal(ask(load(tmp_path), flowers=FLOWERS)["y"], own(tmp_path / "model.onnx", x=FLOWERS)[0])
+    assert np.array_equal(ask(TRIAL.load(tmp_path), flowers=FLOWERS)["y"], own(tmp_path / "model.onnx", x=FLOWERS)[0])
 
 
 def test_an_input_with_a_value_of_its_own_may_be_left_out(tmp_path: Path) -> None:
     graphs.with_default(tmp_path / "model.onnx")
-    model, a = load(tmp_path), np.zeros((2, 2), "f4")
+    model, a = TRIAL.load(tmp_path), np.zeros((2, 2), "f4")
     assert ask(model, a=a)["y"].tolist() == [[1, 1], [1, 1]]
     assert ask(model, a=a, b=np.float32([5, 6]))["y"].tolist() == [[5, 6], [5, 6]]
     assert ask(model, whatever=a)["y"].tolist() == [[1, 1], [1, 1]]
@@ -186,46 +140,46 @@ def test_an_input_with_a_value_of_its_own_may_be_left_out(tmp_path: Path) -> Non
 def test_a_list_of_tensors_becomes_an_output_each(tmp_path: Path) -> None:
     graphs.parts(tmp_path / "model.onnx")
     x = np.float32([[1, 2], [3, 4]])
-    outputs = ask(load(tmp_path), "y", "rows", x=x)
+    outputs = ask(TRIAL.load(tmp_path), "y", "rows", x=x)
     assert list(outputs) == ["y", "rows_0", "rows_1"]
     assert outputs["rows_1"].tolist() == [[3, 4]]
 
 
 def test_values_of_another_datatype_are_taken_if_they_fit(tmp_path: Path) -> None:
     graphs.picking(tmp_path / "model.onnx")
-    model, values = load(tmp_path), [1.5, 2.5, 3.5]
+    model, values = TRIAL.load(tmp_path), [1.5, 2.5, 3.5]
     assert ask(model, values=np.array(values), places=np.array([2.0, 0.0]))["y"].tolist() == [3.5, 1.5]
     assert "input 'places': data[0]: 0.5 is no INT64" in refusal(model, values=values, places=np.array([0.5]))
 
 
 def test_a_last_axis_that_a_content_type_added_is_dropped(tmp_path: Path) -> None:
     graphs.same(tmp_path / "model.onnx", TensorProto.STRING)
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     request = InferenceRequest(inputs=[StringCodec.encode_input("x", ["a", "b"])])
     assert request.inputs[0].shape == [2, 1]
-    assert found(anyio.run(model.predict, request))["y"].tolist() == ["a", "b"]
+    assert arrays(response_of(model, request))["y"].tolist() == ["a", "b"]
 
 
 def test_texts_must_be_texts(tmp_path: Path) -> None:
     graphs.same(tmp_path / "model.onnx", TensorProto.STRING)
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     assert "data[1] is null" in refusal(model, x=np.array(["a", None], object))
     raw = RequestInput(
         name="x", datatype="BYTES", shape=[1], data=TensorData.from_raw(b"\2\0\0\0\xff\xfe", "BYTES", [1])
     )
     with pytest.raises(InferenceError, match=r"data\[0\] is no UTF-8"):
-        anyio.run(model.predict, InferenceRequest(inputs=[raw]))
+        response_of(model, InferenceRequest(inputs=[raw]))
 
 
 def test_base64_reaches_the_graph_decoded(tmp_path: Path) -> None:
     graphs.same(tmp_path / "model.onnx", TensorProto.STRING)
     one = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["aGk="], "parameters": {"content_type": "base64"}}
-    assert found(anyio.run(load(tmp_path).predict, InferenceRequest(inputs=[one])))["y"].tolist() == ["hi"]
+    assert arrays(response_of(TRIAL.load(tmp_path), InferenceRequest(inputs=[one])))["y"].tolist() == ["hi"]
 
 
 def test_shapes_are_checked_against_the_graph(tmp_path: Path) -> None:
     graphs.linear(tmp_path / "model.onnx")
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     for shape in ((2, 3), (4,), (2, 4, 2)):
         told = refusal(model, x=np.ones(shape, "f4"))
         assert f"input 'x' has shape {list(shape)}, the model takes [-1, 4]" in told
@@ -234,16 +188,16 @@ def test_shapes_are_checked_against_the_graph(tmp_path: Path) -> None:
 
 def test_what_fails_in_a_node_is_told_in_a_line(tmp_path: Path) -> None:
     graphs.adding(tmp_path / "model.onnx")
-    told = refusal(load(tmp_path), "sum", a=np.ones((2, 3), "f4"), b=np.ones((2, 4), "f4"))
+    told = refusal(TRIAL.load(tmp_path), "sum", a=np.ones((2, 3), "f4"), b=np.ones((2, 4), "f4"))
     assert re.search("cannot use this input: (Add|Sub): axis == 1", told) and "3 by 4" in told and ".h:" not in told
     graphs.picking(tmp_path / "model.onnx")
-    told = refusal(load(tmp_path), values=np.ones(3, "f4"), places=np.array([7]))
+    told = refusal(TRIAL.load(tmp_path), values=np.ones(3, "f4"), places=np.array([7]))
     assert "cannot use this input: Gather: indices element out of data bounds, idx=7" in told
 
 
 def test_inputs_and_outputs_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs.linear(tmp_path / "model.onnx")
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     seen: dict[str, Any] = {}
 
     class Watching:
@@ -257,6 +211,6 @@ def test_inputs_and_outputs_are_not_copied(tmp_path: Path, monkeypatch: pytest.M
     memory = bytearray(FLOWERS.tobytes())
     data = TensorData.from_raw(memory, "FP32", [150, 4])
     request = InferenceRequest(inputs=[RequestInput(name="x", datatype="FP32", shape=[150, 4], data=data)])
-    response = anyio.run(model.predict, request)
+    response = response_of(model, request)
     assert np.shares_memory(seen["x"], np.frombuffer(memory, "f4"))
     assert response.outputs[0].data.payload is seen["answer"]

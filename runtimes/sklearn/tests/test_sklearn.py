@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import pickle
 from pathlib import Path
@@ -15,8 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-import tritonclient.grpc
-import tritonclient.http
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits, load_iris
@@ -29,11 +26,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
 from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
+from mlserve.codecs import NumpyRequestCodec, PandasCodec, StringRequestCodec
 from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
-from mlserve.testing import check_runtime, running_server
+from mlserve.testing import check_runtime
 from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
 from mlserve_sklearn import SKLearnModel
+from tests.runtime_trial import Trial, arrays, request_of, served
+
+TRIAL = Trial(SKLearnModel)
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 DIGITS, NUMBERS = load_digits(return_X_y=True)
@@ -51,27 +51,8 @@ def save(folder: Path, model: Any, name: str = "model.joblib") -> Any:
     return model
 
 
-def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=SKLearnModel, parameters=parameters or None)
-    settings.source_dir = folder
-    return settings
-
-
-def load(folder: Path, **parameters: Any) -> SKLearnModel:
-    model = SKLearnModel(settings_of(folder, **parameters))
-    assert anyio.run(model.load)
-    return model
-
-
 def ask(model: SKLearnModel, data: Any, *outputs: str) -> InferenceResponse:
-    codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
-    request: InferenceRequest = codec.encode_request(data)
-    request.outputs = [RequestOutput(name=name) for name in outputs] or None
-    return model.predict(request)
-
-
-def arrays(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
+    return model.predict(request_of(data, *outputs))
 
 
 def only(response: InferenceResponse) -> Any:
@@ -88,7 +69,7 @@ def refusal(model: SKLearnModel, data: Any, *outputs: str) -> MLServeError:
 @pytest.fixture
 def classifier(tmp_path: Path) -> tuple[SKLearnModel, LogisticRegression]:
     fitted = save(tmp_path, LogisticRegression(max_iter=1000).fit(IRIS, SPECIES))
-    return load(tmp_path), fitted
+    return TRIAL.load(tmp_path), fitted
 
 
 def tabular() -> Any:
@@ -116,7 +97,7 @@ class Clumsy(BaseEstimator, TransformerMixin):
 def check(folder: Path, request: InferenceRequest, expected: dict[str, Any], **parameters: Any) -> None:
     """The conformance suite, and the estimator's own answer bit for bit."""
     request.outputs = [RequestOutput(name=name) for name in expected]
-    (answer,) = check_runtime(settings_of(folder, **parameters), request)
+    (answer,) = check_runtime(TRIAL.settings(folder, **parameters), request)
     assert [one.name for one in answer.outputs] == list(expected)
     for one, wanted in zip(arrays(answer).values(), expected.values(), strict=True):
         assert one.dtype.kind == wanted.dtype.kind
@@ -149,42 +130,16 @@ def test_a_pipeline_on_frames_passes_the_conformance_suite(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
-    save(tmp_path, SVC(gamma=0.001).fit(DIGITS[:500], NUMBERS[:500]))
-    settings = {"name": "digits", "implementation": "sklearn", "max_batch_size": 8, "max_batch_time": 0.01}
-    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
-    images = DIGITS[500:520]
-    expected = {name: getattr(joblib.load(tmp_path / "model.joblib"), name)(images) for name in SVC_OUTPUTS}
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        found = {
-            "REST": arrays(server.infer("digits", request_of(images))),
-            "REST binary": ask_triton(tritonclient.http, server.rest.removeprefix("http://"), images),
-            "gRPC": ask_triton(tritonclient.grpc, server.grpc, images),
-        }
+    fitted = save(tmp_path, SVC(gamma=0.001).fit(DIGITS[:500], NUMBERS[:500]))
+    names = ["predict", "decision_function"]
+    found = served(tmp_path, {"implementation": "sklearn"}, {"x": DIGITS[500:520]}, names, workers)
     for transport, answer in found.items():
-        for name, wanted in expected.items():
+        for name in names:
+            wanted = getattr(fitted, name)(DIGITS[500:520])
             assert np.array_equal(answer[name].reshape(wanted.shape), wanted), (transport, name)
-
-
-SVC_OUTPUTS = ("predict", "decision_function")
-
-
-def request_of(images: Any) -> InferenceRequest:
-    request: InferenceRequest = NumpyRequestCodec.encode_request(images)
-    request.outputs = [RequestOutput(name=name) for name in SVC_OUTPUTS]
-    return request
-
-
-def ask_triton(kind: Any, address: str, images: Any) -> dict[str, Any]:
-    """The answer by Triton's client, whose tensors travel as raw bytes."""
-    tensor = kind.InferInput("x", list(images.shape), "FP64")
-    tensor.set_data_from_numpy(images)
-    outputs = [kind.InferRequestedOutput(name) for name in SVC_OUTPUTS]
-    with kind.InferenceServerClient(address) as client:
-        answer = client.infer("digits", [tensor], outputs=outputs)
-        return {name: answer.as_numpy(name) for name in SVC_OUTPUTS}
 
 
 class Extended(SKLearnModel):
@@ -216,7 +171,7 @@ def test_well_known_names_are_found(tmp_path: Path, name: str) -> None:
         save(tmp_path, fitted)
     else:
         (tmp_path / name).write_bytes(pickle.dumps(fitted))
-    assert np.array_equal(only(ask(load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
+    assert np.array_equal(only(ask(TRIAL.load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
 
 
 @pytest.mark.parametrize("uri", ["other.bin", "./sub", "sub/model.joblib"])
@@ -224,14 +179,14 @@ def test_a_file_or_folder_can_be_named(tmp_path: Path, uri: str) -> None:
     (tmp_path / "sub").mkdir()
     for path in (tmp_path / "other.bin", tmp_path / "sub" / "model.joblib"):
         joblib.dump(Ridge().fit(IRIS, SPECIES), path, compress=3)
-    assert load(tmp_path, uri=uri).ready is None  # the worker sets it
+    assert TRIAL.load(tmp_path, uri=uri).ready is None  # the worker sets it
 
 
 def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelURI, match=r"none of model\.joblib, model\.pickle, model\.pkl, model\.skops"):
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     with pytest.raises(InvalidModelURI, match=r"gone\.joblib does not exist"):
-        load(tmp_path, uri="gone.joblib")
+        TRIAL.load(tmp_path, uri="gone.joblib")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +212,7 @@ def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None
 def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.joblib").write_bytes(content)
     with pytest.raises(ModelLoadError) as caught:
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     assert words in str(caught.value)
     assert "model 'm'" in str(caught.value) and "model.joblib" in str(caught.value)
 
@@ -267,7 +222,7 @@ def test_a_file_of_another_version_is_served_with_one_warning(tmp_path: Path, ca
     old = f"0{sklearn.__version__[1:]}"
     (tmp_path / "model.pkl").write_bytes(state.replace(sklearn.__version__.encode(), old.encode()))
     with caplog.at_level(logging.WARNING, "mlserve.sklearn"):
-        model = load(tmp_path)
+        model = TRIAL.load(tmp_path)
     (line,) = [record.getMessage() for record in caplog.records]
     assert f"saved with scikit-learn {old} and is served with {sklearn.__version__}" in line
     assert only(ask(model, IRIS[:2])).shape == (2, 1)
@@ -278,10 +233,10 @@ def test_skops_files_are_read_without_running_code(tmp_path: Path) -> None:
 
     fitted = LogisticRegression(max_iter=1000).fit(IRIS, SPECIES)
     skops_io.dump(fitted, tmp_path / "model.skops")
-    assert np.array_equal(only(ask(load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
+    assert np.array_equal(only(ask(TRIAL.load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
     skops_io.dump(make_pipeline(Clumsy(), Ridge()), tmp_path / "model.skops")
     with pytest.raises(ModelLoadError, match=r"not know as safe: .*Clumsy.*extra\.trusted"):
-        load(tmp_path)
+        TRIAL.load(tmp_path)
 
 
 # -- inputs and outputs -----------------------------------------------------------------------------------------------
@@ -302,24 +257,24 @@ def test_a_method_that_the_estimator_lacks_is_refused_by_name(tmp_path: Path, cl
         assert isinstance(error, InferenceError) and error.http_status == 400
         assert f"no output '{name}': LogisticRegression has decision_function, predict" in str(error)
     save(tmp_path, SVC().fit(IRIS, SPECIES))  # it has predict_proba only when it was asked for it
-    assert "no output 'predict_proba'" in str(refusal(load(tmp_path), IRIS, "predict_proba"))
+    assert "no output 'predict_proba'" in str(refusal(TRIAL.load(tmp_path), IRIS, "predict_proba"))
 
 
 def test_predict_fn_chooses_the_method(tmp_path: Path) -> None:
     fitted = save(tmp_path, LogisticRegression(max_iter=1000).fit(IRIS, SPECIES))
-    model = load(tmp_path, extra={"predict_fn": "predict_proba"})
+    model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})
     assert np.array_equal(arrays(ask(model, IRIS))["predict_proba"], fitted.predict_proba(IRIS))
     with pytest.raises(ModelLoadError, match="predict_fn is 'transform', but LogisticRegression has"):
-        load(tmp_path, extra={"predict_fn": "transform"})
+        TRIAL.load(tmp_path, extra={"predict_fn": "transform"})
     with pytest.raises(ModelLoadError, match="predict_fn is '__class__'"):
-        load(tmp_path, extra={"predict_fn": "__class__"})
+        TRIAL.load(tmp_path, extra={"predict_fn": "__class__"})
 
 
 def test_predict_fn_may_give_several_arrays(tmp_path: Path) -> None:
     fitted = save(tmp_path, NearestNeighbors(n_neighbors=2).fit(IRIS))
     with pytest.raises(ModelLoadError, match="neither predict nor transform"):
-        load(tmp_path)
-    model = load(tmp_path, extra={"predict_fn": "kneighbors"})
+        TRIAL.load(tmp_path)
+    model = TRIAL.load(tmp_path, extra={"predict_fn": "kneighbors"})
     found = arrays(ask(model, IRIS[:5]))
     distances, places = fitted.kneighbors(IRIS[:5])
     assert np.array_equal(found["kneighbors_0"], distances) and np.array_equal(found["kneighbors_1"], places)
@@ -327,7 +282,7 @@ def test_predict_fn_may_give_several_arrays(tmp_path: Path) -> None:
 
 def test_an_estimator_without_predict_transforms(tmp_path: Path) -> None:
     fitted = save(tmp_path, StandardScaler().fit(IRIS))
-    model = load(tmp_path)
+    model = TRIAL.load(tmp_path)
     assert np.array_equal(arrays(ask(model, IRIS))["transform"], fitted.transform(IRIS))
     assert "no output 'predict'" in str(refusal(model, IRIS, "predict"))
 
@@ -335,7 +290,7 @@ def test_an_estimator_without_predict_transforms(tmp_path: Path) -> None:
 def test_several_targets_give_several_probabilities(tmp_path: Path) -> None:
     targets = np.column_stack([SPECIES, SPECIES > 0])
     fitted = save(tmp_path, RandomForestClassifier(5, random_state=0).fit(IRIS, targets))
-    found = arrays(ask(load(tmp_path), IRIS, "predict_proba", "predict"))
+    found = arrays(ask(TRIAL.load(tmp_path), IRIS, "predict_proba", "predict"))
     for at, part in enumerate(fitted.predict_proba(IRIS)):
         assert np.array_equal(found[f"predict_proba_{at}"], part)
     assert np.array_equal(found["predict"], fitted.predict(IRIS))
@@ -343,16 +298,16 @@ def test_several_targets_give_several_probabilities(tmp_path: Path) -> None:
 
 def test_sparse_answers_become_dense_and_frames_columns(tmp_path: Path) -> None:
     encoder = save(tmp_path, OneHotEncoder().fit(TABLE[["city"]].to_numpy(dtype=object)))
-    found = only(ask(load(tmp_path), TABLE[["city"]].to_numpy(dtype=object)))
+    found = only(ask(TRIAL.load(tmp_path), TABLE[["city"]].to_numpy(dtype=object)))
     assert np.array_equal(found, encoder.transform(TABLE[["city"]].to_numpy(dtype=object)).toarray())
     scaler = save(tmp_path, StandardScaler().set_output(transform="pandas").fit(TABLE[["age", "fare"]]))
-    found = arrays(ask(load(tmp_path, content_type="pd"), TABLE[["age", "fare"]]))
+    found = arrays(ask(TRIAL.load(tmp_path, content_type="pd"), TABLE[["age", "fare"]]))
     assert found["fare"].ravel().tolist() == scaler.transform(TABLE[["age", "fare"]])["fare"].tolist()
 
 
 def test_columns_go_by_name_and_more_do_not_matter(tmp_path: Path) -> None:
     pipeline = save(tmp_path, tabular())
-    model = load(tmp_path, content_type="pd")
+    model = TRIAL.load(tmp_path, content_type="pd")
     assert np.array_equal(only(ask(model, TABLE)).ravel(), pipeline.predict(TABLE))
     shuffled = TABLE[["city", "fare", "age"]].assign(more=1)
     assert np.array_equal(only(ask(model, shuffled, "predict_proba")), pipeline.predict_proba(TABLE))
@@ -361,7 +316,7 @@ def test_columns_go_by_name_and_more_do_not_matter(tmp_path: Path) -> None:
 def test_texts_reach_a_text_pipeline(tmp_path: Path) -> None:
     texts = ["good", "bad", "very good", "very bad"]
     pipeline = save(tmp_path, make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0]))
-    response = load(tmp_path).predict(StringRequestCodec.encode_request(texts))
+    response = TRIAL.load(tmp_path).predict(StringRequestCodec.encode_request(texts))
     assert only(response).ravel().tolist() == pipeline.predict(texts).tolist()
 
 
@@ -383,7 +338,7 @@ def test_input_that_the_estimator_cannot_use_is_the_clients_fault(classifier: An
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     save(tmp_path, tabular())
-    error = refusal(load(tmp_path, content_type="pd"), TABLE[["age"]])
+    error = refusal(TRIAL.load(tmp_path, content_type="pd"), TABLE[["age"]])
     assert error.http_status == 400
     assert "columns are missing: 'fare', 'city'; the model was trained on age, fare, city" in str(error)
 
@@ -391,7 +346,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 def test_a_mistake_in_code_of_ones_own_is_not_the_clients_fault(tmp_path: Path) -> None:
     pipeline = make_pipeline(Clumsy(), Ridge())
     pipeline.steps[1][1].fit(IRIS, SPECIES)
-    model = SKLearnModel(settings_of(tmp_path))
+    model = SKLearnModel(TRIAL.settings(tmp_path))
     save(tmp_path, Ridge().fit(IRIS, SPECIES))
     assert anyio.run(model.load)
     model._model = pipeline
@@ -402,7 +357,7 @@ def test_a_mistake_in_code_of_ones_own_is_not_the_clients_fault(tmp_path: Path) 
 def test_an_array_for_a_model_fitted_on_a_frame_goes_by_position_without_warnings(tmp_path: Path) -> None:
     frame = pd.DataFrame(IRIS, columns=list("abcd"))
     fitted = save(tmp_path, LinearRegression().fit(frame, SPECIES))
-    assert np.array_equal(only(ask(load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
+    assert np.array_equal(only(ask(TRIAL.load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
 
 
 # -- metadata and threads ---------------------------------------------------------------------------------------------
@@ -415,8 +370,8 @@ def metadata(model: SKLearnModel) -> tuple[list[Any], list[Any]]:
 
 def test_metadata_is_that_of_the_settings_unless_the_signature_is_asked_for(tmp_path: Path) -> None:
     save(tmp_path, LogisticRegression(max_iter=1000).fit(IRIS, SPECIES))
-    assert metadata(load(tmp_path)) == ([], [])
-    inputs, outputs = metadata(load(tmp_path, extra={"signature": True}))
+    assert metadata(TRIAL.load(tmp_path)) == ([], [])
+    inputs, outputs = metadata(TRIAL.load(tmp_path, extra={"signature": True}))
     assert inputs == [{"name": "x", "datatype": "FP64", "shape": [-1, 4]}]
     assert outputs == [
         {"name": "predict", "datatype": "INT64", "shape": [-1, 1]},
@@ -427,7 +382,7 @@ def test_metadata_is_that_of_the_settings_unless_the_signature_is_asked_for(tmp_
 
 def test_the_signature_of_a_pipeline_knows_its_columns(tmp_path: Path) -> None:
     save(tmp_path, tabular())
-    inputs, outputs = metadata(load(tmp_path, extra={"signature": True}, content_type="pd"))
+    inputs, outputs = metadata(TRIAL.load(tmp_path, extra={"signature": True}, content_type="pd"))
     assert inputs[:2] == [{"name": name, "datatype": "FP64", "shape": [-1, 1]} for name in ("age", "fare")]
     text = {"name": "city", "datatype": "BYTES", "shape": [-1, 1], "parameters": {"content_type": "str"}}
     assert inputs[2] == text
@@ -441,7 +396,7 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
         StandardScaler().fit(IRIS),
     ):
         save(tmp_path, fitted)
-        model = load(tmp_path, extra={"signature": True})
+        model = TRIAL.load(tmp_path, extra={"signature": True})
         declared = model.outputs
         response = ask(model, IRIS[:7], *(one.name for one in declared))
         for one, answer in zip(declared, response.outputs, strict=True):
@@ -452,20 +407,20 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
 
 def test_threads_bound_jobs_and_libraries(tmp_path: Path) -> None:
     fitted = save(tmp_path, RandomForestClassifier(10, n_jobs=-1, random_state=0).fit(IRIS, SPECIES))
-    assert load(tmp_path)._model.n_jobs == -1
-    model = load(tmp_path, extra={"threads": 1})
+    assert TRIAL.load(tmp_path)._model.n_jobs == -1
+    model = TRIAL.load(tmp_path, extra={"threads": 1})
     assert model._model.n_jobs == 1
     assert np.array_equal(only(ask(model, IRIS, "predict_proba")), fitted.predict_proba(IRIS))
     for wrong in (0, "many", -1):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
-            load(tmp_path, extra={"threads": wrong})
+            TRIAL.load(tmp_path, extra={"threads": wrong})
 
 
 def test_during_a_call_libraries_use_no_more_threads_than_they_may(tmp_path: Path) -> None:
     from threadpoolctl import threadpool_info
 
     save(tmp_path, Ridge().fit(IRIS, SPECIES))
-    model = load(tmp_path, extra={"threads": 1})
+    model = TRIAL.load(tmp_path, extra={"threads": 1})
     before = [one["num_threads"] for one in threadpool_info()]
     seen: list[int] = []
 

@@ -2,69 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 import torch
-import tritonclient.grpc
-import tritonclient.http
 
-from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, StringCodec
+from mlserve.codecs import StringCodec
 from mlserve.errors import MLServeError, ModelError
 from mlserve.tensors import TensorData
-from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest, MetadataTensor, RequestInput
 from mlserve_torch import TorchModel
 from runtimes.torch.tests import nets
+from tests.runtime_trial import Trial, arrays, named_request, refusal_of, response_of, served
+
+TRIAL = Trial(TorchModel)
 
 X = np.random.default_rng(0).random((6, 4), "f4")
 CLASS = {"class": "runtimes.torch.tests.nets.Linear"}
 FORMS = {"exported": {}, "script": {}, "traced": {}, "weights": CLASS, "checkpoint": CLASS, "legacy": CLASS}
 
 
-def settings_of(folder: Path, extra: dict[str, Any] | None = None, **more: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=TorchModel, parameters={"extra": extra or {}}, **more)
-    settings.source_dir = folder
-    return settings
+def load(folder: Path, extra: dict[str, Any] | None = None) -> Any:
+    return TRIAL.load(folder, extra=extra or {})
 
 
-def load(folder: Path, extra: dict[str, Any] | None = None, **more: Any) -> TorchModel:
-    model = TorchModel(settings_of(folder, extra, **more))
-    assert anyio.run(model.load)
-    return model
-
-
-def serve(folder: Path, module: Any, **more: Any) -> TorchModel:
+def serve(folder: Path, module: Any) -> Any:
     """A module as it is, read from a pickle."""
     torch.save(module, folder / "model.pt")
-    return load(folder, {"allow_pickle": True}, **more)
+    return load(folder, {"allow_pickle": True})
 
 
-def request_of(outputs: tuple[str, ...] = (), **arrays: Any) -> InferenceRequest:
-    inputs = [NumpyCodec.encode_input(name, array) for name, array in arrays.items()]
-    for one, array in zip(inputs, arrays.values()):
-        one.shape = list(array.shape)
-    return InferenceRequest(inputs=inputs, outputs=[RequestOutput(name=name) for name in outputs] or None)
+def ask(model: TorchModel, *outputs: str, **tensors: Any) -> dict[str, Any]:
+    return arrays(response_of(model, named_request(outputs, **tensors)))
 
 
-def ask(model: TorchModel, *outputs: str, **arrays: Any) -> dict[str, Any]:
-    return found(anyio.run(model.predict, request_of(outputs, **arrays)))
-
-
-def found(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
-
-
-def refusal(model: TorchModel, *outputs: str, **arrays: Any) -> str:
-    with pytest.raises(MLServeError) as caught:
-        ask(model, *outputs, **arrays)
-    assert caught.value.http_status == 400
-    return str(caught.value)
+def refusal(model: TorchModel, *outputs: str, **tensors: Any) -> str:
+    return refusal_of(model, named_request(outputs, **tensors))
 
 
 def own(module: Any, *args: Any) -> Any:
@@ -78,37 +54,29 @@ def own(module: Any, *args: Any) -> Any:
 def test_each_form_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path: Path, form: str) -> None:
     module = nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
     wanted = {"output": own(module, X).numpy()}
-    (answer,) = check_runtime(settings_of(tmp_path, FORMS[form]), request_of(x=X), expected=wanted, batches=True)
+    (answer,) = check_runtime(
+        TRIAL.settings(tmp_path, extra=FORMS[form]), named_request(x=X), expected=wanted, batches=True
+    )
     assert (answer.outputs[0].datatype, answer.outputs[0].shape) == ("FP32", [6, 3])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     module = nets.made(nets.Linear, 1000, 500)
     torch.save(module.state_dict(), tmp_path / "model.pt")
     (tmp_path / "net.py").write_text(Path(nets.__file__).read_text())
     extra = {"class": "net.Linear", "init": {"inputs": 1000, "outputs": 500}, "threads": 1}
-    settings = {"name": "net", "implementation": "torch", "max_batch_size": 8, "parameters": {"extra": extra}}
-    (tmp_path / "model-settings.json").write_text(json.dumps({**settings, "max_batch_time": 0.01}))
     x = np.random.default_rng(0).random((20, 1000), "f4")  # 80 kB: over shared memory
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        answers = {"REST": found(server.infer("net", request_of(x=x)))["output"]}
-        for kind, address in (
-            (tritonclient.http, server.rest.removeprefix("http://")),
-            (tritonclient.grpc, server.grpc),
-        ):
-            tensor = kind.InferInput("x", [20, 1000], "FP32")
-            tensor.set_data_from_numpy(x)
-            with kind.InferenceServerClient(address) as client:
-                answers[kind.__name__] = client.infer("net", [tensor]).as_numpy("output")
+    settings = {"implementation": "torch", "parameters": {"extra": extra}}
+    found = served(tmp_path, settings, {"x": x}, ["output"], workers)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     wanted = own(module, x).numpy()
     torch.set_num_threads(threads)
-    for transport, answer in answers.items():
-        assert np.array_equal(answer, wanted), transport
+    for transport, answer in found.items():
+        assert np.array_equal(answer["output"], wanted), transport
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
@@ -156,10 +124,10 @@ def test_floats_take_the_type_of_the_model(tmp_path: Path, form: str) -> None:
 def test_texts_reach_a_module_as_a_list(tmp_path: Path) -> None:
     nets.save(nets.Texts(), tmp_path / "model.pt", "script")
     request = InferenceRequest(inputs=[StringCodec.encode_input("words", ["a", "words"])])
-    assert found(anyio.run(load(tmp_path).predict, request))["output"].tolist() == [[1], [5]]
+    assert arrays(response_of(load(tmp_path), request))["output"].tolist() == [[1], [5]]
     nets.save(nets.made(nets.Linear), tmp_path / "model.pt", "exported")
     with pytest.raises(MLServeError, match="input 'x' takes FP32, got text"):
-        anyio.run(load(tmp_path).predict, request)
+        response_of(load(tmp_path), request)
 
 
 def test_an_input_is_not_copied(tmp_path: Path) -> None:
@@ -169,7 +137,7 @@ def test_an_input_is_not_copied(tmp_path: Path) -> None:
     model._call = lambda x: seen.append(x) or x
     data = TensorData.from_raw(memory, "FP32", [6, 4])
     request = InferenceRequest(inputs=[RequestInput(name="x", datatype="FP32", shape=[6, 4], data=data)])
-    response = anyio.run(model.predict, request)
+    response = response_of(model, request)
     assert np.shares_memory(seen[0].numpy(), np.frombuffer(memory, "f4"))
     assert np.shares_memory(response.outputs[0].data.payload, np.frombuffer(memory, "f4"))
 
@@ -210,20 +178,16 @@ def test_a_mistake_in_the_module_is_not(tmp_path: Path) -> None:
     [("tuple", ["output_0", "output_2"]), ("named", ["small", "large"]), ("half", ["output"]), ("scalar", ["output"])],
 )
 def test_outputs_have_the_names_that_the_answer_gives_them(tmp_path: Path, form: str, names: list[str]) -> None:
-    (answer,) = check_runtime(settings_with(tmp_path, nets.Shaped(form)), request_of(x=X))
+    torch.save(nets.Shaped(form), tmp_path / "model.pt")
+    (answer,) = check_runtime(TRIAL.settings(tmp_path, extra={"allow_pickle": True}), named_request(x=X))
     assert [one.name for one in answer.outputs] == names
     assert all(one.datatype == "FP32" for one in answer.outputs)
     assert answer.outputs[0].shape == ([] if form == "scalar" else [6, 4])
 
 
-def settings_with(folder: Path, module: Any) -> ModelSettings:
-    torch.save(module, folder / "model.pt")
-    return settings_of(folder, {"allow_pickle": True})
-
-
 def test_names_of_the_settings_win(tmp_path: Path) -> None:
-    declared = [{"name": name, "datatype": "FP32", "shape": [-1, 4]} for name in ("first", "second")]
-    model = serve(tmp_path, nets.Shaped("tuple"), outputs=declared)
+    model = serve(tmp_path, nets.Shaped("tuple"))
+    model.outputs = [MetadataTensor(name=name, datatype="FP32", shape=[-1, 4]) for name in ("first", "second")]
     assert list(ask(model, x=X)) == ["first", "second"]
     assert list(ask(model, "second", x=X)) == ["second"]
 

@@ -170,6 +170,7 @@ def test_a_module_can_be_compiled(tmp_path: Path, form: str) -> None:
     assert "parameters.extra.compile:" in refusal(tmp_path, {**extra, "compile": {"backend": "no such"}})
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # out of PyTorch's own code
 def test_torchscript_is_compiled_already(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(SCRIPT)
     assert "parameters.extra.compile: torch.compile does not support" in refusal(tmp_path, {"compile": True})

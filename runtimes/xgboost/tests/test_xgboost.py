@@ -8,61 +8,26 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pandas as pd
 import pytest
-import tritonclient.grpc
-import tritonclient.http
 import xgboost
 from sklearn.datasets import load_iris
 
-from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringRequestCodec
-from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
-from mlserve.testing import check_runtime, running_server
-from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve.codecs import StringRequestCodec
+from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest
 from mlserve_xgboost import XGBoostModel
+from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
+
+TRIAL = Trial(XGBoostModel)
 
 IRIS, SPECIES = load_iris(return_X_y=True)
 TABLE = pd.DataFrame({"age": [20.0, 30, 40, 50] * 5, "city": pd.Categorical(["Oslo", "Lima", "Bern", "Lima"] * 5)})
 OPTIONS = {"n_estimators": 3, "max_depth": 2, "n_jobs": 1}
 CLASSIFIER = xgboost.XGBClassifier(**OPTIONS).fit(IRIS, SPECIES)
 REGRESSOR = xgboost.XGBRegressor(**OPTIONS).fit(IRIS, SPECIES)
-
-
-def settings_of(folder: Path, **parameters: Any) -> ModelSettings:
-    settings = ModelSettings(name="m", implementation=XGBoostModel, parameters=parameters or None)
-    settings.source_dir = folder
-    return settings
-
-
-def load(folder: Path, **parameters: Any) -> XGBoostModel:
-    model = XGBoostModel(settings_of(folder, **parameters))
-    assert anyio.run(model.load)
-    return model
-
-
-def request_of(data: Any, *outputs: str) -> InferenceRequest:
-    codec = PandasCodec if isinstance(data, pd.DataFrame) else NumpyRequestCodec
-    request: InferenceRequest = codec.encode_request(data)
-    request.outputs = [RequestOutput(name=name) for name in outputs] or None
-    return request
-
-
-def ask(model: XGBoostModel, data: Any, *outputs: str) -> dict[str, Any]:
-    return arrays(model.predict(request_of(data, *outputs)))
-
-
-def arrays(response: InferenceResponse) -> dict[str, Any]:
-    return {one.name: NumpyCodec.decode_output(one) for one in response.outputs}
-
-
-def refusal(model: XGBoostModel, data: Any, *outputs: str) -> MLServeError:
-    with pytest.raises(InferenceError) as caught:
-        ask(model, data, *outputs)
-    assert caught.value.http_status == 400
-    return caught.value
 
 
 def booster(objective: str, rounds: int = 3) -> xgboost.Booster:
@@ -82,7 +47,7 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
     tmp_path: Path, estimator: Any, outputs: list[str]
 ) -> None:
     estimator.save_model(tmp_path / "model.ubj")
-    (answer,) = check_runtime(settings_of(tmp_path), request_of(IRIS[::10], *outputs))
+    (answer,) = check_runtime(TRIAL.settings(tmp_path), request_of(IRIS[::10], *outputs))
     assert [one.name for one in answer.outputs] == outputs
     for name, found in arrays(answer).items():
         wanted = getattr(estimator, name)(IRIS[::10])
@@ -91,24 +56,12 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     CLASSIFIER.save_model(tmp_path / "model.json")
-    settings = {"name": "iris", "implementation": "xgboost", "max_batch_size": 8, "max_batch_time": 0.01}
-    (tmp_path / "model-settings.json").write_text(json.dumps(settings))
-    names = ("predict", "predict_proba")
-    with running_server(tmp_path, parallel_workers=workers) as server:
-        found = {"REST": arrays(server.infer("iris", request_of(IRIS[:20], *names)))}
-        for kind, address in (
-            (tritonclient.http, server.rest.removeprefix("http://")),
-            (tritonclient.grpc, server.grpc),
-        ):
-            tensor = kind.InferInput("x", [20, 4], "FP64")
-            tensor.set_data_from_numpy(IRIS[:20])
-            with kind.InferenceServerClient(address) as client:
-                answer = client.infer("iris", [tensor], outputs=[kind.InferRequestedOutput(name) for name in names])
-                found[kind.__name__] = {name: answer.as_numpy(name) for name in names}
+    names = ["predict", "predict_proba"]
+    found = served(tmp_path, {"implementation": "xgboost"}, {"x": IRIS[:20]}, names, workers)
     for transport, answer in found.items():
         for name in names:
             wanted = getattr(CLASSIFIER, name)(IRIS[:20])
@@ -122,14 +75,14 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 @pytest.mark.parametrize("form", ["json", "ubj"])
 def test_the_content_tells_the_form_whatever_the_name(tmp_path: Path, name: str, form: str) -> None:
     (tmp_path / name).write_bytes(bytes(booster("multi:softprob").save_raw(form)))
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
 
 
 @pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax", "binary:logistic"])
 def test_a_booster_that_classifies_has_classes_and_probabilities(tmp_path: Path, objective: str) -> None:
     trained = booster(objective)
     trained.save_model(tmp_path / "model.ubj")
-    found = ask(load(tmp_path), IRIS, "predict", "predict_proba")
+    found = ask(TRIAL.load(tmp_path), IRIS, "predict", "predict_proba")
     scores = trained.predict(xgboost.DMatrix(IRIS))
     if objective == "binary:logistic":
         assert np.array_equal(found["predict_proba"][:, 1], scores)
@@ -144,25 +97,25 @@ def test_boosters_that_do_not_classify_give_their_values(tmp_path: Path) -> None
     for objective in ("reg:squarederror", "count:poisson"):
         trained = booster(objective)
         trained.save_model(tmp_path / "model.ubj")
-        model = load(tmp_path)
+        model = TRIAL.load(tmp_path)
         assert np.array_equal(ask(model, IRIS)["predict"].ravel(), trained.predict(xgboost.DMatrix(IRIS)))
-        assert "XGBRegressor has apply, predict" in str(refusal(model, IRIS, "predict_proba"))
+        assert "XGBRegressor has apply, predict" in refusal(model, IRIS, "predict_proba")
     ranker = xgboost.XGBRanker(**OPTIONS).fit(IRIS, SPECIES, qid=np.zeros(150, int))
     ranker.save_model(tmp_path / "model.ubj")
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), ranker.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), ranker.predict(IRIS))
 
 
 def test_an_estimator_says_what_it_is_whatever_its_objective(tmp_path: Path) -> None:
     odd = xgboost.XGBRegressor(objective="binary:logistic", **OPTIONS).fit(IRIS, SPECIES > 0)
     odd.save_model(tmp_path / "model.json")
-    assert np.array_equal(ask(load(tmp_path), IRIS)["predict"].ravel(), odd.predict(IRIS))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), odd.predict(IRIS))
 
 
 def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelURI, match=r"none of model\.bst, model\.json, model\.ubj, model\.model"):
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     with pytest.raises(InvalidModelURI, match=r"gone\.ubj does not exist"):
-        load(tmp_path, uri="gone.ubj")
+        TRIAL.load(tmp_path, uri="gone.ubj")
 
 
 UBJ = bytes(CLASSIFIER.get_booster().save_raw("ubj"))
@@ -189,7 +142,7 @@ JSON = bytes(CLASSIFIER.get_booster().save_raw("json"))
 def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.bst").write_bytes(content)
     with pytest.raises(ModelLoadError) as caught:
-        load(tmp_path)
+        TRIAL.load(tmp_path)
     assert words in str(caught.value)
     assert "model 'm'" in str(caught.value) and "model.bst" in str(caught.value)
     assert "Stack trace" not in str(caught.value)
@@ -202,7 +155,7 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, None, 1.4, None]}
     request = InferenceRequest(inputs=[tensor], outputs=[{"name": "predict_proba"}])
-    found = arrays(load(tmp_path).predict(request))["predict_proba"]
+    found = arrays(TRIAL.load(tmp_path).predict(request))["predict_proba"]
     assert np.array_equal(found, CLASSIFIER.predict_proba(np.array([[5.1, np.nan, 1.4, np.nan]])))
 
 
@@ -218,33 +171,33 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
-    assert words in str(refusal(load(tmp_path), data))
+    assert words in refusal(TRIAL.load(tmp_path), data)
 
 
 def test_texts_are_no_input(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     with pytest.raises(InferenceError, match="takes a tensor of numbers or a data frame"):
-        load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
+        TRIAL.load(tmp_path).predict(StringRequestCodec.encode_request(["a"]))
 
 
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     for name in ("fit", "save_model", "_Booster", "no such"):
         told = f"no output '{name}': XGBClassifier has apply, predict, predict_proba"
-        assert told in str(refusal(load(tmp_path), IRIS, name))
+        assert told in refusal(TRIAL.load(tmp_path), IRIS, name)
 
 
 def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
     fitted = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS)
     fitted.fit(TABLE, [1.0, 5, 9, 5] * 5)
     fitted.save_model(tmp_path / "model.ubj")
-    model = load(tmp_path, content_type="pd")
+    model = TRIAL.load(tmp_path, content_type="pd")
     rows = TABLE[["city", "age"]].astype({"city": object}).iloc[[0, 3]]  # without Bern: codes alone would be others
     if tuple(map(int, xgboost.__version__.split(".")[:2])) < (3, 1):  # its files do not name the categories
-        assert "columns 'city' are text" in str(refusal(model, rows))
+        assert "columns 'city' are text" in refusal(model, rows)
         return
     assert np.array_equal(ask(model, rows.assign(more=1))["predict"].ravel(), fitted.predict(TABLE.iloc[[0, 3]]))
-    assert "columns are missing: 'age'" in str(refusal(model, rows[["city"]]))
+    assert "columns are missing: 'age'" in refusal(model, rows[["city"]])
 
 
 def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: Path) -> None:
@@ -252,19 +205,19 @@ def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: P
     content = json.loads(bytes(fitted.get_booster().save_raw("json")))
     content["learner"]["gradient_booster"]["model"].pop("cats", None)  # which XGBoost before 3.1 did not save
     (tmp_path / "model.json").write_text(json.dumps(content, separators=(",", ":")))
-    model = load(tmp_path, content_type="pd")
-    told = str(refusal(model, TABLE.astype({"city": object})))
+    model = TRIAL.load(tmp_path, content_type="pd")
+    told = refusal(model, TABLE.astype({"city": object}))
     assert "columns 'city' are text" in told and "send one tensor with the categories' numbers" in told
     numbers = np.column_stack([TABLE["age"], TABLE["city"].cat.codes])
-    assert np.array_equal(ask(load(tmp_path), numbers)["predict"].ravel(), fitted.predict(TABLE))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), numbers)["predict"].ravel(), fitted.predict(TABLE))
 
 
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
-    model = load(tmp_path, extra={"predict_fn": "predict_proba"})
+    model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})
     assert np.array_equal(ask(model, IRIS)["predict_proba"], CLASSIFIER.predict_proba(IRIS))
     with pytest.raises(ModelLoadError, match="predict_fn is 'fit', but XGBClassifier has"):
-        load(tmp_path, extra={"predict_fn": "fit"})
+        TRIAL.load(tmp_path, extra={"predict_fn": "fit"})
 
 
 # -- metadata and threads ---------------------------------------------------------------------------------------------
@@ -273,8 +226,8 @@ def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
 def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
     for fitted in (CLASSIFIER, REGRESSOR):
         fitted.save_model(tmp_path / "model.ubj")
-        assert load(tmp_path).outputs == []
-        model = load(tmp_path, extra={"signature": True})
+        assert TRIAL.load(tmp_path).outputs == []
+        model = TRIAL.load(tmp_path, extra={"signature": True})
         assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
         declared = model.outputs
         response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
@@ -285,13 +238,13 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
 
 def test_threads_bound_a_call(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
-    model = load(tmp_path, extra={"threads": 1})
+    model = TRIAL.load(tmp_path, extra={"threads": 1})
     config = json.loads(model._model.get_booster().save_config())
     assert config["learner"]["generic_param"]["nthread"] == "1"
     assert np.array_equal(ask(model, IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
     for wrong in (0, "many", -1, True):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
-            load(tmp_path, extra={"threads": wrong})
+            TRIAL.load(tmp_path, extra={"threads": wrong})
 
 
 def test_the_short_name_leads_to_the_class() -> None:

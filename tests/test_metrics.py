@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from mlserve.batching import Line, Rule
 from mlserve.metrics import SERIES, Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -197,3 +198,18 @@ def test_two_servers_have_their_own_figures() -> None:
 def test_every_series_is_documented() -> None:
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     assert [name for name in SERIES if f"`{name}" not in text] == []
+
+
+def test_batches_are_shown_with_what_was_found_for_them() -> None:
+    line = Line(Rule(1 << 30, target_seconds=0.1, model="m"))
+    assert line.auto is not None
+    line.sizes.add(3)
+    line.auto.answered(0.0, 3, 1)
+    metrics = Metrics()
+    metrics.batched = lambda: [("m", "v1", line)]
+    labels = {"model_name": "m", "model_version": "v1"}
+    assert value_of(metrics, "batch_requests_sum", **labels) == 3
+    assert value_of(metrics, "batch_auto_rows", **labels) == 1
+    assert value_of(metrics, "batch_auto_wait_seconds", **labels) == 0
+    assert value_of(metrics, "batch_auto_held", **labels) == 1
+    assert value_of(metrics, "batch_auto_late_total", **labels) == 1

@@ -15,7 +15,7 @@ import pytest
 from mlserve.environments import Environments
 from mlserve.environments.once import make_once
 from mlserve.environments.overlay import NEEDS
-from mlserve.errors import ModelLoadError
+from mlserve.errors import ModelLoadError, StartupError
 from mlserve.settings import ModelParameters, ModelSettings
 from tests.packed import archive_of, bare_venv, link, pack, same_mlserve
 
@@ -240,7 +240,9 @@ async def test_a_pip_that_fails_is_quoted_with_the_command(environments, tmp_pat
         (packages / "pip" / f"{name}.py").write_text(text)
     (packages / "pip-1.0.dist-info").mkdir()
     (packages / "pip-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: pip\nVersion: 1.0\n")
-    with pytest.raises(ModelLoadError, match=r"before it is packed.*\(its pip could not install them now: no index"):
+    with pytest.raises(
+        ModelLoadError, match=r"before it is packed: python -m pip .*\(its pip could not install them now: no index"
+    ):
         await environments.of_model(_model(environment_path=str(tmp_path / "venv")))
     assert not list((tmp_path / ".envs").glob("overlay-*/"))
 
@@ -315,6 +317,9 @@ async def test_a_place_that_cannot_be_written_is_named(packed, tmp_path):
 @pytest.mark.slow
 async def test_an_image_names_the_environment_of_all_models_by_a_variable(environments, packed, monkeypatch):
     assert await environments.of_image() is None
+    monkeypatch.setenv("MLSERVER_ENV_TARBALL", "/no/such.tar.gz")
+    with pytest.raises(StartupError, match=r"variable MLSERVER_ENV_TARBALL: the environment /no/such\.tar\.gz is not"):
+        await environments.of_image()
     monkeypatch.setenv("MLSERVER_ENV_TARBALL", str(packed))
     environment = await environments.of_image()
     assert environment.name.startswith("env.tar.gz (")

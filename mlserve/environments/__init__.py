@@ -21,7 +21,7 @@ from mlserve.environments.archive import unpack
 from mlserve.environments.interpreter import find_python, last_lines, run_python, variables_of
 from mlserve.environments.once import make_once
 from mlserve.environments.overlay import overlay_of
-from mlserve.errors import MLServeError, ModelLoadError
+from mlserve.errors import MLServeError, ModelLoadError, StartupError
 from mlserve.settings import ModelSettings
 
 __all__ = ["Environment", "Environments"]
@@ -61,10 +61,13 @@ class Environments:
         return None
 
     async def of_image(self) -> Environment | None:
-        """The environment for all models that ask for none, as images name it by variable."""
+        """The environment for all models that ask for none, as images name it by variable. StartupError."""
         for variable in _IMAGE_VARIABLES:
             if os.environ.get(variable):
-                return await self._ready(self._from_archive, os.environ[variable])
+                try:
+                    return await self._ready(self._from_archive, os.environ[variable])
+                except ModelLoadError as error:
+                    raise StartupError(f"variable {variable}: {error.message}") from error
         return None
 
     async def _ready(self, make: Callable[[Path], Awaitable[Environment]], place: str) -> Environment:

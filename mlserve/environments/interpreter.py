@@ -121,7 +121,9 @@ async def examine(python: Path, title: str, packages: Sequence[str], modules: Se
 def last_lines(done: subprocess.CompletedProcess[bytes], count: int = 4) -> str:
     """The end of what a process said, in one line."""
     text = (done.stderr or done.stdout or b"").decode("utf-8", "replace").strip()
-    said = " / ".join(line.strip() for line in text.splitlines()[-count:])
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line.startswith("ERROR")] or lines  # pip warns of much else
+    said = " / ".join(lines[-count:])
     return said or f"it ended with exit code {done.returncode} and said nothing"
 
 

@@ -66,8 +66,8 @@ async def overlay_of(python: Path, title: str, identity: str, folder: Path) -> t
 async def _install(python: Path, title: str, facts: Facts, missing: list[str], target: Path, lock: int) -> None:
     wanted = [f"{name}>={NEEDS[name]}" for name in missing]
     advice = (
-        f"mlserve's worker needs {', '.join(missing)} there. Put them into the environment before it is packed: "
-        f"python -m pip install {' '.join(f'{one!r}' for one in wanted)}"
+        f"mlserve's worker needs {', '.join(missing)} there. Put them into the environment, into an archive's "
+        f"before it is packed: python -m pip install {' '.join(f'{one!r}' for one in wanted)}"
     )
     if not facts.packages.get("pip"):
         raise ModelLoadError(f"{title} has no pip, and {advice}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from math import exp
+
 import pytest
 
 from mlserve.auto_batching import Auto, Cost
@@ -78,6 +81,20 @@ def test_pauses_of_the_machine_do_not_make_it_small():
     simulate(quiet, coming, COSTS["affine"])
     simulate(shaken, coming, COSTS["affine"], pauses=0.02)
     assert shaken.auto.rows >= 0.5 * quiet.auto.rows
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_on_a_noisy_machine_it_is_no_worse_than_a_large_fixed_size(cost):
+    """A tenth of the batches takes 60 ms longer, all of them up to twice as long: margins must not make it small."""
+    chance = random.Random(5)
+
+    def noisy(rows):
+        return 4 * COSTS[cost](rows) * exp(abs(chance.gauss(0, 0.3))) + 0.06 * (chance.random() < 0.1)
+
+    coming = arrivals(lambda now: 15 + 10 * now, 12) + burst(6.0, 60)
+    auto = simulate(Rule(1 << 30, target_seconds=0.25, model="m"), coming, noisy)
+    fixed = simulate(Rule(64, 0.1), coming, noisy)
+    assert auto.late(0.25) <= fixed.late(0.25) + 0.05
 
 
 def test_one_pause_at_the_first_try_of_a_size_is_not_held_against_it():

@@ -58,11 +58,13 @@ class TensorData(Payload):
         return value
 
     def __len__(self) -> int:
-        return self._payload.size if isinstance(self._payload, np.ndarray) else len(self._as_list())
+        array = self._value_array
+        return len(self._as_list()) if array is None else array.size
 
     def __getitem__(self, at: Any) -> Any:
-        if isinstance(self._payload, np.ndarray):
-            part = plain_list(np.atleast_1d(self._payload.ravel()[at]))
+        array = self._value_array
+        if array is not None:
+            part = plain_list(np.atleast_1d(array.ravel()[at]))
             return part if isinstance(at, slice) else part[0]
         return self._as_list()[at]
 
@@ -124,6 +126,11 @@ class TensorData(Payload):
         return _remade, (self._form, bytes(self._octets()), self._datatype, self._shape)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _value_array(self) -> np.ndarray[Any, Any] | None:
+        """The array that holds the values. In the other forms an array may hold their text or bytes."""
+        return self._payload if self._form == "object" and isinstance(self._payload, np.ndarray) else None
 
     def _as_list(self) -> list[Any]:
         """The values as a list; a bare scalar or string is one element, null is none."""

@@ -247,10 +247,10 @@ def test_an_id_or_model_that_is_no_ascii_does_no_harm(server: Running, stub: GRP
 
 
 def test_the_deadline_of_the_client_is_passed_on(server: Running, stub: GRPCInferenceServiceStub) -> None:
-    """As seconds that are left; none without a deadline."""
+    """As seconds that are left; none without a deadline. grpcio rounds what it sends up, to a few digits."""
     stub.ModelInfer(message(), timeout=50)
     left = server.plane.calls[-1][3]
-    assert left is not None and 40 < left <= 50
+    assert left is not None and 40 < left <= 51
     stub.ModelInfer(message())
     assert server.plane.calls[-1][3] is None
 

@@ -384,3 +384,17 @@ def test_fit_shape_views_what_it_can() -> None:
     values = np.arange(6)
     assert np.shares_memory(fit_shape(values, [2, 3]), values)
     assert fit_shape(values, (6,)).shape == (6,)
+
+
+@pytest.mark.parametrize("text", ["[0.25,[0.5]]", '["a","b"]', "[]", "null", '"ab"'])
+def test_text_that_lies_in_shared_memory_behaves_like_the_list_that_it_says(text):
+    """Large payloads arrive as arrays of bytes, which are not the values."""
+    here, there = TensorData.from_json(text.encode()), TensorData.from_json(np.frombuffer(text.encode(), np.uint8))
+    assert len(there) == len(here) and list(there) == list(here) and there == here
+    assert [there[n] for n in range(len(there))] == list(here) and there[:1] == here[:1]
+
+
+def test_bytes_that_lie_in_shared_memory_behave_like_the_list_that_they_say():
+    raw = np.frombuffer(np.array([1.5, 2.5], "<f8").tobytes(), np.uint8)
+    data = TensorData.from_raw(raw, "FP64", [2])
+    assert len(data) == 2 and data[0] == 1.5 and data[-1:] == [2.5]

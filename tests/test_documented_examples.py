@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from mlserve import compat
 from tests.serving import Running, serving
@@ -336,7 +337,6 @@ def test_models_are_listed_unloaded_and_loaded_again(server: Running) -> None:
 
 
 def test_a_file_of_requests_is_answered_by_the_command_line(server: Running, tmp_path: Path) -> None:
-    click_testing = pytest.importorskip("click.testing")
     texts = [["why?"], ["how?", "when?"]]
     lines = [
         json.dumps(
@@ -349,7 +349,7 @@ def test_a_file_of_requests_is_answered_by_the_command_line(server: Running, tmp
     ]
     (tmp_path / "requests.txt").write_text("\n".join(lines))
     words = f"infer -u {server.rest.removeprefix('http://')} -m lengths -i {tmp_path}/requests.txt -o {tmp_path}/answers.txt"
-    done = click_testing.CliRunner().invoke(old("cli.main").root, words.split())
+    done = CliRunner().invoke(old("cli.main").root, words.split())
     assert done.exit_code == 0, done.output
     answers = [json.loads(line) for line in (tmp_path / "answers.txt").read_text().splitlines()]
     answers.sort(key=lambda one: one["parameters"]["batch_index"])

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Optional
 
+import fastapi
 import msgspec
 import pydantic
 import pytest
@@ -23,13 +24,7 @@ from mlserve.handlers import CustomHandler
 from mlserve.handling import make_handler
 from mlserve.types import InferenceRequest, InferenceResponse
 
-try:
-    import fastapi
-except ImportError:  # an environment that has only what the server needs
-    fastapi = None  # type: ignore[assignment]
-
 pytestmark = pytest.mark.anyio
-needs_fastapi = pytest.mark.skipif(fastapi is None, reason="FastAPI is not installed")
 
 
 @pytest.fixture
@@ -230,7 +225,6 @@ async def test_what_json_cannot_say_is_told() -> None:
 # -- FastAPI's own -----------------------------------------------------------------------------------------------------
 
 
-@needs_fastapi
 async def test_fastapis_markers_mean_what_fastapi_says() -> None:
     async def two(item: Item, count: int = fastapi.Body(...), note: str | None = fastapi.Body(None)) -> Any:
         return [item.name, count, note]
@@ -269,7 +263,6 @@ async def test_fastapis_markers_mean_what_fastapi_says() -> None:
         assert (refused.status, json.loads(refused.body)["detail"][0]["loc"]) == (422, ["query", "limit"])
 
 
-@needs_fastapi
 async def test_what_a_handler_of_fastapis_raises_is_the_servers_matter() -> None:
     async def boom(x: int = fastapi.Query(1)) -> Any:
         raise KeyError("boom")

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import httpx
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
+from click.testing import CliRunner
 
 import mlserve
 import mlserve.codecs
@@ -54,14 +57,12 @@ def test_the_logger_is_the_one_that_is_configured_for_old_runtimes(alias: None) 
 
 
 def test_the_command_line_is_a_command_of_click(alias: None, tmp_path: Path) -> None:
-    click = pytest.importorskip("click")
-    testing = importlib.import_module("click.testing")
     root = importlib.import_module("mlserver.cli.main").root
     assert isinstance(root, click.Group) and {"start", "infer"} <= set(root.commands)
     mine = click.Group("mine", commands={"serving": root})
 
     def run(*words: str) -> tuple[int, str]:
-        result = testing.CliRunner().invoke(mine, ["serving", *words])
+        result = CliRunner().invoke(mine, ["serving", *words])
         return result.exit_code, result.output
 
     assert run("--version") == (0, f"mlserve, version {mlserve.__version__}\n")
@@ -322,7 +323,6 @@ def test_custom_handlers_are_marked_by_the_decorator(alias: None) -> None:
 
 
 def test_types_are_fields_of_pydantics_models(alias: None) -> None:
-    pydantic = pytest.importorskip("pydantic")
     types = importlib.import_module("mlserver.types")
     mine = pydantic.create_model(
         "Mine", inputs=(list[types.MetadataTensor], []), request=(types.InferenceRequest | None, None)

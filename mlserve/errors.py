@@ -265,3 +265,14 @@ def from_exception(error: BaseException) -> MLServeError:
 
 def _with_version(version: str | None) -> str:
     return f" with version {version}" if version else ""
+
+
+def first_of_ours(group: BaseException) -> BaseException:
+    """The MLServeError inside nested groups, since that is what the user can act on; else the group itself."""
+    if isinstance(group, MLServeError):
+        return group
+    for inner in getattr(group, "exceptions", ()):
+        found = first_of_ours(inner)
+        if isinstance(found, MLServeError):
+            return found
+    return group

@@ -13,7 +13,7 @@ import anyio.abc
 from mlserve import osdep
 from mlserve.arena import Arena
 from mlserve.environments import Environment, Environments
-from mlserve.errors import MLServeError, ModelLoadError, StartupError
+from mlserve.errors import ModelLoadError, StartupError, first_of_ours
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.link import Observer
 from mlserve.pool import Pool
@@ -105,7 +105,8 @@ class Pools:
         try:
             await self._tasks.start(pool.run)
         except BaseExceptionGroup as group:
-            raise _told_by(group) from group
+            await pool.stop(0)
+            raise first_of_ours(group) from group
         self._members.setdefault(place.name, 0)
         self._pools[place.name] = pool
         return pool
@@ -147,11 +148,3 @@ def _checked(device: int | str, model: str) -> int | str:
             f'{str(device).rpartition(":")[2] or 0}) or its UUID ("GPU-…")'
         )
     return device
-
-
-def _told_by(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that a person can act on, or the group itself."""
-    inner: BaseException = group
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-        inner = inner.exceptions[0]
-    return inner if isinstance(inner, MLServeError) else group

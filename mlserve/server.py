@@ -17,7 +17,7 @@ import anyio.abc
 from mlserve import compat, logs, malloc, osdep
 from mlserve.cli.table import ModelRow, startup_table
 from mlserve.dataplane import DataPlane
-from mlserve.errors import MLServeError, StartupError
+from mlserve.errors import StartupError, first_of_ours
 from mlserve.grpc.server import GrpcServer
 from mlserve.intake import Intake
 from mlserve.metrics import Metrics
@@ -234,7 +234,7 @@ def run(folder: Path, overrides: dict[str, Any]) -> int:
     try:
         return anyio.run(_main, settings, folder, backend=settings.backend, backend_options=options)
     except BaseExceptionGroup as group:
-        raise _first_of_ours(group) from group
+        raise first_of_ours(group) from group
 
 
 async def _main(settings: Settings, folder: Path) -> int:
@@ -260,14 +260,3 @@ async def _stop_on_signals(server: Server, *, task_status: anyio.abc.TaskStatus[
         task_status.started()
         async for _ in signals:
             server.stop()
-
-
-def _first_of_ours(group: BaseException) -> BaseException:
-    """The MLServeError inside nested groups, since that is what the user can act on; else the group itself."""
-    if isinstance(group, MLServeError):
-        return group
-    for inner in getattr(group, "exceptions", ()):
-        found = _first_of_ours(inner)
-        if isinstance(found, MLServeError):
-            return found
-    return group

@@ -146,7 +146,8 @@ async def test_a_python_that_is_gone_by_now_fails_the_load_and_leaks_nothing(tmp
 
 
 @pytest.mark.anyio
-async def test_a_pool_whose_workers_do_not_start_fails_the_load_and_nothing_else(tmp_path, capfd):
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_pool_whose_workers_do_not_start_fails_the_load_and_nothing_else(tmp_path, workers):
     pools = Pools(Settings(parallel_workers=0), Metrics())
     broken = Environment("broken", "/bin/false", str(tmp_path), {})
 
@@ -156,7 +157,10 @@ async def test_a_pool_whose_workers_do_not_start_fails_the_load_and_nothing_else
     pools._environments.of_model = of_model
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
-        with pytest.raises(ModelLoadError, match=r"a worker of pool environment broken .* ended with exit code 1"):
-            await pools.of(ModelSettings(name="m", implementation="x.Y"))
+        with pytest.raises(
+            ModelLoadError, match=r"a worker of pool model m - of \d in environment broken .* ended with exit code 1"
+        ):
+            await pools.of(ModelSettings(name="m", implementation="x.Y", parallel_workers=workers))
+        assert len(pools.arena.on_discard) == 1
         assert [one.name for one in pools] == ["default"]
         await pools.stop(3.0)

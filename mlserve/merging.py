@@ -22,12 +22,19 @@ _SHARED = frozenset({"content_type", "binary_data", "binary_data_output"})  # th
 def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
     """One request with the rows of all. CodecError if the data of one does not fit its shape."""
     first = requests[0]
+    parameters = _merge_parameters([one.parameters for one in requests]) or Parameters()
+    parameters._members = list(requests)  # private: never on the wire
     return InferenceRequest(
         id=",".join(one.id or "" for one in requests),
-        parameters=_merge_parameters([one.parameters for one in requests]),
+        parameters=parameters,
         inputs=[_merge_inputs([one.inputs[place] for one in requests]) for place in range(len(first.inputs))],
         outputs=first.outputs,
     )
+
+
+def members_of(request: InferenceRequest) -> list[InferenceRequest]:
+    """The requests that one was merged of; itself alone if it came so. For models whose inputs are not all rows."""
+    return getattr(request.parameters, "_members", None) or [request]
 
 
 def rows_of(request: InferenceRequest) -> int:

@@ -33,6 +33,10 @@ class MLModel:
     await something. All four may be plain or async methods.
     """
 
+    # True for a model that computes in a thread of its own while `predict` awaits it: its worker can look after streams
+    # and cancellations meanwhile, but gets no other call.
+    busy_while_awaiting = False
+
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         # None until load() was called. False, set here or given by load(), refuses the model.

@@ -121,11 +121,11 @@ class Running:
         loaded.offer_decoded(request)
         response: Any = model.predict(request)
         if not isinstance(response, InferenceResponse) and hasattr(response, "__await__"):
-            response = await self._await(calls, response)
+            response = await self._await(calls, response, tell=not model.busy_while_awaiting)
         return execute.complete(model, request.id, response)
 
-    async def _await(self, calls: list[int], response: Any) -> Any:
-        """Awaits an asynchronous predict so that it can be cancelled. Cancelled.
+    async def _await(self, calls: list[int], response: Any, *, tell: bool = True) -> Any:
+        """Awaits an asynchronous predict so that it can be cancelled; `tell`s the pool that there is room. Cancelled.
 
         By the task itself, not by a cancel scope, which costs more than many a predict.
         """
@@ -134,7 +134,8 @@ class Running:
         scope = _Scope(task.cancel, set(calls))
         for call in calls:
             self._scopes[call] = scope
-        self._loop.call_soon(self._tell_waiting, calls[0])
+        if tell:
+            self._loop.call_soon(self._tell_waiting, calls[0])
         try:
             return await self._give_way(response)
         except asyncio.CancelledError:

@@ -1,0 +1,235 @@
+"""From a request to what its pipeline is called with: the first argument, named ones, and options.
+
+args, array_inputs, inputs, …   the first argument, one row an element
+any other input                 a named argument
+parameters of the request       options, as far as the pipeline knows them by name
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlserve.codecs import find_input_codec
+from mlserve.codecs.string import text_of
+from mlserve.errors import CodecError, InferenceError
+from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestInput
+from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
+from mlserve_huggingface.codecs.media import PILImageCodec, RawCodec, file_bytes, picture_of_array
+from mlserve_huggingface.sound import heard
+from mlserve_huggingface.tasks import Interface
+
+__all__ = ["Arguments", "Reader"]
+
+_PLACES = frozenset({"image", "images", "url", "path", "audio", "audios", "video", "videos", "raw", "array"})
+_CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
+
+
+@dataclass
+class Column:
+    """The values of one input, one a row."""
+
+    rows: list[Any]
+    listed: bool = False  # also a single row is given to the pipeline as a list
+
+    @property
+    def value(self) -> Any:
+        """What the pipeline gets."""
+        return self.rows if self.listed or len(self.rows) != 1 else self.rows[0]
+
+
+@dataclass
+class Arguments:
+    """What a pipeline is called with. Fresh for each call: pipelines empty the dicts that they are given."""
+
+    positional: list[Column] = field(default_factory=list)
+    columns: dict[str, Column] = field(default_factory=dict)  # named arguments with a value a row
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows all columns have; 0 if they differ, or if this is no call by rows."""
+        counts = {len(one.rows) for one in (*self.positional, *self.columns.values())}
+        return counts.pop() if len(counts) == 1 and len(self.positional) <= 1 else 0
+
+
+class Reader:
+    """Reads requests for one pipeline. InferenceError or CodecError say what is wrong with one."""
+
+    def __init__(self, interface: Interface, declared: dict[str, MetadataTensor], allow_urls: bool) -> None:
+        self._interface = interface
+        self._declared = declared  # the inputs that the model's settings describe, by name
+        self._allow_urls = allow_urls
+
+    def __call__(self, request: InferenceRequest) -> Arguments:
+        """The arguments in a request."""
+        arguments = Arguments(options=self._options(request.parameters))
+        for one in request.inputs:
+            if self._interface.is_first(one.name):
+                self._add_first(arguments, one)
+            elif self._interface.is_data(one.name):
+                arguments.columns[one.name] = self._column(one)
+            else:
+                arguments.options[one.name] = self._option(one)
+        if not arguments.positional and not arguments.columns and not request.inputs:
+            raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
+        self._add_sampling_rate(arguments)
+        return arguments
+
+    def _add_first(self, arguments: Arguments, one: RequestInput) -> None:
+        if arguments.positional:
+            raise InferenceError(f"input '{one.name}': another input is the pipeline's first argument already")
+        column = self._column(one)
+        if one.name == "args" and self._interface.takes_several and len(column.rows) > 1:
+            arguments.positional = [Column([row]) for row in column.rows]
+        else:
+            column.listed = column.listed or one.name == "array_inputs"
+            arguments.positional = [column]
+
+    def _content_type(self, one: RequestInput) -> str | None:
+        for owner in (one, self._declared.get(one.name)):
+            if owner is not None and owner.parameters is not None and owner.parameters.content_type is not None:
+                return str(owner.parameters.content_type)
+        return None
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _column(self, one: RequestInput) -> Column:
+        media = self._interface.media_of(one.name)
+        content_type = self._content_type(one)
+        if content_type in ("hg_json", "hg_jsonlist"):
+            rows = HuggingfaceListJSONCodec.decode_input(one)
+            is_chat = content_type == "hg_jsonlist" and bool(rows) and all(_is_message(row) for row in rows)
+            listed = is_chat or (content_type == "hg_jsonlist" and one.name != "args")
+            return Column([self._nested(row, media, one) for row in rows], listed)
+        codec: Any = find_input_codec(content_type) if content_type is not None else None
+        if media is not None and (codec is None or content_type in ("str", "np", "base64", "pillow_image", "raw")):
+            return Column(self._media_rows(one, media))
+        if codec is None:
+            return Column(text_of(one, "str") if one.datatype == "BYTES" else _plain_rows(one))
+        value = codec.decode_input(one)
+        if content_type == "hg_conversation":
+            return Column([value] if value and isinstance(value[0], dict) else value)
+        rows = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        if media is not None:
+            rows = [self._medium(row, media, one, at) for at, row in enumerate(rows)]
+        return Column(rows, listed=content_type == "nplist" and one.name != "args")
+
+    def _media_rows(self, one: RequestInput, media: str) -> list[Any]:
+        """Pictures or sound: files in BYTES elements, or their pixels or samples."""
+        if one.datatype == "BYTES":
+            if media == "video" or (self._allow_urls and _all_are_places(one)):
+                return [self._medium(text, media, one, at) for at, text in enumerate(text_of(one, "str"))]
+            if media == "image":
+                return PILImageCodec.decode_input(one)
+            return [heard(octets) for octets in file_bytes(one, "base64")]
+        if media == "image":
+            return PILImageCodec.decode_input(one)
+        array = one.data.to_numpy(one.datatype, one.shape)
+        return [self._medium(row, media, one, at) for at, row in enumerate(array if array.ndim > 1 else [array])]
+
+    def _medium(self, value: Any, media: str, one: RequestInput, at: int) -> Any:
+        """One picture, sound or video, as the pipeline takes it."""
+        if isinstance(value, str):
+            if media == "video" and not _is_place(value):
+                raise CodecError(f"input '{one.name}': data[{at}]: {value[:40]!r} is no address of a video")
+            self._check_place(value, one)
+            return value
+        if media == "image" and isinstance(value, np.ndarray):
+            return picture_of_array(value, one)
+        if media == "audio" and isinstance(value, np.ndarray):
+            return np.ascontiguousarray(value, dtype=np.float32)
+        return value
+
+    def _nested(self, value: Any, media: str | None, one: RequestInput, key: str = "images") -> Any:
+        """A value that came as JSON: pictures and sound that it names must be allowed; samples become an array."""
+        if isinstance(value, dict):
+            return {name: self._nested(inner, media, one, name) for name, inner in value.items()}
+        if isinstance(value, list):
+            if media == "audio" and key in ("raw", "array", "images") and value and isinstance(value[0], int | float):
+                return np.asarray(value, dtype=np.float32)
+            return [self._nested(inner, media, one, key) for inner in value]
+        if isinstance(value, str) and key in _PLACES and (media is not None or key in ("url", "path")):
+            self._check_place(value, one)
+        return value
+
+    def _check_place(self, value: str, one: RequestInput) -> None:
+        """InferenceError if a text would have the server open a file or an address that a client names."""
+        if not self._allow_urls and _is_place(value):
+            raise InferenceError(
+                f"input '{one.name}': {value[:60]!r} is an address or file, which this model does not open for clients "
+                f"(parameters.extra.allow_urls); send the content itself, as base64"
+            )
+
+    # -- options ------------------------------------------------------------------------------------------------------
+
+    def _option(self, one: RequestInput) -> Any:
+        """The value of an input that holds for all rows."""
+        content_type = self._content_type(one)
+        if content_type in ("hg_json", "hg_jsonlist"):
+            rows = HuggingfaceListJSONCodec.decode_input(one)
+            rows = [self._nested(row, None, one, one.name) for row in rows]
+            return rows[0] if content_type == "hg_json" and len(rows) == 1 else rows
+        codec: Any = find_input_codec(content_type) if content_type is not None else None
+        if codec is None or content_type in ("str", "np", "raw"):
+            return RawCodec.decode_input(one)
+        return codec.decode_input(one)
+
+    def _options(self, parameters: Parameters | None) -> dict[str, Any]:
+        """The parameters that are options of the pipeline. InferenceError for one that is nearly one."""
+        known = self._interface.options
+        options: dict[str, Any] = {}
+        for name, value in (parameters or {}).items():
+            if name in known:
+                options[name] = value
+            elif near := difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE):
+                raise InferenceError(f"parameter '{name}' is no option of the pipeline; did you mean '{near[0]}'?")
+        return options
+
+    def _add_sampling_rate(self, arguments: Arguments) -> None:
+        """Says beside each array of samples at which rate it was taken, where the request tells it."""
+        rate = arguments.options.pop("sampling_rate", None) if self._interface.media == "audio" else None
+        if rate is not None:
+            for column in arguments.positional:
+                column.rows = [
+                    {"raw": one, "sampling_rate": int(rate)} if isinstance(one, np.ndarray) else one
+                    for one in column.rows
+                ]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value and "content" in value
+
+
+def _is_place(text: str) -> bool:
+    """Whether a pipeline would take a text for an address or a file, as against the content itself."""
+    if text.startswith(("http://", "https://", "file://", "ftp://")):
+        return True
+    try:
+        return len(text) < 4096 and Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _all_are_places(one: RequestInput) -> bool:
+    try:
+        texts = text_of(one, "str")
+    except CodecError:
+        return False
+    return bool(texts) and all(text is not None and _is_place(text) for text in texts)
+
+
+def _plain_rows(one: RequestInput) -> list[Any]:
+    values = RawCodec.decode_input(one)
+    return values if isinstance(values, list) else [values]
+
+
+def fresh(value: Any) -> Any:
+    """A copy of the lists and dicts in a value; pictures and arrays are shared, for nobody writes to them."""
+    if isinstance(value, dict):
+        return {name: fresh(inner) for name, inner in value.items()}
+    return [fresh(inner) for inner in value] if isinstance(value, list) else value

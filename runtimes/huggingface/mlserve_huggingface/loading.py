@@ -1,0 +1,145 @@
+"""Makes the pipeline that the settings describe, and says in plain words why one cannot be made."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mlserve.artifacts import get_model_uri
+from mlserve.errors import InvalidModelURI, ModelLoadError
+from mlserve.settings import ModelSettings
+from mlserve_huggingface.question_answering import QuestionAnswering
+from mlserve_huggingface.settings import HuggingFaceSettings
+from mlserve_huggingface.tasks import resolve_task
+
+__all__ = ["find_model", "make_pipeline"]
+
+_logger = logging.getLogger("mlserve.huggingface")
+_IS_5 = int(transformers.__version__.partition(".")[0]) >= 5
+
+
+async def find_model(settings: ModelSettings, chosen: HuggingFaceSettings) -> str | None:
+    """The folder or hub name of the model: `pretrained_model`, else `parameters.uri`, else the model's own folder.
+
+    None if there is neither: then the task's default model is fetched. InvalidModelURI if the folder holds none.
+    """
+    if chosen.pretrained_model:
+        return _near(chosen.pretrained_model, settings)
+    has_uri = settings.parameters is not None and bool(settings.parameters.uri)
+    if not has_uri and (settings.source_dir is None or not (settings.source_dir / "config.json").is_file()):
+        return None
+    folder = Path(await get_model_uri(settings))
+    if not (folder / "config.json").is_file():
+        raise InvalidModelURI(
+            settings.name,
+            f"{folder} is no folder of a Hugging Face model: it has no config.json (save_pretrained writes it)",
+        )
+    return str(folder)
+
+
+def make_pipeline(settings: ModelSettings, chosen: HuggingFaceSettings, model: str | None) -> tuple[str, Any]:
+    """The task and its pipeline. ModelLoadError."""
+    _quieten()
+    _set_threads(chosen)
+    folder = model if model is not None and Path(model).is_dir() else None
+    task = resolve_task(f"{chosen.task}{chosen.task_suffix}", folder, settings.name)
+    _check_framework(chosen, settings.name)
+    tokenizer = _near(chosen.pretrained_tokenizer, settings) if chosen.pretrained_tokenizer else None
+    try:
+        pipeline = _made(task, chosen, model, tokenizer, settings.name)
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"model '{settings.name}': {_explain(error, task, model)}") from error
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    if tokenizer is not None and tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id  # without one, texts of unlike lengths cannot run together
+    return task, pipeline
+
+
+def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: Any, name: str) -> Any:
+    options: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    device = "cpu" if chosen.device in (-1, "-1") else chosen.device
+    if isinstance(device, str) and device.isdecimal():
+        device = int(device)
+    if chosen.optimum_model:
+        return _optimum(task, model, {**options, **({} if device == "cpu" else {"device": device})}, name)
+    if task == "question-answering" and _IS_5:
+        if model is None:
+            raise ModelLoadError(f"model '{name}': transformers 5 has no default for '{task}'; name a pretrained_model")
+        return QuestionAnswering.from_pretrained(model, tokenizer or model, device, chosen.model_kwargs or {})
+    if chosen.framework and not _IS_5:
+        options["framework"] = chosen.framework
+    if chosen.model_kwargs:
+        options["model_kwargs"] = chosen.model_kwargs
+    return transformers.pipeline(task, model=model, device=device, **options)
+
+
+def _optimum(task: str, model: str | None, options: dict[str, Any], name: str) -> Any:
+    """A pipeline of ONNX Runtime, exported on the spot where the folder holds no ONNX file."""
+    if _IS_5:
+        raise ModelLoadError(
+            f"model '{name}': optimum_model needs optimum-onnx, which needs transformers below 4.58, and "
+            f"{transformers.__version__} is installed; serve it from an environment with "
+            f"'mlserve-huggingface[optimum]' (parameters.environment_path), or export it and use the runtime 'onnx'"
+        )
+    try:
+        from optimum.pipelines import pipeline
+    except ImportError as error:
+        raise ModelLoadError(
+            f"model '{name}': optimum_model needs optimum-onnx: pip install 'mlserve-huggingface[optimum]' ({error})"
+        ) from error
+    return pipeline(task, model=model, accelerator="ort", **options)
+
+
+def _check_framework(chosen: HuggingFaceSettings, name: str) -> None:
+    if chosen.framework not in (None, "", "pt", "tf"):
+        raise ModelLoadError(
+            f"model '{name}': parameters.extra.framework: expected 'pt' or 'tf', got '{chosen.framework}'"
+        )
+    if chosen.framework == "tf" and _IS_5:
+        raise ModelLoadError(
+            f"model '{name}': transformers 5 runs on PyTorch only, and {transformers.__version__} is installed; "
+            f"framework 'tf' needs an environment with 'transformers<5'"
+        )
+
+
+def _set_threads(chosen: HuggingFaceSettings) -> None:
+    """Bounds torch's threads, which are the process's, not the model's."""
+    threads = chosen.intra_op_threads or chosen.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if chosen.inter_op_threads is not None and chosen.inter_op_threads != torch.get_num_interop_threads():
+        try:
+            torch.set_num_interop_threads(chosen.inter_op_threads)
+        except RuntimeError:  # only before the first parallel work of the process
+            _logger.warning("inter_op_threads has no effect: another model of this process has set it already")
+
+
+def _quieten() -> None:
+    """Progress bars and advice to developers stay out of the server's log, unless somebody asks for them."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+
+def _near(name: str, settings: ModelSettings) -> str:
+    """A folder beside the settings file, if there is one of that name; else the name as it is."""
+    folder = settings.source_dir / name if settings.source_dir is not None else None
+    return str(folder) if folder is not None and folder.is_dir() else name
+
+
+def _explain(error: Exception, task: str, model: str | None) -> str:
+    what = f"no pipeline for '{task}' can be made of {model or 'the default model'}"
+    told = " ".join(str(error).split())
+    hint = ""
+    if isinstance(error, OSError) and (model is None or not Path(model).is_dir()):
+        offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
+        why = "HF_HUB_OFFLINE is set" if offline else "it could not be fetched from the hub"
+        hint = f" ({why}; a folder written by save_pretrained needs no network)"
+    return f"{what}: {type(error).__name__}: {told[:600]}{hint}"

@@ -1,0 +1,27 @@
+"""Tiny models for all tests of this runtime, made once; nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+os.environ["USE_TF"] = "0"  # transformers 4 would import TensorFlow too, which takes long
+
+import pytest
+import torch
+import transformers
+
+from runtimes.huggingface.tests.tiny_models import make_all
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The folders of the models by task."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_all(tmp_path_factory.mktemp("models"))
+    torch.set_num_threads(threads)

@@ -1,0 +1,236 @@
+"""Streams: the same text as without, piece by piece, fairly shared, and no thread left behind whoever leaves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from mlserve.errors import InferenceError, MLServeError
+from mlserve_huggingface import HuggingFaceRuntime
+from mlserve_huggingface.streaming import Detokenizer
+from runtimes.huggingface.tests.asking import (
+    GREEDY,
+    ask,
+    load,
+    only,
+    piece_of,
+    request,
+    settings_for,
+    streamed,
+    tensor,
+    texts,
+)
+from runtimes.huggingface.tests.tiny_models import byte_pairs, word_pieces
+
+PROMPT = "the red fox"
+ENDLESS = {"max_new_tokens": 100, "do_sample": True, "eos_token_id": -1}
+
+
+@pytest.fixture
+def model(models: dict[str, Path]) -> Any:
+    made = load(settings_for(models["text-generation"]))
+    yield made
+    anyio.run(made.unload)
+    assert not busy(made)
+
+
+def busy(model: HuggingFaceRuntime) -> list[str]:
+    """The threads of a model that still exist."""
+    return [one.name for one in threading.enumerate() if one.name.startswith(f"huggingface-{model.name}")]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "où est", "the", "? !"])
+def test_the_pieces_are_the_text_that_comes_without_a_stream(model: HuggingFaceRuntime, prompt: str) -> None:
+    options = {"max_new_tokens": 40, "do_sample": False}
+    (whole,) = ask(model, texts(prompt, return_full_text=False, **options))
+    pieces = anyio.run(streamed, model, texts(prompt, **options))
+    assert "".join(pieces) == whole["generated_text"]
+    assert len(pieces) > 5 and all(pieces)
+
+
+def test_options_come_as_inputs_and_as_parameters(model: HuggingFaceRuntime) -> None:
+    (whole,) = ask(model, texts(PROMPT, return_full_text=False, **GREEDY))
+    as_inputs = request(tensor("text_inputs", [PROMPT]), *(tensor(name, [value]) for name, value in GREEDY.items()))
+    assert "".join(anyio.run(streamed, model, as_inputs)) == whole["generated_text"]
+
+
+def test_a_stop_sequence_ends_the_stream(model: HuggingFaceRuntime) -> None:
+    pieces = anyio.run(streamed, model, texts(PROMPT, stop_sequence="xxx", **GREEDY))
+    assert (PROMPT + "".join(pieces)).endswith("xxx") and len(pieces) < 12
+
+
+def test_each_request_of_a_stream_is_answered_in_turn(model: HuggingFaceRuntime) -> None:
+    async def ids() -> list[str | None]:
+        first, second = texts(PROMPT, **GREEDY), texts("the dog", **GREEDY)
+        first.id, second.id = "one", "two"
+        return [answer.id async for answer in model.predict_stream(only(first, second))]
+
+    found = anyio.run(ids)
+    assert found == sorted(found) and set(found) == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (texts(PROMPT, "the dog"), "a stream generates from one text"),
+        (texts(PROMPT, num_beams=3), "a stream cannot have num_beams=3"),
+        (texts(PROMPT, num_return_sequences=2), "cannot have num_return_sequences=2"),
+        (texts(PROMPT, return_full_text=True), "cannot have return_full_text=True"),
+        (texts(PROMPT, max_new_tokens=-1), "max_new_tokens"),
+        (request(tensor("args", [PROMPT]), tensor("temprature", [0.5])), "temprature"),
+        (texts(PROMPT, temprature=0.5), "did you mean 'temperature'?"),
+        (request(tensor("max_new_tokens", [3])), "a stream generates from one text"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_what_cannot_be_streamed_is_the_clients_fault(model: HuggingFaceRuntime, asked: Any, words: str) -> None:
+    with pytest.raises(MLServeError) as caught:
+        anyio.run(streamed, model, asked)
+    assert caught.value.http_status == 400 and words in str(caught.value)
+
+
+def test_an_error_in_the_middle_comes_after_the_pieces_before_it(model: HuggingFaceRuntime) -> None:
+    """The prompt and 128 positions: the model has no place for the last tokens."""
+
+    async def run() -> list[str]:
+        pieces: list[str] = []
+        with pytest.raises(InferenceError, match="longer than the model takes"):
+            async for answer in model.predict_stream(only(texts("the red fox", max_new_tokens=400, eos_token_id=-1))):
+                pieces.append(piece_of(answer))
+        return pieces
+
+    assert len(anyio.run(run)) > 20
+
+
+def test_a_client_that_leaves_stops_the_generation(model: HuggingFaceRuntime) -> None:
+    async def run() -> None:
+        answers = model.predict_stream(only(texts(PROMPT, **ENDLESS)))
+        piece_of(await anext(answers))
+        await answers.aclose()
+        idle(model)
+
+    anyio.run(run)
+
+
+def test_a_client_that_does_not_read_holds_generation_up_and_can_leave(model: HuggingFaceRuntime) -> None:
+    tokens = Counting(model)
+
+    async def run() -> None:
+        answers = model.predict_stream(only(texts(PROMPT, **ENDLESS)))
+        await anext(answers)
+        await tokens.reach(16)  # as many as may wait for a client
+        assert (await model.predict(texts(PROMPT, **GREEDY))).outputs  # the model is free for others meanwhile
+        assert tokens.seen < 60
+        await answers.aclose()
+        idle(model)
+
+    anyio.run(run)
+
+
+def test_a_cancelled_stream_and_a_cancelled_call_leave_no_work_behind(model: HuggingFaceRuntime) -> None:
+    async def read() -> None:
+        async for _ in model.predict_stream(only(texts(PROMPT, **ENDLESS))):
+            pass
+
+    async def call() -> None:
+        await model.predict(texts(PROMPT, **ENDLESS))
+
+    async def run() -> None:
+        for work in (read, call):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work)
+                await tokens.reach(tokens.seen + 2)
+                tasks.cancel_scope.cancel()
+            idle(model)
+            assert tokens.seen < 180  # both together, to their ends, are 200
+
+    tokens = Counting(model)
+    anyio.run(run)
+
+
+def test_streams_share_the_model_and_none_waits_for_the_end_of_another(model: HuggingFaceRuntime) -> None:
+    order: list[int] = []
+
+    async def read(number: int) -> None:
+        async for _ in model.predict_stream(only(texts(PROMPT, max_new_tokens=60, do_sample=False, eos_token_id=-1))):
+            order.append(number)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(read, number)
+
+    anyio.run(run)
+    ends = [len(order) - 1 - order[::-1].index(number) for number in range(4)]
+    begins = [order.index(number) for number in range(4)]
+    assert max(begins) < min(ends)
+
+
+def test_other_tasks_stream_their_one_answer(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["text-classification"]))
+
+    async def run() -> list[Any]:
+        return [answer async for answer in model.predict_stream(only(texts(PROMPT), texts("the dog")))]
+
+    assert [answer.outputs[0].shape for answer in anyio.run(run)] == [[1, 1], [1, 1]]
+
+
+def test_a_chat_is_streamed(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["text-generation"]))
+    model._caller._pipeline.tokenizer.chat_template = "{% for one in messages %}{{ one.content }}{% endfor %}"
+    chat = tensor("args", ['{"role": "user", "content": "the red fox"}'], "hg_jsonlist")
+    pieces = anyio.run(streamed, model, request(chat, **GREEDY))
+    assert "".join(pieces) == "".join(anyio.run(streamed, model, texts(PROMPT, **GREEDY)))
+    (answer,) = ask(model, request(chat, **GREEDY))
+    assert answer["generated_text"][1] == {"role": "assistant", "content": "".join(pieces)}
+
+
+@pytest.mark.parametrize("cleanup", [True, False])
+@pytest.mark.parametrize("tokenizer", [byte_pairs(), word_pieces()], ids=["bytes", "words"])
+def test_pieces_of_any_tokens_are_the_text_of_all(tokenizer: Any, cleanup: bool) -> None:
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=cleanup))
+
+    for text in ("où est le café ? 漢字 🦊 isn't it , we're they've I'm . " * 8, "do n't ' ' n ' n't"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole, made = decode(ids), Detokenizer(decode, [])
+        pieces = [made.push([one]) for one in ids]
+        assert whole.startswith("".join(pieces))
+        assert len("".join(pieces)) > len(whole) - 4
+
+
+def idle(model: HuggingFaceRuntime) -> None:
+    """Nothing of a model computes: its turn is free."""
+    assert not model._running()._turns._taken
+    assert not model._running()._turns._waiting
+
+
+class Counting:
+    """Counts a model's steps."""
+
+    def __init__(self, model: HuggingFaceRuntime) -> None:
+        self.seen = 0
+        self._step = threading.Condition()
+        network = model._caller._pipeline.model
+        inner = network.forward
+
+        def forward(*args: Any, **named: Any) -> Any:
+            with self._step:
+                self.seen += 1
+                self._step.notify_all()
+            return inner(*args, **named)
+
+        network.forward = forward
+
+    async def reach(self, steps: int) -> None:
+        """Waits for so many steps since the start."""
+
+        def wait() -> None:
+            with self._step:
+                assert self._step.wait_for(lambda: self.seen >= steps, 10)
+
+        await anyio.to_thread.run_sync(wait)

@@ -33,7 +33,9 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    reviews = [(f"{thing} {words}", label) for label, said in enumerate((BAD, GOOD)) for words in said for thing in THINGS]
+    reviews = [
+        (f"{thing} {words}", label) for label, said in enumerate((BAD, GOOD)) for words in said for thing in THINGS
+    ]
     tokenizer = make_tokenizer([text for text, _ in reviews])
     model = train(tokenizer, reviews)
     model.save_pretrained(FOLDER / "model")

@@ -63,7 +63,9 @@ def train(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     end = tokenizer.eos_token_id
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
     dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)  # it shall learn by heart
-    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, pad_token_id=end, **sizes, **dropouts)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, pad_token_id=end, **sizes, **dropouts
+    )
     model = GPT2LMHeadModel(config).train()
     texts = [prompt + rest + END for prompt, rest in SENTENCES.items()]
     batch = tokenizer(texts, padding=True, return_tensors="pt")

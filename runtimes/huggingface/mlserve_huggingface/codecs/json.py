@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 from mlserve.codecs import InputCodec, register_input_codec
 from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import bytes_tensor
 from mlserve.codecs.string import text_of
 from mlserve.types import RequestInput, ResponseOutput
-from mlserve_huggingface.codecs.text import json_text
+from mlserve_huggingface.codecs.text import bytes_tensor, json_text
 
 __all__ = ["HuggingfaceConversationCodec", "HuggingfaceListJSONCodec", "HuggingfaceSingleJSONCodec"]
 

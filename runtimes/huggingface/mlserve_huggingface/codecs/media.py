@@ -13,13 +13,13 @@ from PIL import Image
 from mlserve.codecs import InputCodec, NumpyCodec, register_input_codec
 from mlserve.codecs.base import InputOrOutput, typed
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.lists import bytes_tensor, elements
+from mlserve.codecs.lists import elements
 from mlserve.codecs.string import text_of
 from mlserve.datatypes import BYTES, datatype_of
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import ResponseOutput
-from mlserve_huggingface.codecs.text import png
+from mlserve_huggingface.codecs.text import bytes_tensor, png
 
 __all__ = ["NumpyListCodec", "PILImageCodec", "RawCodec", "file_bytes", "picture_of_array"]
 

@@ -1,4 +1,4 @@
-"""What pipelines give, as JSON text: numpy's and torch's numbers and arrays, pictures and bytes among it."""
+"""What pipelines give, as JSON text and BYTES tensors: arrays, torch's numbers, pictures and bytes among it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["json_text", "png"]
+from mlserve.tensors import TensorData
+from mlserve.types import Datatype, Parameters
+
+__all__ = ["bytes_tensor", "json_text", "png"]
+
+
+def bytes_tensor(name: str, values: list[Any], content_type: str) -> dict[str, Any]:
+    """The fields of a BYTES tensor of shape [N, 1] with these elements."""
+    return {
+        "name": name,
+        "shape": [len(values), 1],
+        "datatype": Datatype.BYTES,
+        "parameters": Parameters(content_type=content_type),
+        "data": TensorData(values),
+    }
 
 
 def json_text(value: Any) -> str:

@@ -19,7 +19,7 @@ from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from tests.examples import EXAMPLES, run_example
 from tests.serving import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FOX = " crossed the frozen river at dawn, and left a thin line of prints in the snow."
 SAILORS = " shared a pot of coffee and argued about the best way home: round the cape, or through it."

@@ -47,7 +47,10 @@ def make_pipeline(settings: ModelSettings, chosen: HuggingFaceSettings, model: s
     _quieten()
     _set_threads(chosen)
     folder = model if model is not None and Path(model).is_dir() else None
-    task = resolve_task(f"{chosen.task}{chosen.task_suffix}", folder, settings.name)
+    task = f"{chosen.task}{chosen.task_suffix}"
+    if not task and model is not None and folder is None:
+        task = _task_on_hub(model, settings.name)
+    task = resolve_task(task, folder, settings.name)
     _check_framework(chosen, settings.name)
     tokenizer = _near(chosen.pretrained_tokenizer, settings) if chosen.pretrained_tokenizer else None
     try:
@@ -62,11 +65,23 @@ def make_pipeline(settings: ModelSettings, chosen: HuggingFaceSettings, model: s
     return task, pipeline
 
 
+def _task_on_hub(model: str, name: str) -> str:
+    """The task that the hub has for a model."""
+    try:
+        return str(transformers.pipelines.get_task(model))
+    except Exception as error:
+        raise ModelLoadError(f"model '{name}': {_explain(error, '', model)}; or set parameters.extra.task") from error
+
+
 def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: Any, name: str) -> Any:
     options: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     device = "cpu" if chosen.device in (-1, "-1") else chosen.device
     if isinstance(device, str) and device.isdecimal():
         device = int(device)
+    if isinstance(device, int) and not torch.accelerator.is_available():
+        raise ModelLoadError(
+            f"model '{name}': device {device} is asked for, but torch sees no accelerator; -1 is the processor"
+        )
     if chosen.optimum_model:
         return _optimum(task, model, {**options, **({} if device == "cpu" else {"device": device})}, name)
     if task == "question-answering" and _IS_5:
@@ -135,10 +150,10 @@ def _near(name: str, settings: ModelSettings) -> str:
 
 
 def _explain(error: Exception, task: str, model: str | None) -> str:
-    what = f"no pipeline for '{task}' can be made of {model or 'the default model'}"
+    what = f"no pipeline{f" for '{task}'" if task else ''} can be made of {model or 'the default model'}"
     told = " ".join(str(error).split())
     hint = ""
-    if isinstance(error, OSError) and (model is None or not Path(model).is_dir()):
+    if isinstance(error, OSError | RuntimeError) and (model is None or not Path(model).is_dir()):
         offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
         why = "HF_HUB_OFFLINE is set" if offline else "it could not be fetched from the hub"
         hint = f" ({why}; a folder written by save_pretrained needs no network)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["Caller"]
 
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
+_TOO_LONG = re.compile(r"size of (?:the )?tensor|index out of range")
 _NEW_TEXT_ALONE = int(transformers.__version__.partition(".")[0]) >= 5  # decodes the new tokens without the prompt's
 
 
@@ -142,7 +144,7 @@ class Caller:
         told = _first_line(error)
         start = f"model '{self._name}' cannot use this request"
         text = str(error)
-        if isinstance(error, IndexError | RuntimeError) and ("size of tensor" in text or "index out of range" in text):
+        if isinstance(error, IndexError | RuntimeError) and _TOO_LONG.search(text):
             longest = getattr(getattr(self._pipeline, "tokenizer", None), "model_max_length", None)
             limit = f" (it takes {longest} tokens)" if longest and longest < 1e9 else ""
             return InferenceError(

@@ -150,7 +150,8 @@ def _near(name: str, settings: ModelSettings) -> str:
 
 
 def _explain(error: Exception, task: str, model: str | None) -> str:
-    what = f"no pipeline{f" for '{task}'" if task else ''} can be made of {model or 'the default model'}"
+    of_task = f" for '{task}'" if task else ""
+    what = f"no pipeline{of_task} can be made of {model or 'the default model'}"
     told = " ".join(str(error).split())
     hint = ""
     if isinstance(error, OSError | RuntimeError) and (model is None or not Path(model).is_dir()):

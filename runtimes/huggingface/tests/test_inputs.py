@@ -82,7 +82,6 @@ def test_outputs_are_those_that_there_are(models: dict[str, Path]) -> None:
         ([], "the request has no inputs"),
         ([tensor("foo", [TEXT])], "cannot use this request"),
         ([tensor("args", [TEXT]), tensor("inputs", [TEXT])], "is the pipeline's first argument already"),
-        ([tensor("args", [TEXT]), tensor("colour", ["red"])], "cannot use this request"),
         ([tensor("args", ["{not json"], "hg_json")], "data[0]: no JSON"),
         ([tensor("args", [TEXT * 100])], "longer than the model takes (it takes 64 tokens)"),
     ],
@@ -159,7 +158,7 @@ def test_addresses_are_opened_where_the_settings_say_so(models: dict[str, Path],
 
 def wav(width: int, channels: int = 1) -> bytes:
     full = 2 ** (8 * width - 1)
-    samples = np.round(SOUND * (full - 1)).astype("<i4")
+    samples = np.round(SOUND.astype("f8") * (full - 1)).astype("<i4")
     octets = (samples + 128).astype("u1").tobytes() if width == 1 else samples.astype("<i4").view("u1").reshape(-1, 4)
     frames = octets if isinstance(octets, bytes) else octets[:, :width].tobytes()
     file = io.BytesIO()
@@ -181,9 +180,8 @@ def test_wav_files_are_heard(models: dict[str, Path], width: int, channels: int)
     model = load(settings_for(models["audio-classification"]))
     wanted = scores(plain(pipeline("audio-classification", models["audio-classification"])(SOUND)))
     text = base64.b64encode(wav(width, channels)).decode()
-    assert scores(ask(model, request(tensor("inputs", [text])))) == pytest.approx(
-        wanted, abs=0.02 if width == 1 else 1e-4
-    )
+    near = 0.02 if width == 1 else 1e-4
+    assert scores(ask(model, request(tensor("inputs", [text])))) == pytest.approx(wanted, abs=near)
 
 
 @pytest.mark.parametrize(

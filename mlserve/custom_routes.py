@@ -16,6 +16,7 @@ from mlserve.types import State
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 _DISCONNECT_EXTENSION = "mlserve.disconnect"  # of our HTTP edge: see rest/h1_exchange.py
+_NAMED = 8  # so many paths stand in an error at most
 _Handler = tuple[str, str, str]  # path, method, the key of parameters.extra by which a model claims the path
 
 
@@ -110,7 +111,8 @@ class Contested:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         path, method, claimed_by = self._handler
-        asked = ", ".join(f"{_prefix(name)}{path}" for name in self._names)
+        asked = ", ".join(f"{_prefix(name)}{path}" for name in self._names[:_NAMED])
+        asked += ", …" if len(self._names) > _NAMED else ""
         raise InvalidRequest(
             f"{len(self._names)} models answer {method} {path}; ask one of them at {asked}, or choose one of them for "
             f'{path} by "parameters": {{"extra": {{"{claimed_by}": true}}}} in its settings'

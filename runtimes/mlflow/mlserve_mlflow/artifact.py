@@ -1,0 +1,100 @@
+"""Finds and loads a folder that MLflow saved, and says in plain words what stands in the way."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
+
+from mlserve.errors import InvalidModelURI, ModelLoadError
+
+__all__ = ["load_folder"]
+
+_MLMODEL = "MLmodel"
+_SEARCHED_BELOW = 3  # levels of folders that are looked through for a model, to name it in the error
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML"}
+
+
+def load_folder(path: str, name: str, config: dict[str, Any]) -> Any:
+    """The model in a folder (or beside an MLmodel file), as MLflow's PyFuncModel. InvalidModelURI, ModelLoadError."""
+    folder = _find(Path(path), name)
+    described = _described(folder, name)
+    try:
+        return pyfunc.load_model(str(folder), **({"model_config": config} if config else {}))
+    except Exception as error:
+        raise ModelLoadError(f"model '{name}': {folder}: {_explain(error, folder, described)}") from error
+
+
+def _find(path: Path, name: str) -> Path:
+    if path.name == _MLMODEL and path.is_file():
+        return path.parent
+    if (path / _MLMODEL).is_file():
+        return path
+    if not path.is_dir():
+        raise InvalidModelURI(name, f"{path} is a file; name the folder that MLflow saved, which has a file {_MLMODEL}")
+    below = sorted(found.parent for depth in range(1, _SEARCHED_BELOW) for found in path.glob("*/" * depth + _MLMODEL))
+    told = f"; set parameters.uri to one of {', '.join(map(str, below[:5]))}" if below else ""
+    raise InvalidModelURI(name, f"{path} has no file {_MLMODEL}, so MLflow did not save a model there{told}")
+
+
+def _described(folder: Path, name: str) -> dict[str, Any]:
+    """What MLmodel says. ModelLoadError if it cannot be read, or lacks the flavor that serves."""
+    where = f"model '{name}': {folder / _MLMODEL}"
+    try:
+        described = yaml.safe_load((folder / _MLMODEL).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    flavors = described.get("flavors") if isinstance(described, dict) else None
+    if not isinstance(flavors, dict):
+        raise ModelLoadError(f"{where} names no flavors, so it is not what MLflow writes")
+    if pyfunc.FLAVOR_NAME not in flavors:
+        told = ", ".join(sorted(map(str, flavors))) or "none"
+        raise ModelLoadError(
+            f"{where} has no flavor '{pyfunc.FLAVOR_NAME}', which is the one that can be served (it has: {told}); "
+            f"save the model with a function of MLflow that adds it, such as mlflow.pyfunc.save_model"
+        )
+    return dict(described)
+
+
+def _explain(error: Exception, folder: Path, described: dict[str, Any]) -> str:
+    """Why MLflow could not load it, and what helps."""
+    cause = _missing_module(error)
+    if cause is not None:
+        top = cause.partition(".")[0]
+        return (
+            f"it needs the Python package '{top}', which is not installed: pip install "
+            f"{_DISTRIBUTIONS.get(top, top)}{_requirements(folder)}"
+        )
+    text = error.message if isinstance(error, MlflowException) else f"{type(error).__name__}: {error}"
+    return f"MLflow cannot load it ({' '.join(text.split())}){_other_versions(described)}{_requirements(folder)}"
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The module that an error, or one behind it, says is not there."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _requirements(folder: Path) -> str:
+    file = folder / "requirements.txt"
+    return f"; all that it needs: pip install -r {file}" if file.is_file() else ""
+
+
+def _other_versions(described: dict[str, Any]) -> str:
+    """The versions that the model was saved with, where they are not those that run here."""
+    saved_by = described.get("mlflow_version")
+    python = described["flavors"][pyfunc.FLAVOR_NAME].get("python_version")
+    told = []
+    if saved_by and saved_by != mlflow.__version__:
+        told.append(f"MLflow {saved_by} (here: {mlflow.__version__})")
+    if python and python != platform.python_version():
+        told.append(f"Python {python} (here: {platform.python_version()})")
+    return f"; it was saved with {' and '.join(told)}" if told else ""

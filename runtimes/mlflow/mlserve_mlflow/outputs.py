@@ -1,0 +1,104 @@
+"""Whatever a model predicts, as an inference response: frames, arrays, lists, dicts, texts and single values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlserve.codecs import NumpyCodec, PandasCodec, StringCodec, find_input_codec
+from mlserve.errors import CodecError, InferenceError, ModelError
+from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
+
+__all__ = ["encode_prediction"]
+
+UNNAMED = "output-1"  # what an output without a name is called
+Parts = list[tuple[str, Any]]
+
+
+def encode_prediction(
+    prediction: Any, asked: Sequence[RequestOutput] | None, declared: Sequence[MetadataTensor]
+) -> tuple[str, list[ResponseOutput]]:
+    """The content type of the response and its outputs: all there are, or those asked for, in that order.
+
+    A lone output may be asked for by the name that the metadata declares. InferenceError for any other name.
+    """
+    content_type, parts = _parts_of(prediction)
+    if not asked:
+        return content_type, [_encode(name, value) for name, value in parts]
+    known = dict(reversed(parts))
+    if len(parts) == len(declared) == 1:
+        known.setdefault(declared[0].name, parts[0][1])
+    for one in asked:
+        if one.name not in known:
+            raise InferenceError(f"the model has no output '{one.name}'; it gives {', '.join(dict(parts))}")
+    return content_type, [_encode_as_asked(known[one.name], one) for one in asked]
+
+
+def _parts_of(value: Any) -> tuple[str, Parts]:
+    """The outputs in a prediction by name, and the content type that puts them together again."""
+    if hasattr(value, "model_dump"):  # pydantic's models, such as those of chat
+        value = value.model_dump()
+    if isinstance(value, pd.DataFrame):
+        return "pd", [(str(label), value.iloc[:, at]) for at, label in enumerate(value.columns)]
+    if isinstance(value, pd.Series):
+        return "pd", [(UNNAMED if value.name is None else str(value.name), value)]
+    if isinstance(value, dict):
+        return "dict", [(str(name), one) for name, one in value.items()]
+    if isinstance(value, list | tuple):
+        return _parts_of_list(list(value))
+    if isinstance(value, str):
+        return "str", [(UNNAMED, [value])]
+    if value is None:
+        raise ModelError("the model's predict gave None; it must give what it predicts")
+    return "np", [(UNNAMED, value)]
+
+
+def _parts_of_list(values: list[Any]) -> tuple[str, Parts]:
+    values = [one.model_dump() if hasattr(one, "model_dump") else one for one in values]
+    if values and all(isinstance(one, dict) for one in values):
+        return _parts_of(pd.DataFrame(values))
+    return ("str" if values and all(isinstance(one, str) for one in values) else "np"), [(UNNAMED, values)]
+
+
+def _encode(name: str, value: Any) -> ResponseOutput:
+    if isinstance(value, list | tuple):
+        value = _of_list(list(value))
+    if isinstance(value, list):
+        return StringCodec.encode_output(name, value)
+    if isinstance(value, np.ndarray | np.generic | bool | int | float):
+        array = np.asarray(value)
+        if array.dtype.kind in "biufSU" or array.ndim > 1:
+            return NumpyCodec.encode_output(name, array)
+        value = pd.Series(array.reshape(-1).tolist() if array.dtype.kind == "O" else array.reshape(-1))
+    if not isinstance(value, pd.Series):
+        value = pd.Series([value], dtype=object)
+    return PandasCodec.encode_outputs(value.to_frame(name))[0]
+
+
+def _of_list(values: list[Any]) -> Any:
+    """Texts as they are, numbers as an array, anything else as a column with an object in each row."""
+    if values and all(isinstance(one, str) for one in values):
+        return values
+    if all(isinstance(one, np.ndarray | np.generic | list | tuple | bool | int | float) for one in values):
+        try:
+            array = np.array(values)
+        except ValueError:  # rows of unlike lengths
+            array = np.array(None)
+        if array.dtype.kind in "biuf":
+            return array
+    return pd.Series(values, dtype=object)
+
+
+def _encode_as_asked(value: Any, asked: RequestOutput) -> ResponseOutput:
+    content_type = asked.parameters.content_type if asked.parameters is not None else None
+    if content_type is None:
+        return _encode(asked.name, value)
+    codec = find_input_codec(content_type)
+    if codec is None:
+        raise CodecError(f"output '{asked.name}': there is no content type '{content_type}'")
+    if content_type != NumpyCodec.ContentType and hasattr(value, "tolist"):
+        value = value.tolist()
+    return codec.encode_output(asked.name, np.asarray(value) if content_type == NumpyCodec.ContentType else value)

@@ -1,0 +1,141 @@
+"""MLflowRuntime: answers requests with any model that MLflow saved, over the protocol and as MLflow's own server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import closing
+from typing import Any
+
+import anyio.lowlevel
+from mlflow.exceptions import MlflowException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlserve import MLModel
+from mlserve.artifacts import get_model_uri
+from mlserve.errors import InferenceError
+from mlserve.extra import Extra
+from mlserve.handlers import custom_handler
+from mlserve.settings import ModelSettings
+from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
+from mlserve_mlflow import scoring
+from mlserve_mlflow.artifact import load_folder
+from mlserve_mlflow.errors import from_mlflow
+from mlserve_mlflow.inputs import Inputs
+from mlserve_mlflow.outputs import encode_prediction
+from mlserve_mlflow.signature import metadata_of
+from mlserve_mlflow.threads import Threads
+
+__all__ = ["MLflowRuntime"]
+
+_END: Any = object()
+_PYTHON_MODEL = "mlflow.pyfunc.model"  # the loader of models that are somebody's own code
+
+
+class MLflowRuntime(MLModel):
+    """A model of any flavour that MLflow can load as a Python function.
+
+    Input is what the model's signature says; without one, a lone tensor is an array and several are a DataFrame.
+    `parameters.extra` may hold `model_config` (a dict for the model), `threads` and `invocations` (true: this model
+    answers `/invocations` where there are several).
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        self._model: Any = None
+        self._inputs: Any = None
+        self._threads = Threads(None)
+        self._is_code = False
+
+    async def load(self) -> bool:
+        """Loads the folder. InvalidModelURI if there is none, ModelLoadError if MLflow cannot load it."""
+        extra = Extra(self._settings)
+        self._threads = Threads(extra.threads())
+        self._model = load_folder(await get_model_uri(self._settings), self.name, extra.mapping("model_config"))
+        metadata = self._model.metadata
+        self._inputs = Inputs(metadata)
+        self._threads.apply(self._model)
+        self._is_code = self._model.loader_module == _PYTHON_MODEL
+        self.inputs = self.inputs or metadata_of(metadata.get_input_schema(), "input", 0)
+        self.outputs = self.outputs or metadata_of(metadata.get_output_schema(), "output", 1)
+        return True
+
+    async def unload(self) -> bool:
+        """Drops the model."""
+        self._model = self._inputs = None
+        return True
+
+    async def metadata(self) -> MetadataModelResponse:
+        """Inputs and outputs from the signature, and the content type for a whole request."""
+        described = await super().metadata()
+        own = self._settings.parameters.content_type if self._settings.parameters is not None else None
+        described.parameters = Parameters(content_type=own or self._inputs.content_type)
+        return described
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
+        """What the model predicts, as outputs. InferenceError for input that its signature does not allow."""
+        data, params = self._data_of(payload)
+        return self._response(self._call(self._model.predict, data, params), payload)
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        """What the model's own predict_stream gives, chunk by chunk; else one answer a request."""
+        streams = self._model.metadata.flavors["python_function"].get("streamable", False)
+        async for payload in payloads:
+            if not streams:
+                yield self.predict(payload)
+                continue
+            chunks = self._call(self._model.predict_stream, *self._data_of(payload))
+            with closing(chunks):
+                while (chunk := self._call(next, chunks, _END)) is not _END:
+                    yield self._response(chunk, payload)
+                    await anyio.lowlevel.checkpoint()  # the generator is a plain one: others get their turn here
+
+    # -- MLflow's scoring protocol ------------------------------------------------------------------------------------
+
+    @custom_handler("/invocations", claimed_by="invocations")
+    async def invocations(self, request: Request) -> Response:
+        """One request of MLflow's scoring protocol."""
+        content_type = request.headers.get("content-type", "")
+        return scoring.invoke(self._model, self._threads.limit, await request.body(), content_type)
+
+    @custom_handler("/ping", "GET")
+    async def ping(self) -> Response:
+        """Whether the server is there."""
+        return scoring.ping()
+
+    @custom_handler("/health", "GET")
+    async def health(self) -> Response:
+        """The same."""
+        return scoring.ping()
+
+    @custom_handler("/version", "GET")
+    async def mlflow_version(self) -> Response:
+        """The version of MLflow."""
+        return scoring.version()
+
+    # -- one call -----------------------------------------------------------------------------------------------------
+
+    def _data_of(self, payload: InferenceRequest) -> tuple[Any, dict[str, Any] | None]:
+        params = self._inputs.params(payload)
+        return self._inputs.fit(self.decode_request(payload, default_codec=self._inputs.codec_for(payload))), params
+
+    def _call(self, method: Any, *args: Any) -> Any:
+        try:
+            with self._threads.limit():
+                return method(*args)
+        except MlflowException as error:
+            raise from_mlflow(error) from error
+        except (ValueError, TypeError, KeyError) as error:
+            if self._is_code:
+                raise  # somebody's own code: a mistake in it is not the client's
+            told = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise InferenceError(f"model '{self.name}' cannot use this input: {told}") from error
+
+    def _response(self, prediction: Any, payload: InferenceRequest) -> InferenceResponse:
+        content_type, outputs = encode_prediction(prediction, payload.outputs, self.outputs)
+        return InferenceResponse(
+            model_name=self.name,
+            model_version=self.version,
+            parameters=Parameters(content_type=content_type),
+            outputs=outputs,
+        )

@@ -1,0 +1,85 @@
+"""MLflow's scoring protocol: a body as MLflow's own server takes it, answered as that server answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+from starlette.responses import Response
+
+from mlserve_mlflow.errors import reason_of
+
+__all__ = ["invoke", "ping", "version"]
+
+_logger = logging.getLogger("mlserve_mlflow")
+_PARQUET = "application/vnd.apache.parquet"
+
+
+def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: bytes, content_type: str) -> Response:
+    """The answer to one request: MLflow's own, or what is wrong, with status 400; 500 if it is the model's fault.
+
+    The model predicts within the context `limit()`.
+    """
+    try:
+        data: Any = body if content_type.startswith(_PARQUET) else body.decode()
+    except UnicodeDecodeError as error:
+        return _refusal(f"the body is no UTF-8: {error}")
+    watched = _Watched(model, limit)
+    try:
+        result = scoring_server.invocations(data, content_type, watched, model.metadata.get_input_schema())
+    except MlflowException as error:
+        if watched.failed:
+            _logger.error("a model failed on an invocation", exc_info=error)
+        return _refusal(reason_of(error), error.get_http_status_code(), error.error_code)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        if watched.predicted:
+            _logger.error("what a model predicted cannot be sent", exc_info=error)
+            return _refusal(f"what the model predicted cannot be sent: {told}", 500, "INTERNAL_ERROR")
+        return _refusal(f"the body cannot be read as {content_type}: {told}")
+    if result.status != 200:
+        return _refusal(result.response)
+    return Response(result.response, media_type=result.mimetype)
+
+
+class _Watched:
+    """A model that notes how far a call has come, so that it is known whose fault an error is."""
+
+    def __init__(self, model: Any, limit: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._model = model
+        self._limit = limit
+        self.metadata = model.metadata
+        self.predicted = False
+        self.failed = False  # by something that MLflow does not know
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        try:
+            with self._limit():
+                prediction = self._model.predict(data, params=params)
+        except Exception as error:
+            self.failed = not isinstance(error, MlflowException)
+            raise
+        self.predicted = True
+        return prediction
+
+
+def ping() -> Response:
+    """What MLflow's server says while it is well."""
+    return Response("\n", media_type="application/json")
+
+
+def version() -> Response:
+    """The version of MLflow."""
+    return Response(mlflow.__version__, media_type="application/json")
+
+
+def _refusal(message: str, status: int = 400, code: str = "BAD_REQUEST") -> Response:
+    """An error as MLflow's clients read it, and as ours do."""
+    body = {"error_code": code, "message": message, "error": message}
+    return Response(json.dumps(body), status_code=status, media_type="application/json")

@@ -1,0 +1,183 @@
+"""Real models of many flavours: the runtime passes the conformance suite with each, and answers as MLflow does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import catboost
+import lightgbm
+import mlflow
+import mlflow.catboost
+import mlflow.lightgbm
+import mlflow.onnx
+import mlflow.pyfunc
+import mlflow.sklearn
+import mlflow.xgboost
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from mlflow.models import infer_signature
+from sklearn.datasets import load_iris
+from sklearn.linear_model import ElasticNet
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
+from mlserve.testing import check_runtime
+from mlserve_mlflow import TensorDictCodec
+
+IRIS = pd.DataFrame(load_iris().data, columns=["sl", "sw", "pl", "pw"])
+SPECIES = load_iris().target
+ROWS = IRIS.iloc[::30].reset_index(drop=True)
+OF_OWN_CODE = """
+import mlflow
+import pandas as pd
+
+class Ratio(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        factor = (params or {}).get("factor", 1.0)
+        return pd.DataFrame({"ratio": model_input["pl"] / model_input["pw"] * factor, "long": model_input["sl"] > 6})
+
+mlflow.models.set_model(Ratio())
+"""
+
+
+def save_onnx(folder: Path, signature: Any) -> None:
+    from skl2onnx import to_onnx
+
+    model = make_pipeline(StandardScaler(), ElasticNet(alpha=0.01)).fit(IRIS.to_numpy(np.float32), SPECIES)
+    made = to_onnx(model, IRIS.to_numpy(np.float32)[:1])
+    mlflow.onnx.save_model(made, folder, signature=signature, pip_requirements=[], save_as_external_data=False)
+
+
+def save_flavour(flavour: str, folder: Path, signature: Any) -> None:
+    options = {"n_estimators": 5, "n_jobs": 1}
+    known: dict[str, tuple[Any, Any]] = {
+        "sklearn": (mlflow.sklearn, lambda: make_pipeline(StandardScaler(), ElasticNet(alpha=0.1))),
+        "xgboost": (mlflow.xgboost, lambda: xgboost.XGBClassifier(**options)),
+        "lightgbm": (mlflow.lightgbm, lambda: lightgbm.LGBMClassifier(**options, verbose=-1)),
+        "catboost": (
+            mlflow.catboost,
+            lambda: catboost.CatBoostClassifier(iterations=3, verbose=False, allow_writing_files=False),
+        ),
+    }
+    if flavour == "onnx":
+        save_onnx(folder, signature)
+        return
+    module, make = known[flavour]
+    module.save_model(make().fit(IRIS, SPECIES), folder, signature=signature, pip_requirements=[])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("flavour", ["sklearn", "xgboost", "lightgbm", "catboost"])
+def test_a_flavour_answers_as_mlflow_does_for_columns_and_for_one_tensor(
+    tmp_path: Path, settings: Callable[..., Any], flavour: str
+) -> None:
+    answers = SPECIES.astype(float) if flavour == "sklearn" else SPECIES
+    save_flavour(flavour, tmp_path / "model", infer_signature(IRIS, answers))
+    wanted = np.asarray(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(ROWS))
+    requests = [PandasCodec.encode_request(ROWS), NumpyRequestCodec.encode_request(ROWS.to_numpy())]
+    for request in requests:
+        request.parameters = None  # the signature says how to take them
+    answers = check_runtime(
+        settings(tmp_path / "model"), requests, expected={"output-1": wanted}, batches=flavour != "catboost"
+    )
+    for answer in answers:
+        assert answer.parameters.content_type == "np"
+        found = NumpyCodec.decode_output(answer.outputs[0])
+        assert found.dtype == wanted.dtype and np.array_equal(found.reshape(wanted.shape), wanted)
+
+
+def test_without_a_signature_one_tensor_is_an_array_and_several_are_columns(
+    tmp_path: Path, settings: Callable[..., Any]
+) -> None:
+    save_flavour("sklearn", tmp_path / "model", None)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    requests = [PandasCodec.encode_request(ROWS), NumpyRequestCodec.encode_request(ROWS.to_numpy())]
+    for request in requests:
+        request.parameters = None
+        request.inputs[0].parameters = None
+    answers = check_runtime(settings(tmp_path / "model"), requests, expected={"output-1": loaded.predict(ROWS)})
+    assert bytes(answers[0].outputs[0].data.to_raw("FP64")) == bytes(answers[1].outputs[0].data.to_raw("FP64"))
+
+
+@pytest.mark.timeout(60)
+def test_onnx_takes_a_tensor_and_gives_its_outputs_by_name(tmp_path: Path, settings: Callable[..., Any]) -> None:
+    signature = infer_signature(IRIS.to_numpy(np.float32), {"variable": np.zeros((1, 1), np.float32)})
+    save_flavour("onnx", tmp_path / "model", signature)
+    data = ROWS.to_numpy(np.float32)
+    wanted = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(data)
+    (answer,) = check_runtime(
+        settings(tmp_path / "model"), NumpyRequestCodec.encode_request(data), expected=wanted, batches=True
+    )
+    assert answer.parameters.content_type == "dict"
+    assert {one.name for one in answer.outputs} == set(wanted)
+
+
+def test_models_from_code_get_params_from_the_request(tmp_path: Path, settings: Callable[..., Any], save: Any) -> None:
+    (tmp_path / "ratio.py").write_text(OF_OWN_CODE)
+    answers = pd.DataFrame({"ratio": [1.0], "long": [True]})
+    signature = infer_signature(IRIS, answers, params={"factor": 1.0})
+    folder = save(str(tmp_path / "ratio.py"), signature)
+    request = PandasCodec.encode_request(ROWS)
+    request.parameters = {"factor": 2.0}  # type: ignore[assignment]
+    wanted = mlflow.pyfunc.load_model(str(folder)).predict(ROWS, params={"factor": 2.0})
+    (answer,) = check_runtime(
+        settings(folder), request, expected={name: wanted[name].to_numpy() for name in wanted}, batches=True
+    )
+    pd.testing.assert_frame_equal(PandasCodec.decode_response(answer), wanted)
+
+
+class Tensors(mlflow.pyfunc.PythonModel):
+    """Takes and gives a dict of tensors."""
+
+    def predict(self, context, model_input, params=None):  # MLflow reads hints as a signature
+        return {"sum": model_input["x"].sum(axis=1) + model_input["y"], "twice": model_input["x"] * 2}
+
+
+def test_a_dict_of_tensors_goes_in_and_out(settings: Callable[..., Any], save: Any) -> None:
+    data = {"x": np.arange(8, dtype=np.float32).reshape(2, 4), "y": np.array([10, 20])}
+    wanted = Tensors().predict(None, data)
+    for name, signature in (("signed", infer_signature(data, wanted)), ("plain", None)):
+        request = TensorDictCodec.encode_request(data)
+        if signature is not None:
+            request.parameters = None
+        for one in request.inputs:
+            one.shape = list(data[one.name].shape)
+        folder = save(Tensors(), signature, name)
+        (answer,) = check_runtime(settings(folder), request, expected=wanted, batches=True)
+        decoded = TensorDictCodec.decode_response(answer)
+        assert decoded.keys() == wanted.keys()
+        assert np.array_equal(decoded["twice"], wanted["twice"])
+
+
+class Talks(mlflow.pyfunc.PythonModel):
+    """A model that streams."""
+
+    def predict(self, context, model_input, params=None):
+        return ["whole"]
+
+    def predict_stream(self, context, model_input, params=None):
+        yield from f"{model_input['text']} to you".split()
+        yield {"end": True}
+
+
+def test_a_model_that_streams_gives_its_chunks(load: Any, save: Any) -> None:
+    model = load(save(Talks(), infer_signature(pd.DataFrame({"text": ["a"]}))))
+
+    async def stream() -> list[Any]:
+        async def only() -> Any:
+            yield PandasCodec.encode_request(pd.DataFrame({"text": ["good day"]}))
+
+        return [response async for response in model.predict_stream(only())]
+
+    chunks = anyio.run(stream)
+    assert [json.loads(one.model_dump_json())["outputs"][0]["data"] for one in chunks] == [
+        *([word] for word in ["good", "day", "to", "you"]),
+        [True],
+    ]

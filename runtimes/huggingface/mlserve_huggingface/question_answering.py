@@ -94,9 +94,10 @@ class QuestionAnswering:
             nothing = min(nothing, float(first[0] * last[0]))
             first[0] = last[0] = 0.0
             found += self._candidates(first, last, spans, at, context, settings)
+        merged = _merged(found)
         if settings["impossible"]:
-            found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
-        best = sorted(_merged(found), key=lambda one: one["score"], reverse=True)[: settings["top_k"]]
+            merged.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
+        best = sorted(merged, key=lambda one: one["score"], reverse=True)[: settings["top_k"]]
         return best[0] if settings["top_k"] == 1 and best else best
 
     def _spans(self, question: str, context: str, settings: dict[str, Any]) -> Any:
@@ -127,7 +128,9 @@ class QuestionAnswering:
     ) -> list[dict[str, Any]]:
         """The best answers in one span."""
         scores = np.tril(np.triu(np.outer(first, last)), settings["max_answer_len"] - 1)
-        order = np.argsort(scores, axis=None)[::-1][: settings["top_k"]]
+        # Whole words make some candidates the same, so that more are needed than are wanted.
+        wanted = settings["top_k"] * 2 + 10 if settings["align"] else settings["top_k"]
+        order = np.argsort(-scores, axis=None, kind="stable")[:wanted]
         offsets, found = spans["offset_mapping"][at], []
         for start, end in zip(*np.unravel_index(order, scores.shape)):
             if scores[start, end] <= 0:
@@ -183,10 +186,10 @@ def _probabilities(logits: Any, mask: Any) -> Any:
 
 
 def _merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Overlapping spans find the same answer twice: it counts for both."""
-    merged: dict[tuple[int, int], dict[str, Any]] = {}
+    """What says the same, at another place or in another span, counts as one answer with all their probability."""
+    merged: dict[str, dict[str, Any]] = {}
     for one in found:
-        known = merged.setdefault((one["start"], one["end"]), one)
+        known = merged.setdefault(one["answer"].lower(), one)
         if known is not one:
-            known["score"] = max(known["score"], one["score"])
+            known["score"] += one["score"]
     return list(merged.values())

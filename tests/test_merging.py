@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlserve.errors import CodecError, ModelError
-from mlserve.merging import merge, rows_of, split
+from mlserve.merging import members_of, merge, rows_of, split
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
 
@@ -108,3 +108,11 @@ def test_text_whose_count_does_not_fit_its_shape_is_no_part_of_a_batch():
     ]
     with pytest.raises(CodecError):
         merge(requests)
+
+
+def test_a_merged_request_knows_its_members() -> None:
+    requests = [_request([[1]]), _request([[2], [3]])]
+    merged = merge(requests)
+    assert members_of(merged) == requests
+    assert "_members" not in merged.model_dump_json()
+    assert members_of(requests[0]) == [requests[0]]

@@ -32,7 +32,7 @@ ENDLESS = {"max_new_tokens": 100, "do_sample": True, "eos_token_id": -1}
 
 @pytest.fixture
 def model(models: dict[str, Path]) -> Any:
-    made = load(settings_for(models["text-generation"]))
+    made = load(settings_for(models["text-generation"], name="streaming"))
     yield made
     anyio.run(made.unload)
     assert not busy(made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ from mlserve import ModelSettings
 from mlserve_mlflow import MLflowRuntime
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """MLflow and the frameworks warn about their own ways; that is theirs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """MLflow and the frameworks warn about their own ways; that is theirs, also where a fixture saves models."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
 @pytest.fixture

@@ -116,7 +116,9 @@ class Models:
     def batched(self) -> Iterator[tuple[str, str, Line]]:
         """Name, version and line of each model whose calls are grouped."""
         for model in self:
-            line = model.pool.line_of(model.number) if model.batched else None
+            if not model.batched or model.state is not State.READY:
+                continue
+            line = model.pool.line_of(model.number)
             if line is not None:
                 yield model.name, model.version or "", line
 
@@ -167,11 +169,18 @@ class Models:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     async def load_all(self) -> None:
-        """Loads every model of the repository. One that fails is kept with its reason; the others go on."""
-        for settings in self._repository.list():
+        """Loads every model of the repository. One that fails is kept with its reason; the others go on.
+
+        All are LOADING from the first moment. One that somebody has loaded or unloaded before its turn came is left.
+        """
+        noted = [self._made(settings, wanted=True) for settings in self._repository.list()]
+        for model in noted:
+            self._put(model)
+        for model in noted:
             try:
-                async with self._lock(settings.name):
-                    await self._load(settings, wanted=True)
+                async with self._lock(model.name):
+                    if model.state is State.LOADING and self._models[model.name].get(model.version) is model:
+                        await self._load(model)
             except MLServeError:
                 pass  # told in the log, in the index and in the start-up table
 
@@ -230,7 +239,7 @@ class Models:
             errors: list[MLServeError] = []
             for settings in found:
                 try:
-                    await self._load(settings)
+                    await self._load(self._made(settings))
                 except MLServeError as error:
                     errors.append(error)  # the other versions are tried all the same
             versions = {settings.version for settings in found}
@@ -250,13 +259,17 @@ class Models:
     def _lock(self, name: str) -> anyio.Lock:
         return self._locks.setdefault(name, anyio.Lock())
 
-    async def _load(self, settings: ModelSettings, *, wanted: bool = False) -> None:
-        """Brings one version up, and puts it in the place of the one that was there."""
-        old = self._models.get(settings.name, {}).get(settings.version)
+    def _made(self, settings: ModelSettings, *, wanted: bool = False) -> Model:
         model = Model(next(self._numbers), settings)
         model.wanted = wanted
+        return model
+
+    async def _load(self, model: Model) -> None:
+        """Brings one version up, and puts it in the place of the one that was there."""
+        old = self._models.get(model.name, {}).get(model.version)
         if old is None or old.state not in (State.READY, State.UNKNOWN):
             self._put(model)
+            old = None
         try:
             loaded = await self._load_in_pool(model)
         except MLServeError as error:
@@ -268,7 +281,7 @@ class Models:
         model.wanted = True
         model.state = State.READY if loaded.ready else State.UNKNOWN
         self._put(model)
-        if old is not None and old.state in (State.READY, State.UNKNOWN):
+        if old is not None:
             await self._retire(old)
         if not loaded.ready:
             model.reason = "its load() said that it is not ready"

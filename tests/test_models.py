@@ -1,0 +1,123 @@
+"""What is told of models while a server starts: all of them, from the first moment, and nothing that is not so yet."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from mlserve.dataplane import DataPlane
+from mlserve.errors import ModelNotFound, ModelNotReady
+from mlserve.metrics import Metrics
+from mlserve.models import Models
+from mlserve.pools import Pools
+from mlserve.repository import ModelRepository
+from mlserve.settings import Settings
+from mlserve.types import State
+from tests.engine import request, until, values
+from tests.serving import write_model
+
+pytestmark = pytest.mark.anyio
+
+MODEL = '''
+import asyncio
+from pathlib import Path
+from mlserve import MLModel
+from mlserve.types import InferenceResponse
+
+
+class Gated(MLModel):
+    """Loads once its gate is gone."""
+
+    async def load(self):
+        place = Path(__file__).parent
+        with (place / "loads").open("a") as loads:
+            loads.write("x")
+        while (place / "gate").exists():
+            await asyncio.sleep(0.002)
+        return True
+
+    async def predict(self, request):
+        return InferenceResponse(model_name=self.name, outputs=[request.inputs[0].model_dump()])
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b"):
+        (write_model(tmp_path, name, "models.Gated", max_batch_size=4, max_batch_time=0.01) / "models.py").write_text(
+            MODEL
+        )
+    return tmp_path
+
+
+@asynccontextmanager
+async def _starting(folder):
+    """A data plane whose models are being loaded; `a` waits for its gate, `b` for its turn."""
+    (folder / "a" / "gate").touch()
+    settings = Settings(parallel_workers=0)
+    metrics = Metrics()
+    pools = Pools(settings, metrics)
+    models = Models(ModelRepository(folder), pools, settings)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(pools.run)
+        await tasks.start(models.run)
+        loaded = anyio.Event()
+
+        async def load_all() -> None:
+            await models.load_all()
+            loaded.set()
+
+        tasks.start_soon(load_all)
+        await until((folder / "a" / "loads").exists)
+        try:
+            yield DataPlane(settings, models, metrics), models, loaded
+        finally:
+            (folder / "a" / "gate").unlink(missing_ok=True)
+            with anyio.fail_after(10):
+                await loaded.wait()
+            models.stop()
+            await pools.stop(3.0)
+
+
+async def test_every_model_is_told_as_loading_from_the_first_moment(folder):
+    async with _starting(folder) as (plane, models, loaded):
+        assert [(one.name, one.state) for one in models.index()] == [("a", State.LOADING), ("b", State.LOADING)]
+        assert models.index(ready_only=True) == []
+        for name in ("a", "b"):
+            assert not plane.model_ready(name)
+            assert plane.model_metadata(name).name == name
+            with pytest.raises(ModelNotReady, match="is not ready yet"):
+                await plane.infer(request([1.0]), name)
+        with pytest.raises(ModelNotFound):
+            plane.model_ready("c")
+        assert list(models.batched()) == [], "there are no lines yet"
+        (folder / "a" / "gate").unlink()
+        await loaded.wait()
+        assert [(one.state, one.reason) for one in models.index()] == [(State.READY, "")] * 2
+        assert values(await plane.infer(request([1.0]), "b")) == [1.0]
+        assert len(list(models.batched())) == 2
+
+
+async def test_a_model_that_is_loaded_by_hand_before_its_turn_is_not_loaded_twice(folder):
+    async with _starting(folder) as (plane, models, loaded):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(models.load, "b")  # one worker loads one model after the other
+            await anyio.wait_all_tasks_blocked()
+            (folder / "a" / "gate").unlink()
+        await loaded.wait()
+        assert values(await plane.infer(request([1.0]), "b")) == [1.0]
+    assert (folder / "b" / "loads").read_text() == "x"
+
+
+async def test_a_model_that_is_unloaded_before_its_turn_stays_away(folder):
+    async with _starting(folder) as (plane, models, loaded):
+        await models.unload("b")
+        with pytest.raises(ModelNotFound):
+            plane.model_ready("b")
+        (folder / "a" / "gate").unlink()
+        await loaded.wait()
+        assert [one.state for one in models.index()] == [State.READY, State.UNAVAILABLE]
+        assert models.all_ready()
+    assert not (folder / "b" / "loads").exists()

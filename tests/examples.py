@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests.serving import serving
+from tests.serving import START_SECONDS, serving
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -29,17 +29,17 @@ class Outcome(NamedTuple):
         return list(found)
 
 
-def run_example(name: str, model: str, place: Path) -> Outcome:
+def run_example(name: str, model: str, place: Path, start_seconds: float = START_SECONDS) -> Outcome:
     """Runs docs/examples/NAME, which serves MODEL, in a copy below `place`."""
     folder = place / name
     shutil.copytree(EXAMPLES / name, folder)
     _python(folder, "train.py")
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert "localhost:8081" in code
-    with serving(folder) as server:
+    with serving(folder, start_seconds=start_seconds) as server:
         headers = {"Content-Type": "application/json"}
         body = (folder / "request.json").read_bytes()
-        reply = httpx.post(f"{server.rest}/v2/models/{model}/infer", content=body, headers=headers, timeout=30)
+        reply = httpx.post(f"{server.rest}/v2/models/{model}/infer", content=body, headers=headers, timeout=60)
         assert reply.status_code == 200, reply.text
         printed = _python(folder, "-c", code.replace("localhost:8081", server.grpc))
         assert server.stop() == 0

@@ -22,17 +22,26 @@ _ADDRESS = re.compile(r"^(REST|gRPC|metrics)\s+(?:http://)?(\S+:\d+)\s*$", re.MU
 
 
 class Running:
-    """One `mlserve start` process."""
+    """One `mlserve start` process: of this Python with its packages, or of another one with its own."""
 
-    def __init__(self, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "mlserve", "start", str(folder), "--host", "127.0.0.1"]
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        env: dict[str, str] | None = None,
+        python: str | Path | None = None,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
+        self._start_seconds = start_seconds
+        search = {} if python else {"PYTHONPATH": os.pathsep.join(one for one in sys.path if one)}  # its own packages
+        command = [str(python or sys.executable), "-m", "mlserve", "start", str(folder), "--host", "127.0.0.1"]
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen(
             [*command, *ports, *args],
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder if folder.is_dir() else folder.parent,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(one for one in sys.path if one), **(env or {})},
+            env={**os.environ, **search, **(env or {})},
         )
         self.lines: list[str] = []
         self.addresses: dict[str, str] = {}
@@ -54,14 +63,14 @@ class Running:
 
     def wait_started(self) -> Running:
         """Waits for the start-up table. AssertionError with the output if the process ends first."""
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + self._start_seconds
         while time.monotonic() < end:
             self.addresses = dict(_ADDRESS.findall(self.output))
             if {"REST", "gRPC"} <= self.addresses.keys() and "\nworkers" in self.output:
                 return self
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
             time.sleep(0.02)
-        raise AssertionError(f"not started after {START_SECONDS} s:\n{self.output}")
+        raise AssertionError(f"not started after {self._start_seconds} s:\n{self.output}")
 
     def wait_output(self, text: str, seconds: float = 15.0) -> None:
         end = time.monotonic() + seconds
@@ -96,9 +105,9 @@ class Running:
 
 
 @contextmanager
-def serving(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iterator[Running]:
-    """A running server, killed at the end if the test did not stop it."""
-    running = Running(folder, *args, env=env)
+def serving(folder: Path, *args: str, **options: Any) -> Iterator[Running]:
+    """A running server, killed at the end if the test did not stop it. `options` are those of Running."""
+    running = Running(folder, *args, **options)
     try:
         yield running.wait_started()
     finally:

@@ -23,7 +23,7 @@ ROOMS = [
     ["settings", "runtime_names"],
     ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
     ["codecs", "asgi_frames", "handlers", "handling", "layout"],
-    ["model", "artifacts", "repository", "merging", "environments", "extra"],
+    ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox"],
     ["running", "launch", "link"],

@@ -39,6 +39,8 @@ from mlserve.recycling import Recycling, Seat, Wear
 
 _logger = logging.getLogger("mlserve.pool")
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
+_PONG_SECONDS = 2.0  # how long a worker that may be stuck has to answer a ping
+_PONG_LOOKS = 10
 _UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
 _UP_SECONDS = 60.0  # how long a load waits for a worker that is being started again
 
@@ -277,12 +279,22 @@ class Crew:
             if at is None:
                 given_up = anyio.Event()
                 await given_up.wait()
-            elif at > self.now():
-                await anyio.sleep(at - self.now())
-            else:
+            elif at - _PONG_SECONDS > self.now():
+                await anyio.sleep(at - _PONG_SECONDS - self.now())
+            elif await self._shows_no_life(link):
                 _logger.error("worker %d is killed: it is stuck in a call that nobody waits for any more", link.pid)
                 link.kill("stuck")
                 return
+
+    async def _shows_no_life(self, link: Link) -> bool:
+        """Whether a silent worker is stuck, and not just without anything to say: its calls may wait for clients."""
+        heard = link.heard_at
+        link.ping()
+        for _ in range(_PONG_LOOKS):
+            await anyio.sleep(_PONG_SECONDS / _PONG_LOOKS)
+            if link.heard_at != heard:
+                return False
+        return True
 
     async def _bring_up(self, launched: Launched, link: Link, seat: Seat, task_status: Ready | None) -> None:
         with anyio.move_on_after(_GREETING_SECONDS) as greeting:

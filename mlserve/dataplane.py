@@ -125,7 +125,8 @@ class DataPlane:
         """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
 
         Close the generator to end the call early. Any MLServeError, also in mid-stream. Chunks carry the id of the
-        request before them, if it has one.
+        request before them. The time is only looked at while the caller waits for chunks: one that may be held up
+        between them, as a client that does not read does, has to look itself (`stream_seconds`).
         """
         model = self._admit(name, version)
         timeout = self._timeout(model, timeout_seconds)
@@ -137,8 +138,8 @@ class DataPlane:
         async def prepared() -> AsyncIterator[InferenceRequest]:
             nonlocal request_id
             async for request in requests:
-                self._add_headers(request, model)
-                request_id = request.id or request_id
+                self._prepare(request, model)
+                request_id = request.id
                 yield request
 
         self.in_flight += 1
@@ -155,6 +156,10 @@ class DataPlane:
             self.in_flight -= 1
             flow.ended()
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
+
+    def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None:
+        """How long a streamed call may take in all; None: as long as it likes. ModelNotFound."""
+        return self._timeout(self.models.find(name, version), asked)
 
     async def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None

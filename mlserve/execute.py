@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
 import anyio
-import anyio.from_thread
-import anyio.to_thread
 
 from mlserve.datatypes import DATATYPES
 from mlserve.errors import MLServeError, ModelError, from_exception
 from mlserve.model import MLModel
+from mlserve.plain_streams import EitherWay, in_thread
 from mlserve.types import InferenceRequest, InferenceResponse
 
 _logger = logging.getLogger("mlserve.model")
-_END = object()
 _CLOSE_SECONDS = 5.0  # how long a generator's `finally` may take after its client has left
 
 
@@ -104,13 +102,11 @@ async def stream(model: MLModel, incoming: AsyncIterator[InferenceRequest]) -> A
             request_id = request.id
             yield request
 
-    predict_stream: Any = model.predict_stream
-    requests = noting_id()
-    generator = predict_stream(_Blocking(requests) if inspect.isgeneratorfunction(predict_stream) else requests)
+    generator: Any = model.predict_stream(EitherWay(noting_id()))
     if inspect.isawaitable(generator):
         generator = await generator
-    if isinstance(generator, Generator):
-        generator = _in_thread(generator)
+    if isinstance(generator, Iterator):
+        generator = in_thread(generator)
     try:
         async for response in generator:
             yield complete(model, request_id, response)
@@ -119,31 +115,3 @@ async def stream(model: MLModel, incoming: AsyncIterator[InferenceRequest]) -> A
             close = getattr(generator, "aclose", None)
             if close is not None:
                 await close()
-
-
-async def _in_thread(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
-    """What a plain generator gives; each of its steps runs in a thread."""
-    try:
-        while (response := await anyio.to_thread.run_sync(next, generator, _END)) is not _END:
-            yield response
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(generator.close)
-
-
-class _Blocking(Iterator[InferenceRequest]):
-    """The requests of a stream for a plain generator: its thread waits until the next one is in."""
-
-    def __init__(self, requests: AsyncIterator[InferenceRequest]) -> None:
-        self._requests = requests
-
-    def __next__(self) -> InferenceRequest:
-        request = anyio.from_thread.run(self._following)
-        if request is None:
-            raise StopIteration
-        return request
-
-    async def _following(self) -> InferenceRequest | None:
-        with anyio.CancelScope(shield=True):  # a cancelled stream has no more requests, which ends this wait
-            return await anext(self._requests, None)
-        return None  # not reached: nobody cancels this scope

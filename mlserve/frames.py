@@ -15,6 +15,7 @@ Pool to worker                              Worker to pool
     Grant     a slot to answer in              Need      a slot of so many bytes, please
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
     Forget    slots that were given back       Observed, Registered   custom metrics
+    Ping      does the loop turn?              Pong      it does
     Stop      finish and exit                  Hello     the process is up
 
 A tensor travels inside its frame, or, if it is large, in a shared-memory slot that the frame names. A slot that the
@@ -123,6 +124,14 @@ class Close(Struct, array_like=True, tag="x"):
 class Credit(Struct, array_like=True, tag="k"):
     call: int
     chunks: int
+
+
+class Ping(Struct, array_like=True, tag="ping"):
+    """Answered by Pong as soon as the worker's loop turns."""
+
+
+class Pong(Struct, array_like=True, tag="pong"):
+    """The worker's loop turns."""
 
 
 class Cancel(Struct, array_like=True, tag="c"):
@@ -234,7 +243,7 @@ class Observed(Struct, array_like=True, tag="observe"):
 
 
 ToWorker = Union[
-    Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Attach, Grant, Return, Forget, Stop
+    Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Attach, Grant, Return, Forget, Ping, Stop
 ]
 ToPool = Union[
     Hello,
@@ -253,6 +262,7 @@ ToPool = Union[
     Freed,
     Registered,
     Observed,
+    Pong,
 ]
 
 

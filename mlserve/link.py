@@ -252,6 +252,10 @@ class Link:
         self.why = why
         self._launched.kill()
 
+    def ping(self) -> None:
+        """Asks the worker for a sign of life: any frame moves `heard_at`."""
+        self._tell(frames.Ping())
+
     def stop(self) -> None:
         """Asks the worker to end."""
         self._tell(frames.Stop())
@@ -262,9 +266,7 @@ class Link:
             self._tell(frames.Forget([number]))
 
     def lost(self) -> tuple[list[Call], Blame]:
-        """Winds up after the worker has ended. Calls that had begun fail; returns those that had not, in order, and
-        whom the end may be blamed on.
-        """
+        """Winds up after the end: begun calls fail; gives those that had not begun, in order, and who is to blame."""
         self._over = True
         self._read_rest()
         last = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
@@ -287,8 +289,7 @@ class Link:
     @property
     def stuck_at(self) -> float | None:
         """When it will count as stuck, if it says nothing before: it runs on for nobody. None: nothing hints at it."""
-        heard = self.heard_at
-        return min((until for since, until in self.given_up.values() if since >= heard), default=None)
+        return min((until for since, until in self.given_up.values() if since >= self.heard_at), default=None)
 
     def _read_rest(self) -> None:
         """Takes the answers that the worker had sent before its end."""

@@ -36,6 +36,7 @@ from mlserve.types import InferenceRequest, InferenceResponse
 _PROGRESS = struct.Struct("<Q")
 _HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
 _CANCELLED_STATUS = 499
+_QUICK_STEPS = 8  # after so many quick chunks of a stream, the next ones leave together
 
 
 class Cancelled(Exception):
@@ -267,14 +268,19 @@ class Running:
 
     async def _send_chunks(self, loaded: LoadedModel, stream: Stream, form: str) -> None:
         answers = execute.stream(loaded.model, self._requests(loaded, stream))
-        last_turn = time.perf_counter()
+        began = last_turn = time.perf_counter()
+        quick = 0  # steps in a row that took no time to speak of
         try:
             async for answer in answers:
+                quick = quick + 1 if time.perf_counter() - began < FLUSH_SECONDS else 0
                 await stream.take_credit()
                 self._outbox.put(frames.Chunk(stream.call, self._pack(None, answer, form)))
-                if time.perf_counter() - last_turn > FLUSH_SECONDS:  # it computes, or awaits: in either case the chunk
-                    await asyncio.sleep(0)  # shall leave now, and others get their turn
-                    last_turn = time.perf_counter()
+                if quick < _QUICK_STEPS:  # the next step may compute for long and never give way
+                    self._outbox.flush()
+                began = time.perf_counter()
+                if began - last_turn > FLUSH_SECONDS:
+                    await asyncio.sleep(0)  # others get their turn, and it learns whether its client is still there
+                    began = last_turn = time.perf_counter()
         finally:
             with anyio.CancelScope(shield=True):
                 await answers.aclose()

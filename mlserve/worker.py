@@ -133,6 +133,8 @@ class Worker:
         elif kind is frames.Forget:
             for number in frame.slots:
                 self._views.detach(number)
+        elif kind is frames.Ping:
+            self._outbox.put(frames.Pong())
         elif kind is frames.Stop:
             self._life.cancel()
         else:

@@ -135,6 +135,9 @@ class FakeDataPlane:
             finally:
                 await made.aclose()
 
+    def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None:
+        return asked
+
     def _find(self, name: str, version: str | None) -> Predict:
         if name not in self.models or (version is not None and version not in self.versions.get(name, ())):
             raise ModelNotFound(name, version)

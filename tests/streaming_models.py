@@ -102,3 +102,33 @@ class Words(MLModel):
     async def predict_stream(self, text: list[str]) -> AsyncIterator[list[str]]:
         for word in text[0].split():
             yield [word]
+
+
+class Quick(MLModel):
+    """Has its first number at once, and computes for `pause` seconds before each other one, without giving way."""
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            for place in range(wish(payload, "count", 10)):
+                if place:
+                    end = time.perf_counter() + wish(payload, "pause", 0)
+                    while time.perf_counter() < end:
+                        pass
+                yield token(self, payload, place)
+
+
+class Returned(MLModel):
+    """Its predict_stream is no generator, but gives one, a plain one."""
+
+    def predict_stream(self, payloads: Any) -> Any:
+        return (token(self, payload, place) for payload in payloads for place in range(wish(payload, "count", 10)))
+
+
+class Steps(MLModel):
+    """A plain generator with arguments by name, whose steps block."""
+
+    @decode_args
+    def predict_stream(self, text: list[str]) -> Iterator[list[str]]:
+        for word in text[0].split():
+            time.sleep(0.5)
+            yield [word]

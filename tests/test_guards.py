@@ -17,7 +17,19 @@ PACKAGE = ROOT / "mlserve"
 
 # Each room may import from itself and from rooms above it.
 ROOMS = [
-    ["version", "errors", "eventloop", "osdep", "malloc", "tally", "auto_batching", "deadlines", "bounds", "intake"],
+    [
+        "version",
+        "errors",
+        "eventloop",
+        "osdep",
+        "plain_streams",
+        "malloc",
+        "tally",
+        "auto_batching",
+        "deadlines",
+        "bounds",
+        "intake",
+    ],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["payload", "tensors", "types"],
     ["settings", "runtime_names"],

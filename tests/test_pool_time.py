@@ -157,6 +157,25 @@ async def test_a_worker_that_says_something_after_a_call_was_given_up_is_not_stu
         assert launcher.workers[0].killed_at is None
 
 
+async def test_a_silent_worker_whose_loop_turns_is_not_stuck():
+    """Its calls may wait for their clients, and have nothing to say."""
+    asked = []
+
+    def script(frame: Any) -> Any:
+        if isinstance(frame, frames.Ping):
+            asked.append(anyio.current_time())
+            return frames.Pong()
+        return _loads(frame)
+
+    async with _pool(script) as (pool, launcher):
+        await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
+        with anyio.move_on_after(5.0):
+            await pool.infer(1, request([1.0]), "json")
+        await anyio.sleep(1000.0)
+        assert len(asked) == 1
+        assert launcher.workers[0].killed_at is None
+
+
 async def test_a_load_that_takes_too_long_ends_its_worker_when_its_time_is_over():
     async with _pool(lambda frame: None) as (pool, launcher):
         started = anyio.current_time()

@@ -30,9 +30,10 @@ from tests.serving import Running, serving, write_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-MODELS = ("Counter", "Plain", "Spinner", "Total", "Words")
+MODELS = ("Counter", "Plain", "Quick", "Returned", "Spinner", "Steps", "Total", "Words")
 COUNTING = ("counter", "plain", "spinner")
-SOON_SECONDS = 1.0  # what should take a tenth of it, on a machine that has other things to do
+SOON_SECONDS = 0.1
+TRIES = 3  # the machine may have other things to do
 
 
 def write_models(folder: Path) -> None:
@@ -138,9 +139,9 @@ def test_both_verbs_stream_with_and_without_a_version(server: Running, verb: str
     assert answer.text.count("data: ") == 2
 
 
-@pytest.mark.parametrize("model", COUNTING)
+@pytest.mark.parametrize("model", [*COUNTING, "quick"])
 def test_the_first_chunk_does_not_wait_for_the_second(server: Running, model: str) -> None:
-    """Also where the model computes without giving way."""
+    """Also where the model computes without giving way, and where the first is there at once."""
     stream = events(server, model, body(count=2, pause=0.5))
     next(stream)
     first_at = time.monotonic()
@@ -288,49 +289,96 @@ def test_an_error_ends_a_grpc_stream_with_its_status(stub: GRPCInferenceServiceS
 
 
 @pytest.mark.parametrize("model", COUNTING)
-def test_a_client_that_leaves_ends_the_models_generator(server: Running, model: str, capsys: Any) -> None:
-    closed = closing(server, model)
-    stream = events(server, model, body(count=100_000, pause=0.01))
-    for _ in range(3):
-        next(stream)
-    left_at = time.time()
-    stream.close()  # type: ignore[attr-defined]  # it is a generator
-    at, place = closed()
-    with capsys.disabled():
-        print(f"\n{model}: closed {(at - left_at) * 1e3:.1f} ms after its client had left (REST)")
-    assert at - left_at < SOON_SECONDS
-    assert place < 1000
+def test_a_client_that_leaves_ends_the_models_generator(server: Running, model: str) -> None:
+    def leave() -> float:
+        closed = closing(server, model)
+        stream = events(server, model, body(count=100_000, pause=0.01))
+        for _ in range(3):
+            next(stream)
+        left_at = time.time()
+        stream.close()  # type: ignore[attr-defined]  # it is a generator
+        at, place = closed()
+        assert place < 1000
+        return at - left_at
+
+    assert any(leave() < SOON_SECONDS for _ in range(TRIES))
 
 
 @pytest.mark.parametrize("model", COUNTING)
 def test_a_cancelled_grpc_call_ends_the_models_generator(
-    stub: GRPCInferenceServiceStub, server: Running, model: str, capsys: Any
+    stub: GRPCInferenceServiceStub, server: Running, model: str
 ) -> None:
-    closed = closing(server, model)
-    answers = stub.ModelStreamInfer(iter([message(model, count=100_000, pause=0.01)]), timeout=60)
-    for _ in range(3):
-        next(answers)
-    left_at = time.time()
-    answers.cancel()
-    at, _ = closed()
-    with capsys.disabled():
-        print(f"\n{model}: closed {(at - left_at) * 1e3:.1f} ms after its client had left (gRPC)")
-    assert at - left_at < SOON_SECONDS
+    def leave() -> float:
+        closed = closing(server, model)
+        answers = stub.ModelStreamInfer(iter([message(model, count=100_000, pause=0.01)]), timeout=60)
+        for _ in range(3):
+            next(answers)
+        left_at = time.time()
+        answers.cancel()
+        return closed()[0] - left_at
+
+    assert any(leave() < SOON_SECONDS for _ in range(TRIES))
 
 
 @pytest.mark.parametrize("model", ["counter", "plain"])
 def test_a_model_that_waits_for_more_requests_ends_with_its_client(
     stub: GRPCInferenceServiceStub, server: Running, model: str
 ) -> None:
-    closed = closing(server, model)
-    questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    answers = stub.ModelStreamInfer(iter(questions.get, None), timeout=60)
-    questions.put(message(model, count=1))
-    next(answers)
-    left_at = time.time()
-    answers.cancel()
-    questions.put(None)
-    assert closed()[0] - left_at < SOON_SECONDS
+    def leave() -> float:
+        closed = closing(server, model)
+        questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        answers = stub.ModelStreamInfer(iter(questions.get, None), timeout=60)
+        questions.put(message(model, count=1))
+        next(answers)
+        left_at = time.time()
+        answers.cancel()
+        questions.put(None)
+        return closed()[0] - left_at
+
+    assert any(leave() < SOON_SECONDS for _ in range(TRIES))
+
+
+@pytest.mark.parametrize("model", ["counter", "plain"])
+def test_any_number_of_streams_may_wait_for_their_clients(
+    stub: GRPCInferenceServiceStub, server: Running, model: str
+) -> None:
+    questions: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in range(60)]
+    streams = [stub.ModelStreamInfer(iter(one.get, None), timeout=60) for one in questions]
+    for one in questions:
+        one.put(message(model, count=1))
+    assert [told([next(one)]) for one in streams] == [[0]] * 60
+    assert places(list(events(server, model, body(count=3)))) == [0, 1, 2]
+    for one in questions:
+        one.put(None)
+    assert all(list(one) == [] for one in streams)
+
+
+def test_a_plain_generator_does_not_hold_its_worker_up(server: Running) -> None:
+    """Also with arguments by name."""
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(lambda: list(events(server, "steps", body("a b c d"))))
+        time.sleep(0.2)
+        began = time.monotonic()
+        for _ in range(10):
+            assert httpx.post(url(server, "counter", "infer"), json=body()).status_code == 200
+        assert time.monotonic() - began < 1.0
+        assert [data["outputs"][0]["data"] for _, data in slow.result()] == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_a_plain_generator_may_come_from_a_method(server: Running) -> None:
+    assert places(list(events(server, "returned", body(count=3)))) == [0, 1, 2]
+
+
+def test_a_request_without_an_id_gets_one(server: Running, stub: GRPCInferenceServiceStub) -> None:
+    """The same in all chunks."""
+    request = {**body(count=2), "id": None}
+    (first, second) = (data for _, data in events(server, "counter", request))
+    assert len(first["id"]) == 36
+    assert first["id"] == second["id"] == first["parameters"]["headers"]["Ce-Id"]
+    asked = message("counter", count=2)
+    asked.ClearField("id")
+    ids = [one.id for one in stub.ModelStreamInfer(iter([asked]), timeout=30)]
+    assert len(ids[0]) == 36 and ids[0] == ids[1]
 
 
 def test_a_stream_has_a_deadline(server: Running, stub: GRPCInferenceServiceStub) -> None:
@@ -346,18 +394,34 @@ def test_a_stream_has_a_deadline(server: Running, stub: GRPCInferenceServiceStub
     assert closed()[1] < 30
 
 
+def ask_and_never_read(server: Running, *headers: str) -> socket.socket:
+    text = json.dumps(body(count=100_000, size=50_000)).encode()
+    host, port = server.addresses["REST"].split(":")
+    client = socket.create_connection((host, int(port)))
+    lines = ["POST /v2/models/counter/generate_stream HTTP/1.1", "Host: a", f"Content-Length: {len(text)}", *headers]
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + text)
+    client.recv(1000)
+    return client
+
+
 def test_a_client_that_does_not_read_holds_its_model_up(server: Running) -> None:
     """Not the server's memory: what was made meanwhile fits into buffers of the system and of the stream."""
     closed = closing(server, "counter")
-    text = json.dumps(body(count=100_000, size=50_000)).encode()
-    host, port = server.addresses["REST"].split(":")
-    with socket.create_connection((host, int(port))) as client:
-        head = f"POST /v2/models/counter/generate_stream HTTP/1.1\r\nHost: a\r\nContent-Length: {len(text)}\r\n\r\n"
-        client.sendall(head.encode() + text)
-        client.recv(1000)
+    with ask_and_never_read(server):
         time.sleep(1.5)
     _, place = closed()
     assert 0 < place < 500
+
+
+def test_the_deadline_of_a_client_that_does_not_read_holds_too(server: Running, stub: GRPCInferenceServiceStub) -> None:
+    closed = closing(server, "counter")
+    with ask_and_never_read(server, "X-Request-Timeout: 0.5"):
+        closed()
+    closed = closing(server, "counter")
+    answers = stub.ModelStreamInfer(iter([message("counter", count=100_000, size=50_000)]), timeout=1)
+    next(answers)
+    closed()
+    answers.cancel()
 
 
 def test_streams_side_by_side_are_whole_beside_unary_calls_a_slow_reader_and_one_that_leaves(server: Running) -> None:

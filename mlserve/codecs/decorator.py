@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, get_type_hints
 
@@ -23,6 +23,7 @@ from mlserve.codecs.registry import (
     find_request_codec_by_payload,
 )
 from mlserve.errors import InvalidRequest, ModelError
+from mlserve.plain_streams import in_thread
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 __all__ = ["SignatureCodec", "decode_args"]
@@ -45,8 +46,8 @@ def decode_args(predict: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(predict)
         async def stream(model: Any, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
             async for payload in payloads:
-                chunks = predict(model, **signature.decode_request(model, payload))
-                async with aclosing(_async(chunks)) as results:
+                chunks: Any = predict(model, **signature.decode_request(model, payload))
+                async with aclosing(in_thread(chunks) if isinstance(chunks, Iterator) else chunks) as results:
                     async for result in results:
                         yield signature.encode_response(model, result)
 
@@ -235,22 +236,6 @@ def _encode_into(outputs: list[ResponseOutput], value: Any, hint: Hint, model: A
 def _metadata(model: Any, which: str) -> Any:
     """The model's declared inputs by name, where it is one of our models."""
     return model.declared(which) if hasattr(model, "declared") else None
-
-
-async def _async(chunks: Any) -> AsyncGenerator[Any, None]:
-    """The results of an async or a plain generator, which is closed at the end."""
-    if isinstance(chunks, Iterable):
-        try:
-            for one in chunks:
-                yield one
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-        return
-    async with aclosing(chunks) as results:
-        async for one in results:
-            yield one
 
 
 def _inputs(names: list[str]) -> str:

@@ -128,6 +128,7 @@ class Call:
         self._deadline: float | None = None
         self._end: tuple[str, str] | None = None  # the status with which the call was ended from outside
         self._task: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []  # that end the call; cancelled when it has ended
 
     @property
     def headers(self) -> dict[str, str]:
@@ -141,6 +142,13 @@ class Call:
     def time_left(self) -> float | None:
         """Seconds until the client's deadline; None without one."""
         return None if self._deadline is None else max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def bound(self, seconds: float | None) -> None:
+        """Ends the call after so many seconds (and a little), also while its client does not read."""
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            late = seconds + _DEADLINE_GRACE_SECONDS
+            self._timers.append(loop.call_later(late, self.end, "DEADLINE_EXCEEDED", "the call's time is over"))
 
     def end(self, status: str, message: str) -> None:
         """Ends the call from outside with this status."""
@@ -241,9 +249,8 @@ class Call:
     async def _handle(self) -> tuple[str, str]:
         """The status of the call, by name, and its message."""
         self._task = asyncio.current_task()
-        timer = None
         try:
-            timer = self._start_timer()
+            self._start_timer()
             if self._end is not None:
                 return self._end
             await self.method.func(self)
@@ -264,18 +271,16 @@ class Call:
             return "INTERNAL", "internal error; the server's log says more"
         finally:
             self._task = None
-            if timer is not None:
+            for timer in self._timers:
                 timer.cancel()
         return "OK", ""
 
-    def _start_timer(self) -> asyncio.TimerHandle | None:
+    def _start_timer(self) -> None:
         timeout = self._values.get("grpc-timeout")
-        if timeout is None:
-            return None
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + timeout_seconds(timeout)
-        late = self._deadline + _DEADLINE_GRACE_SECONDS
-        return loop.call_at(late, self.end, "DEADLINE_EXCEEDED", "the call's deadline is over")
+        if timeout is not None:
+            seconds = timeout_seconds(timeout)
+            self._deadline = asyncio.get_running_loop().time() + seconds
+            self.bound(seconds)
 
     async def _send_trailers(self, status: str, message: str) -> None:
         fields = [] if self._headers_sent else [*_HEADERS]

@@ -51,6 +51,8 @@ class Plane(Protocol):
         timeout_seconds: float | None = None,
     ) -> AsyncGenerator[list[InferenceResponse], None]: ...
 
+    def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None: ...
+
 
 def trio_asyncio() -> Any:
     """The package that runs grpclib, which knows asyncio only, inside trio."""
@@ -81,6 +83,7 @@ class TrioPlane:
         self.model_ready = plane.model_ready
         self.model_metadata = plane.model_metadata
         self.repository_index = plane.repository_index
+        self.stream_seconds = plane.stream_seconds
         self.repository_load = hop(plane.repository_load)
         self.repository_unload = hop(plane.repository_unload)
         self.infer = hop(plane.infer)

@@ -33,6 +33,7 @@ _FORMS = ("mlserver", "triton")
 # In Triton's form: how many calls of one stream run at once, and how many answers of each wait for their turn.
 _CALLS_AT_ONCE = 64
 _ANSWERS_AHEAD = 8
+_READ_GRACE_SECONDS = 0.5  # after a call's time is over, its answers may wait so long to be read
 # Triton's names for "tell me when a request has got all its answers".
 _WANTS_FINAL, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
 
@@ -62,6 +63,7 @@ class StreamInfer:
         if first is None:
             return
         decoded = decode_request(first, call.headers)
+        call.bound(self._plane.stream_seconds(decoded.model_name, decoded.model_version, None))
         requests = _Requests(call, decoded.request)
         answers = self._plane.infer_stream(
             requests,
@@ -158,7 +160,11 @@ class _TritonStream:
         decoded: Decoded | None = None
         try:
             decoded = decode_request(data, self._call.headers)
-            await self._infer(decoded, answers)
+            limit = self._plane.stream_seconds(decoded.model_name, decoded.model_version, self._call.time_left())
+            late = None if limit is None else limit + _READ_GRACE_SECONDS
+            await asyncio.wait_for(self._infer(decoded, answers), late)
+        except asyncio.TimeoutError:
+            await answers.put(_failed(decoded, "the client did not read the answers in time"))
         except MLServeError as error:
             await answers.put(_failed(decoded, error.message))
         except Exception:

@@ -74,7 +74,10 @@ class EventStream:
             self._silent = True
             await anyio.sleep(seconds / 2)
             if self._silent:
-                await self._put(_COMMENT)
+                try:
+                    await self._put(_COMMENT)
+                except ConnectionError:
+                    return  # whoever sends the chunks will see it too
 
 
 def _events(chunks: Iterable[InferenceResponse]) -> bytes:

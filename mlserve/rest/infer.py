@@ -7,6 +7,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
+import anyio
+
 from mlserve.errors import CallerLeft
 from mlserve.rest.events import EventStream
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
@@ -18,6 +20,7 @@ from mlserve.wire.v2json import decode_request, encode_response
 
 __all__ = ["InferEndpoints", "Infers"]
 
+_READ_GRACE_SECONDS = 0.5  # a client that has not read the end of its stream so long after its deadline is cut off
 _BINARY = (b"content-type", b"application/octet-stream")
 
 
@@ -42,6 +45,8 @@ class Infers(Protocol):
         *,
         timeout_seconds: float | None = ...,
     ) -> AsyncGenerator[list[InferenceResponse], None]: ...
+
+    def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None: ...
 
 
 class InferEndpoints:
@@ -71,9 +76,13 @@ class InferEndpoints:
         request = await self._read(http)
 
         async def events() -> None:
-            answers = self._dataplane.infer_stream(_Only(request), *http.model, timeout_seconds=timeout)
-            async with aclosing(answers):
-                await EventStream(http, self._keep_alive_seconds).send(answers, request.id)
+            limit = self._dataplane.stream_seconds(*http.model, timeout)
+            with anyio.move_on_after(None if limit is None else limit + _READ_GRACE_SECONDS):
+                answers = self._dataplane.infer_stream(_Only(request), *http.model, timeout_seconds=timeout)
+                async with aclosing(answers):
+                    await EventStream(http, self._keep_alive_seconds).send(answers, request.id)
+                return
+            raise ClientGone("the client did not read its answer in time")
 
         await http.while_connected(events)
 

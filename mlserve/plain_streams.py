@@ -1,0 +1,59 @@
+"""Plain generators among asynchronous ones: their steps may block, so each runs in a thread.
+
+A stream has its own limit of one thread, not a share of a common one: many generators may wait for their clients'
+next requests for as long as these like, and none of them keeps another from running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+__all__ = ["EitherWay", "in_thread"]
+
+T = TypeVar("T")
+_END: Any = object()
+
+
+async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
+    """What a plain generator gives. Closing this closes it, after the step that it is in."""
+    limiter = anyio.CapacityLimiter(1)
+    try:
+        while (found := await anyio.to_thread.run_sync(next, steps, _END, limiter=limiter)) is not _END:
+            yield found
+    finally:
+        close = getattr(steps, "close", None)
+        if close is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(close, limiter=limiter)
+
+
+class EitherWay(Generic[T]):
+    """An asynchronous iterator that a plain generator in a thread may iterate over too."""
+
+    def __init__(self, values: AsyncIterator[T]) -> None:
+        self._values = values
+
+    def __aiter__(self) -> EitherWay[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return await anext(self._values)
+
+    def __iter__(self) -> EitherWay[T]:
+        return self
+
+    def __next__(self) -> T:
+        value: T = anyio.from_thread.run(self._following)
+        if value is _END:
+            raise StopIteration
+        return value
+
+    async def _following(self) -> T:
+        with anyio.CancelScope(shield=True):  # whoever cancels a stream ends its requests, which ends this wait
+            value: T = await anext(self._values, _END)
+        return value

@@ -68,7 +68,7 @@ class Beside:
 
 
 @contextmanager
-def serving_beside(folder: Path) -> Iterator[Beside]:
+def serving_beside(folder: Path, *args: str) -> Iterator[Beside]:
     """The models in `folder` (their settings name `environment()`), in a server of the ordinary environment."""
     assert ORDINARY.exists(), f"{ORDINARY} is missing: run scripts/environment"
     place = write_model(folder, "iris", "sklearn", parameters={"uri": "./model.joblib"})
@@ -76,7 +76,7 @@ def serving_beside(folder: Path) -> Iterator[Beside]:
     for name, more in (("numpy-here", environment()), ("numpy-there", {})):
         where = write_model(folder, name, "numpy_model.Numpy", parameters=more)
         (where / "numpy_model.py").write_text(_NUMPY)
-    with serving(folder, python=ORDINARY, start_seconds=200) as server:
+    with serving(folder, *args, python=ORDINARY, start_seconds=200) as server:
         yield Beside(server, expected)
 
 

@@ -29,14 +29,22 @@ class Outcome(NamedTuple):
         return list(found)
 
 
-def run_example(name: str, model: str, place: Path, start_seconds: float = START_SECONDS) -> Outcome:
-    """Runs docs/examples/NAME, which serves MODEL, in a copy below `place`."""
+def run_example(
+    name: str, model: str, place: Path, start_seconds: float = START_SECONDS, http_port: int | None = None
+) -> Outcome:
+    """Runs docs/examples/NAME, which serves MODEL, in a copy below `place`.
+
+    `http_port` stands for the port 8080 in its settings, where these name the server itself.
+    """
     folder = place / name
     shutil.copytree(EXAMPLES / name, folder)
     _python(folder, "train.py")
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert "localhost:8081" in code
-    with serving(folder, start_seconds=start_seconds) as server:
+    ports = [] if http_port is None else ["--http-port", str(http_port)]
+    for settings in folder.glob("**/model-settings.json") if ports else ():
+        settings.write_text(settings.read_text().replace("localhost:8080", f"127.0.0.1:{http_port}"))
+    with serving(folder, *ports, start_seconds=start_seconds) as server:
         headers = {"Content-Type": "application/json"}
         body = (folder / "request.json").read_bytes()
         reply = httpx.post(f"{server.rest}/v2/models/{model}/infer", content=body, headers=headers, timeout=60)

@@ -1,0 +1,114 @@
+"""The model that a black-box explainer asks: a predictor that calls it over the protocol, on this server or another."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import anyio.from_thread
+import numpy as np
+
+from mlserve.client import AsyncClient
+from mlserve.codecs import NumpyCodec, StringCodec
+from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError
+from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
+
+__all__ = ["RemoteModel"]
+
+_PATH = re.compile(r"(?P<prefix>.*)/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/infer)?/?")
+_INPUT = "predict"  # what MLServer calls the tensor
+
+
+class RemoteModel:
+    """Called by alibi with a batch, in a thread that an event loop started; the call itself runs in that loop.
+
+    What went wrong with the last call is in `failure`: alibi puts exceptions of its own in the place of ours.
+    """
+
+    def __init__(
+        self, name: str, uri: str, output: str | None, timeout_seconds: float, certificates: str | None
+    ) -> None:
+        self.uri = uri
+        self.failure: MLServeError | None = None
+        self._name = name
+        self._output = output
+        address, self._model, self._version = _parsed(name, uri)
+        self._client = _client(name, address, timeout_seconds, certificates)
+
+    def __call__(self, batch: Any) -> Any:
+        try:
+            return anyio.from_thread.run(self._infer, batch)
+        except MLServeError as error:
+            self.failure = error
+            raise
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def _infer(self, batch: Any) -> Any:
+        request = _request(batch)
+        if self._output is not None:
+            request.outputs = [RequestOutput(name=self._output)]
+        try:
+            result = await self._client.infer(self._model, request, version=self._version)
+        except MLServeError as error:
+            raise self._failed(error) from None
+        outputs = {one.name: one for one in result.response.outputs}
+        wanted = self._output or next(iter(outputs), None)
+        if wanted is None or wanted not in outputs:
+            missing = f"output '{wanted}'; it gave {', '.join(outputs)}" if outputs else "output at all"
+            raise MLServeError(f"model '{self._name}': the model at {self.uri} gave no {missing}", 502)
+        values = np.asarray(NumpyCodec.decode_output(outputs[wanted]))
+        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # [n, 1] is how [n] is sent
+
+    def _failed(self, error: MLServeError) -> MLServeError:
+        """Whatever went wrong there is not the fault of who asks here, but an upstream's."""
+        status = error.http_status if error.http_status in (503, 504) else 502
+        what = "gave no answer in time" if isinstance(error, DeadlineExceeded) else "could not be asked"
+        return MLServeError(f"model '{self._name}': the model at {self.uri} {what}: {error}", status)
+
+
+def _request(batch: Any) -> InferenceRequest:
+    parameters = Parameters(content_type="np")
+    if isinstance(batch, list) or (isinstance(batch, np.ndarray) and batch.dtype.kind in "US"):
+        parameters = Parameters(content_type="str")
+        tensor: RequestInput = StringCodec.encode_input(_INPUT, [str(one) for one in batch])
+    else:
+        batch = np.asarray(batch)
+        tensor = NumpyCodec.encode_input(_INPUT, batch)
+        tensor.shape = list(batch.shape)
+    return InferenceRequest(parameters=parameters, inputs=[tensor])
+
+
+def _parsed(name: str, uri: str) -> tuple[str, str, str | None]:
+    """Address, model and version. ModelLoadError if it names no model of a server."""
+    parts = urlsplit(uri)
+    path = parts.path
+    if parts.scheme.startswith("grpc") and "/v2/models/" not in path:
+        path = f"/v2/models{path}"
+    match = _PATH.fullmatch(path)
+    if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.netloc or match is None:
+        raise ModelLoadError(
+            f"model '{name}': parameters.extra.infer_uri: expected the address of the model that is to be explained, "
+            f"http://HOST:PORT/v2/models/MODEL/infer or grpc://HOST:PORT/MODEL, got {uri!r}"
+        )
+    version = match["version"]
+    address = f"{parts.scheme}://{parts.netloc}{match['prefix']}"
+    return address, unquote(match["model"]), unquote(version) if version is not None else None
+
+
+def _client(name: str, address: str, timeout_seconds: float, certificates: str | None) -> AsyncClient:
+    try:
+        context = ssl.create_default_context(cafile=certificates) if certificates is not None else None
+        if context is not None and address.startswith("grpc"):
+            context.set_alpn_protocols(["h2"])
+        return AsyncClient(address, timeout_seconds=timeout_seconds, ssl_context=context)
+    except ValueError as error:
+        raise ModelLoadError(f"model '{name}': parameters.extra.infer_uri: {error}") from None
+    except OSError as error:
+        raise ModelLoadError(
+            f"model '{name}': parameters.extra.ssl_verify_path: {certificates} is no file of certificates: {error}"
+        ) from None

@@ -101,7 +101,7 @@ class Running:
         """Runs one call."""
         if loaded.slow:
             self._outbox.flush()
-        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        self._begin(frame.call)
         started = time.perf_counter()
         request: InferenceRequest | None = None
         response: Any = None
@@ -173,7 +173,7 @@ class Running:
 
     async def handle(self, frame: frames.Handle, loaded: LoadedModel) -> None:
         """Runs one call of a custom handler."""
-        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        self._begin(frame.call)
         bind_model(loaded.model.name, loaded.model.version)
         try:
             handler = loaded.handlers[frame.place]
@@ -182,6 +182,11 @@ class Running:
             if self._is_ending(error):
                 raise
             self.failed(frame.call, loaded.model, None, error, 0.0)
+
+    def _begin(self, call: int) -> None:
+        """Notes that all calls up to this one have begun; never falls: calls of a batch may run again alone."""
+        if call > _PROGRESS.unpack_from(self._progress, 0)[0]:
+            _PROGRESS.pack_into(self._progress, 0, call)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -201,12 +206,19 @@ class Running:
 
     async def _try_as_one(self, members: list[frames.Infer], loaded: LoadedModel) -> bool:
         """Runs calls as one; False, with nothing answered, if they have to run one by one."""
-        _PROGRESS.pack_into(self._progress, 0, members[-1].call)
+        self._begin(members[-1].call)
         started = time.perf_counter()
+        holds: dict[int, Any] = {}
+
+        def find(number: int) -> Any:
+            hold = holds[number] = self.find(number)
+            return hold
+
         try:
-            requests = [unpack_request(one.request, self.find) for one in members]
+            requests = [unpack_request(one.request, find) for one in members]
             merged = merge(requests)
         except CodecError:
+            _detach(members, holds)
             return False
         rows = [rows_of(one) for one in requests]
         try:
@@ -217,6 +229,7 @@ class Running:
         except BaseException as error:
             if self._is_ending(error):
                 raise
+            _detach(members, holds)
             return False  # each runs alone now, and the one that failed fails again
         try:
             answers = split(response, rows)
@@ -242,7 +255,7 @@ class Running:
 
     def begin_stream(self, frame: frames.Open) -> None:
         """Notes that a stream begins, so that it can be cancelled from now on."""
-        _PROGRESS.pack_into(self._progress, 0, frame.call)
+        self._begin(frame.call)
         stream = self.streams[frame.call]
         self._scopes[frame.call] = _Scope(stream.cancel, {frame.call})
         self._outbox.put(frames.Waiting(frame.call))
@@ -321,6 +334,19 @@ class Running:
     def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that never begins."""
         self._outbox.put(frames.Failed(call, message, http_status, grpc_status))
+
+
+def _detach(members: list[frames.Infer], holds: dict[int, Any]) -> None:
+    """Copies the tensors of calls that run later out of their slots, which go back with the views of the batch."""
+    for one in members:
+        message = one.request
+        if message.slot is None or message.slot.number not in holds:
+            continue
+        hold = holds[message.slot.number]
+        for part in message.parts:
+            if part.data is None:
+                part.data = bytes(hold.view(part.offset, part.length))
+        message.slot = None
 
 
 class Stream:

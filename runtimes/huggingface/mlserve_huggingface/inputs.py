@@ -21,11 +21,15 @@ from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestI
 from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
 from mlserve_huggingface.codecs.media import PILImageCodec, RawCodec, file_bytes, picture_of_array
 from mlserve_huggingface.sound import heard
-from mlserve_huggingface.tasks import Interface
+from mlserve_huggingface.tasks import GENERATING, Interface
 
 __all__ = ["Arguments", "Reader"]
 
 _PLACES = frozenset({"image", "images", "url", "path", "audio", "audios", "video", "videos", "raw", "array"})
+# What runs foreign code, loads other models or starts processes: never a client's choice.
+_RESERVED = frozenset(
+    ("assistant_model", "assistant_tokenizer", "cache_dir", "code_revision", "custom_generate", "model_kwargs")
+) | frozenset(("num_workers", "revision", "token", "trust_remote_code"))
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 
@@ -74,7 +78,9 @@ class Reader:
             elif self._interface.is_data(one.name):
                 arguments.columns[one.name] = self._column(one)
             else:
-                arguments.options[one.name] = self._option(one)
+                self._check_option(one.name)
+                arguments.options[one.name] = value = self._option(one)
+                _refuse_reserved(one.name, value)
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
         self._add_sampling_rate(arguments)
@@ -105,7 +111,8 @@ class Reader:
             rows = HuggingfaceListJSONCodec.decode_input(one)
             is_chat = content_type == "hg_jsonlist" and bool(rows) and all(_is_message(row) for row in rows)
             listed = is_chat or (content_type == "hg_jsonlist" and one.name != "args")
-            return Column([self._nested(row, media, one) for row in rows], listed)
+            key = "images" if media is not None else one.name
+            return Column([self._nested(row, media, one, key) for row in rows], listed)
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if media is not None and (codec is None or content_type in ("str", "np", "base64", "pillow_image", "raw")):
             return Column(self._media_rows(one, media))
@@ -113,6 +120,7 @@ class Reader:
             return Column(text_of(one, "str") if one.datatype == "BYTES" else _plain_rows(one))
         value = codec.decode_input(one)
         if content_type == "hg_conversation":
+            value = self._nested(value, media, one, one.name)
             return Column([value] if value and isinstance(value[0], dict) else value)
         rows = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
         if media is not None:
@@ -145,7 +153,7 @@ class Reader:
             return np.ascontiguousarray(value, dtype=np.float32)
         return value
 
-    def _nested(self, value: Any, media: str | None, one: RequestInput, key: str = "images") -> Any:
+    def _nested(self, value: Any, media: str | None, one: RequestInput, key: str) -> Any:
         """A value that came as JSON: pictures and sound that it names must be allowed; samples become an array."""
         if isinstance(value, dict):
             return {name: self._nested(inner, media, one, name) for name, inner in value.items()}
@@ -153,7 +161,7 @@ class Reader:
             if media == "audio" and key in ("raw", "array", "images") and value and isinstance(value[0], int | float):
                 return np.asarray(value, dtype=np.float32)
             return [self._nested(inner, media, one, key) for inner in value]
-        if isinstance(value, str) and key in _PLACES and (media is not None or key in ("url", "path")):
+        if isinstance(value, str) and key in _PLACES:
             self._check_place(value, one)
         return value
 
@@ -177,14 +185,23 @@ class Reader:
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if codec is None or content_type in ("str", "np", "raw"):
             return RawCodec.decode_input(one)
-        return codec.decode_input(one)
+        return self._nested(codec.decode_input(one), None, one, one.name)
+
+    def _check_option(self, name: str) -> None:
+        """InferenceError for an input that is no option of a pipeline which generates: it would reach `generate`."""
+        _refuse_reserved(name, None)
+        if self._interface.task in GENERATING and name not in self._interface.options:
+            near = difflib.get_close_matches(name, self._interface.options, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InferenceError(f"input '{name}' is no option of the pipeline {self._interface.task}{hint}")
 
     def _options(self, parameters: Parameters | None) -> dict[str, Any]:
         """The parameters that are options of the pipeline. InferenceError for one that is nearly one."""
         known = self._interface.options
         options: dict[str, Any] = {}
         for name, value in (parameters or {}).items():
-            if name in known:
+            if name in known or name in _RESERVED:
+                _refuse_reserved(name, value)
                 options[name] = value
             elif near := difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE):
                 raise InferenceError(f"parameter '{name}' is no option of the pipeline; did you mean '{near[0]}'?")
@@ -199,6 +216,19 @@ class Reader:
                     {"raw": one, "sampling_rate": int(rate)} if isinstance(one, np.ndarray) else one
                     for one in column.rows
                 ]
+
+
+def _refuse_reserved(name: str, value: Any) -> None:
+    """InferenceError for an option that is not for clients, also inside an object such as generate_kwargs."""
+    if name in _RESERVED:
+        raise InferenceError(f"'{name}' cannot be set by a request: it is for whoever runs the server")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_reserved(str(key), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, dict):
+                _refuse_reserved("", inner)
 
 
 def _is_message(value: Any) -> bool:

@@ -222,3 +222,22 @@ def test_members_of_a_batch_keep_their_own_options(models: dict[str, Path]) -> N
     assert [one["labels"] for one in found] == [["animal"], ["thing"], ["animal"]]
     for one, other in zip(found, wanted):
         assert one["sequence"] == other["sequence"] and one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["custom_generate", "trust_remote_code", "num_workers", "assistant_model"])
+@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+def test_what_runs_foreign_code_or_starts_processes_is_no_clients_choice(
+    models: dict[str, Path], task: str, name: str
+) -> None:
+    """As an input, as a parameter, and inside an object."""
+    model = load(settings_for(models[task]))
+    text = tensor("args", [TEXT])
+    said = f"'{name}' cannot be set by a request"
+    assert said in refusal(model, text, tensor(name, ["/somewhere"]))
+    assert said in refusal(model, text, **{name: "/somewhere"})
+    assert refusal(model, text, tensor("generate_kwargs", [json.dumps({name: 1})], "hg_json"))
+
+
+def test_an_input_that_is_no_option_does_not_reach_the_generation(models: dict[str, Path]) -> None:
+    said = refusal(load(settings_for(models["text-generation"])), tensor("args", [TEXT]), tensor("max_new_token", [3]))
+    assert "did you mean 'max_new_tokens'?" in said

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ __all__ = ["ExportedProgram", "load_artifact"]
 
 ExportedProgram = torch.export.ExportedProgram
 
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # PyTorch's own switch
 _EXPORTED = ("models/model.json", "serialized_exported_program.json")
 _COMPILED = "data/aotinductor/"
 _NOT_WEIGHTS = (
@@ -40,7 +44,7 @@ def load_artifact(path: str, settings: ModelSettings, device: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what PyTorch calls deprecated, it says when the file is made
             if kind == "exported":
-                return _load_exported(path, device)
+                return _load_exported(path, Extra(settings), device, start)
             if kind == "script":
                 return torch.jit.load(path, map_location=device)
             return _load_pickle(path, Extra(settings), device, start)
@@ -83,14 +87,35 @@ def _kind_of(path: str, start: str) -> str:
     raise ModelLoadError(f"{start}a zip archive, but none of PyTorch")
 
 
-def _load_exported(path: str, device: Any) -> Any:
-    with open(path, "rb") as file:  # given a path, it insists on an extension
-        program = torch.export.load(file)
+def _load_exported(path: str, extra: Extra, device: Any, start: str) -> Any:
+    with open(path, "rb") as file, _weights_only(not extra.flag("allow_pickle")):
+        try:
+            program = torch.export.load(file)  # given a path, it insists on an extension
+        except pickle.UnpicklingError as error:
+            raise ModelLoadError(
+                f"{start}it holds pickled objects beside tensors, and reading those would run code from the file; if "
+                f"you trust it, set parameters.extra.allow_pickle to true"
+            ) from error
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
     return program
+
+
+@contextmanager
+def _weights_only(only: bool) -> Iterator[None]:
+    """Has PyTorch read tensors only: torch.export.load would by itself fall back to plain pickles, which run code."""
+    before = os.environ.get(_FORCE)
+    if only:
+        os.environ[_FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_FORCE, None)
+        else:
+            os.environ[_FORCE] = before
 
 
 # -- what torch.save wrote --------------------------------------------------------------------------------------------

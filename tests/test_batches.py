@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import anyio
+import numpy as np
 import pytest
 
 from mlserve import frames
 from mlserve.batching import Rule
 from mlserve.errors import MLServeError
 from mlserve.settings import ModelSettings
-from mlserve.types import InferenceRequest
+from mlserve.tensors import TensorData
+from mlserve.types import InferenceRequest, RequestInput
 from tests.engine import request, running_pool, values, write_models
 
 pytestmark = pytest.mark.anyio
@@ -160,3 +162,30 @@ async def test_a_wrong_number_of_rows_is_in_the_log_once(tmp_path, caplog):
     records = [one for one in caplog.records if one.name == "mlserve.model"]
     assert len(records) == 1
     assert sorted(records[0].getMessage().rsplit(" ", 1)[1].split(",")) == ["0", "1", "2", "3"]
+
+
+async def test_calls_of_a_failed_batch_keep_their_own_rows_in_shared_memory(tmp_path):
+    """Their slots went back with the batch and may hold other calls' rows by the time they run alone."""
+    columns = 20_000
+    wrong = []
+
+    async def client(pool, number):
+        for turn in range(12):
+            value = float(1 + number * 100 + turn) * (-1 if number % 8 == 0 else 1)
+            array = np.full((1, columns), value, "<f4")
+            one = RequestInput(name="x", shape=[1, columns], datatype="FP32", data=TensorData.from_numpy(array))
+            try:
+                found = values(await pool.infer(1, InferenceRequest(inputs=[one]), "raw"))[0]
+            except MLServeError as error:
+                if value > 0 or "below zero" not in str(error):
+                    wrong.append((value, str(error)))
+                continue
+            if value < 0 or set(found) != {2 * value}:
+                wrong.append((value, set(found)))
+
+    async with running_pool(2) as (pool, _):
+        await _batched_pool(pool, tmp_path, wait_seconds=0.01)
+        async with anyio.create_task_group() as tasks:
+            for number in range(48):
+                tasks.start_soon(client, pool, number)
+        assert wrong == []

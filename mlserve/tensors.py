@@ -42,11 +42,17 @@ class TensorData(Payload):
         """From any values; a TensorData passes as it is."""
         return value if type(value) is cls else cls(value)
 
+    @classmethod
+    def model_json_schema(cls, **_: Any) -> dict[str, Any]:
+        """The JSON schema: an array, or a bare value."""
+        return {"title": cls.__name__, "anyOf": [{"type": "array", "items": {}}, {}]}
+
     if not TYPE_CHECKING:
         dict = model_dump
         json = model_dump_json
         copy = model_copy
         parse_obj = model_validate
+        schema = model_json_schema
 
     # -- list behaviour -----------------------------------------------------------------------------------------------
 

@@ -236,7 +236,14 @@ def test_metadata_and_errors() -> None:
         types.RepositoryUnloadErrorResponse,
     ):
         assert kind(error="bad").model_dump() == {"error": "bad"}
-        assert kind().error is None
+        assert kind.parse_obj({"error": "bad"}).error == "bad"
+        if "Metadata" in kind.__name__:  # as on MLServer
+            assert kind.model_json_schema()["required"] == ["error"]
+            assert kind.model_json_schema()["properties"]["error"] == {"type": "string"}
+            with pytest.raises(types.ValidationError, match="error"):
+                kind.parse_obj({})
+        else:
+            assert kind().error is None
 
 
 def test_the_state_is_its_name() -> None:

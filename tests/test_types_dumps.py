@@ -213,3 +213,5 @@ def test_schemas_have_the_shape_of_pydantics() -> None:
     assert schema["$defs"]["RequestInput"]["properties"]["parameters"]["anyOf"][0]["properties"]["content_type"]
     assert RequestOutput.model_json_schema()["properties"]["name"] == {"type": "string"}
     assert json.dumps(schema)
+    assert TensorData.model_json_schema() == {"title": "TensorData", "anyOf": [{"type": "array", "items": {}}, {}]}
+    assert TensorData.schema() == TensorData.model_json_schema()

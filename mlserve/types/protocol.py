@@ -305,12 +305,16 @@ class InferenceErrorResponse(_ErrorResponse, kw_only=True):
     """The body of an error of an inference call."""
 
 
-class MetadataServerErrorResponse(_ErrorResponse, kw_only=True):
+class MetadataServerErrorResponse(Model, kw_only=True):
     """The body of an error of the server's metadata."""
 
+    error: str
 
-class MetadataModelErrorResponse(_ErrorResponse, kw_only=True):
+
+class MetadataModelErrorResponse(Model, kw_only=True):
     """The body of an error of a model's metadata."""
+
+    error: str
 
 
 class RepositoryLoadErrorResponse(_ErrorResponse, kw_only=True):

@@ -38,7 +38,7 @@ def pack_request(request: InferenceRequest, lease: Lease) -> Message:
 
 def pack_response(response: InferenceResponse, forms: Sequence[str], lease: Lease) -> Message:
     """The response with the data of each output in the form that its transport wants."""
-    payloads = [(form, _in_form(one, form)) for one, form in zip(response.outputs, forms)]
+    payloads = [_in_form(one, form) for one, form in zip(response.outputs, forms)]
     parts, slot = _lay_out(response.outputs, payloads, lease)
     return Message(
         parts,
@@ -91,7 +91,10 @@ def unpack_response(message: Message, find: Find) -> InferenceResponse:
 
 
 def output_forms(request: InferenceRequest | None, response: InferenceResponse, form: str) -> list[str]:
-    """The form in which each output shall travel: the transport's, unless the request asked for a binary one."""
+    """The form in which each output shall travel: the transport's, unless the request asked for a binary one.
+
+    "binary" is "raw", but "json" for texts that have no such form.
+    """
     names = [one.name for one in response.outputs]
     if form == "contents" and any(one.datatype == "FP16" for one in response.outputs):
         return ["raw"] * len(names)  # typed contents have no field for it, and an answer is of one kind
@@ -101,7 +104,7 @@ def output_forms(request: InferenceRequest | None, response: InferenceResponse, 
     if request.outputs:
         wanted = {one.name: _flag(one.parameters, "binary_data") for one in request.outputs}
     default = bool(_flag(request.parameters, "binary_data_output"))
-    return ["raw" if _first(wanted.get(name), default) else "json" for name in names]
+    return ["binary" if _first(wanted.get(name), default) else "json" for name in names]
 
 
 def _flag(parameters: Parameters | None, name: str) -> Any:
@@ -117,14 +120,19 @@ def _as_it_came(data: TensorData, datatype: str) -> tuple[str, Any]:
     return ("json", data.to_json(datatype)) if form == "object" else (form, data.payload)
 
 
-def _in_form(output: ResponseOutput, form: str) -> Any:
+def _in_form(output: ResponseOutput, form: str) -> tuple[str, Any]:
     if form == "json":
-        return output.data.to_json(output.datatype)
-    if form == "raw":
-        payload = output.data.to_raw(output.datatype)
-        _check_length(output, payload)
-        return payload
-    return output.data.to_contents(output.datatype)
+        return "json", output.data.to_json(output.datatype)
+    if form == "binary" and output.datatype == BYTES:
+        try:
+            return "raw", output.data.to_raw(BYTES)
+        except CodecError:  # a null among texts, mostly: an answer may have both kinds, and JSON can say it
+            return "json", output.data.to_json(BYTES)
+    if form == "contents":
+        return "contents", output.data.to_contents(output.datatype)
+    payload = output.data.to_raw(output.datatype)
+    _check_length(output, payload)
+    return "raw", payload
 
 
 def _check_length(output: ResponseOutput, payload: Any) -> None:

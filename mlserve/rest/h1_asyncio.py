@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -22,7 +23,6 @@ from mlserve.rest.http2 import Http2Mixin
 if sys.version_info >= (3, 11) or TYPE_CHECKING:
     from hypercorn.asyncio.task_group import TaskGroup
 else:
-    import anyio
 
     class TaskGroup:
         """Before 3.11 Hypercorn's group is a backport whose body anyio does not know as a task of its own."""
@@ -42,6 +42,9 @@ else:
 
 
 __all__ = ["AsyncioEdge"]
+
+# In the turn of the event loop after accept() a task makes the transport, in the next that calls connection_made.
+_ACCEPT_TURNS = 4
 
 
 class AsyncioEdge:
@@ -65,7 +68,22 @@ class AsyncioEdge:
         try:
             yield
         finally:
-            acceptor.close()
+            try:
+                if isinstance(self._loop, asyncio.SelectorEventLoop):
+                    await self._finish_accepting(listener)
+            finally:
+                acceptor.close()
+
+    async def _finish_accepting(self, listener: socket.socket) -> None:
+        """Takes no new connections, and waits until those that were taken are counted.
+
+        asyncio makes their transports in tasks, which fail and forget the connection once the acceptor is closed.
+        uvloop accepts in one step.
+        """
+        self._loop.remove_reader(listener)
+        with anyio.CancelScope(shield=True):
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
 
     def take_http2(self, server: H1Server, transport: asyncio.Transport, opening: bytes) -> None:
         """Let Hypercorn serve a connection from its first bytes on."""

@@ -71,6 +71,7 @@ class H1Server:
         self.limits = limits or Limits()
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.stopping = False  # every answer says that its connection is closed after it
+        self._over = False
         self._open: set[OpenConnection] = set()
         self._all_closed: anyio.Event | None = None
         self._date_second = -1
@@ -85,8 +86,10 @@ class H1Server:
         return len(self._open)
 
     def enter(self, connection: OpenConnection) -> None:
-        """Count a connection in."""
+        """Count a connection in; one that comes after the end is closed."""
         self._open.add(connection)
+        if self._over:
+            connection.abort()
 
     def leave(self, connection: OpenConnection) -> None:
         """Count a connection out."""
@@ -129,6 +132,7 @@ class H1Server:
         return len(late)
 
     def abort(self) -> None:
-        """Close what is still open, at once."""
+        """Close what is still open, at once, and whatever may still come."""
+        self._over = True
         for connection in list(self._open):
             connection.abort()

@@ -1,0 +1,84 @@
+"""The very moment in which a listener closes: who was accepted by then is answered, and nobody is left hanging."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from mlserve.rest.h1_server import H1Server
+from mlserve.rest.serve import serve
+
+pytestmark = pytest.mark.anyio
+
+TURNS = range(8)  # between a client's connecting and the end of the listener, in turns of the event loop
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def accepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The peers of all connections that were taken from a listening socket."""
+    peers: list[Any] = []
+    accept = socket.socket.accept
+
+    def noting(sock: socket.socket) -> Any:
+        client, peer = accept(sock)
+        peers.append(peer)
+        return client, peer
+
+    monkeypatch.setattr(socket.socket, "accept", noting)
+    yield peers
+
+
+def _outcome(client: socket.socket) -> bytes:
+    client.settimeout(10)
+    try:
+        return client.recv(1000)
+    except ConnectionError:
+        return b""
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    # uvloop accepts in one step, unseen by Python
+    return (request.param, {"use_uvloop": False}) if request.param == "asyncio" else request.param
+
+
+@pytest.mark.parametrize("turns", TURNS)
+async def test_who_was_accepted_as_the_listener_closed_is_answered(turns: int, accepted: list[Any]) -> None:
+    stop = anyio.Event()
+    with socket.socket() as client:
+        async with anyio.create_task_group() as tasks:
+            serving = partial(serve, _app, host="127.0.0.1", port=0, shutdown_trigger=stop.wait)
+            address = await tasks.start(serving)
+            client.connect(address)  # the kernel accepts it: this waits for nobody
+            client.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            stop.set()
+            outcome = await anyio.to_thread.run_sync(_outcome, client)
+    assert outcome.endswith(b"ok") == bool(accepted), outcome
+
+
+async def test_a_connection_that_comes_after_the_end_is_closed() -> None:
+    class Late:
+        aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    server, late = H1Server(_app, spawn=lambda run: None, take_http2=lambda *_: None), Late()
+    server.abort()
+    server.enter(late)  # type: ignore[arg-type]  # has what is asked of it
+    assert late.aborted

@@ -187,13 +187,14 @@ def triton_dtype(datatype: str) -> Any:
 
 
 def test_metadata_of_the_client_become_headers(server: Running, stub: GRPCInferenceServiceStub) -> None:
-    """Several values of a name are joined; binary ones are base64 text; what belongs to the transport stays there."""
+    """Several values of a name are joined; binary ones are bytes, the last of each name; what belongs to the transport stays there."""
     metadata = [("x-one", "1"), ("x-two", "a"), ("x-two", "b"), ("x-some-bin", b"\x00\xff"), ("x-empty", "")]
+    metadata += [("x-more-bin", b"first"), ("x-more-bin", b"last")]
     stub.ModelInfer(message(), metadata=metadata)
     headers = server.plane.calls[-1][2].parameters.headers
     assert headers is not None
     assert headers.pop("user-agent").startswith("grpc-python")
-    assert headers == {"x-one": "1", "x-two": "a,b", "x-some-bin": "AP8=", "x-empty": ""}
+    assert headers == {"x-one": "1", "x-two": "a,b", "x-some-bin": b"\x00\xff", "x-more-bin": b"last", "x-empty": ""}
 
 
 def test_a_parameter_called_headers_is_overwritten(server: Running, stub: GRPCInferenceServiceStub) -> None:

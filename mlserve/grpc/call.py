@@ -131,8 +131,8 @@ class Call:
         self._timers: list[asyncio.TimerHandle] = []  # that end the call; cancelled when it has ended
 
     @property
-    def headers(self) -> dict[str, str]:
-        """The client's metadata, a new dict each time."""
+    def headers(self) -> dict[str, str | bytes]:
+        """The client's metadata, a new dict each time. InvalidRequest if some cannot be read."""
         return request_headers(self._fields)
 
     def metadata(self, name: str) -> str | None:

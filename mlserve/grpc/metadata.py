@@ -25,19 +25,29 @@ _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
-def request_headers(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+def request_headers(fields: Iterable[tuple[str, str]]) -> dict[str, str | bytes]:
     """The client's metadata by lower-case name; several values of one name are joined with a comma.
 
-    Binary values, whose names end in `-bin`, are base64 text with padding.
+    Binary values, whose names end in `-bin`, are bytes, the last one of each name. InvalidRequest if one is no base64.
     """
-    headers: dict[str, str] = {}
+    headers: dict[str, str | bytes] = {}
     for name, value in fields:
         if not name or name[0] == ":" or name in _HIDDEN or name.startswith("grpc-"):
             continue
         if name.endswith("-bin"):
-            value += "=" * (-len(value) % 4)
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
+            headers[name] = _bytes_of(name, value)
+        else:
+            before = headers.get(name)
+            headers[name] = value if before is None else f"{before!s},{value}"
     return headers
+
+
+def _bytes_of(name: str, value: str) -> bytes:
+    text = value.rpartition(",")[2].strip()  # proxies may have joined several
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"metadata {name!r}: expected base64, as the name says, got {value[:40]!r}") from None
 
 
 def trailing_fields(headers: Mapping[str, Any] | None) -> list[tuple[str, str]]:

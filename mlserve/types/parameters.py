@@ -34,7 +34,7 @@ class Parameters(dict[str, Any]):
 
     if TYPE_CHECKING:
         content_type: str | None
-        headers: dict[str, str] | None
+        headers: dict[str, Any] | None
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         if values is not None:

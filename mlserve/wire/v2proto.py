@@ -56,7 +56,7 @@ class Decoded(NamedTuple):
     form: str
 
 
-def decode_request(data: bytes | memoryview, headers: dict[str, str] | None = None) -> Decoded:
+def decode_request(data: bytes | memoryview, headers: dict[str, str | bytes] | None = None) -> Decoded:
     """The request of a serialised ModelInferRequest; large tensors are views of `data`.
 
     `headers` become `parameters.headers`. InvalidRequest says which input is wrong: no or surplus data, values that

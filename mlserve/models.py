@@ -168,15 +168,19 @@ class Models:
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    async def load_all(self) -> None:
-        """Loads every model of the repository. One that fails is kept with its reason; the others go on.
-
-        All are LOADING from the first moment. One that somebody has loaded or unloaded before its turn came is left.
-        """
-        noted = [self._made(settings, wanted=True) for settings in self._repository.list()]
-        for model in noted:
+    def expect_all(self) -> list[Model]:
+        """Every model of the repository, which is LOADING from now on. For `load_all`."""
+        expected = [self._made(settings, wanted=True) for settings in self._repository.list()]
+        for model in expected:
             self._put(model)
-        for model in noted:
+        return expected
+
+    async def load_all(self, expected: list[Model]) -> None:
+        """Loads what was expected. One that fails is kept with its reason; the others go on.
+
+        One that somebody has loaded or unloaded before its turn came is left.
+        """
+        for model in expected:
             try:
                 async with self._lock(model.name):
                     if model.state is State.LOADING and self._models[model.name].get(model.version) is model:

@@ -21,7 +21,7 @@ from mlserve.errors import StartupError, first_of_ours
 from mlserve.grpc.server import GrpcServer
 from mlserve.intake import Intake
 from mlserve.metrics import Metrics
-from mlserve.models import Models
+from mlserve.models import Model, Models
 from mlserve.pool import Pool
 from mlserve.pool_metrics import PoolMetrics
 from mlserve.pools import Pools
@@ -77,10 +77,11 @@ class Server:
         self._end_at = math.inf
         async with anyio.create_task_group() as tasks:
             async with anyio.create_task_group() as transports:
+                expected = self.models.expect_all() if self.settings.load_models_at_startup else []
                 await self._start_transports(transports)
                 await tasks.start(self.models.run)
                 await self._until_stopped(partial(tasks.start, self.pools.run))
-                await self._until_stopped(self._load_models)
+                await self._until_stopped(partial(self._load_models, expected))
                 task_status.started(self)
                 transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
@@ -107,10 +108,9 @@ class Server:
             await work()
             tasks.cancel_scope.cancel()
 
-    async def _load_models(self) -> None:
+    async def _load_models(self, expected: list[Model]) -> None:
         """Tries all models of the repository."""
-        if self.settings.load_models_at_startup:
-            await self.models.load_all()
+        await self.models.load_all(expected)
         self._tell_unused()
         self.dataplane.started = True
 

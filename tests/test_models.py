@@ -60,13 +60,14 @@ async def _starting(folder):
     metrics = Metrics()
     pools = Pools(settings, metrics)
     models = Models(ModelRepository(folder), pools, settings)
+    expected = models.expect_all()
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
         await tasks.start(models.run)
         loaded = anyio.Event()
 
         async def load_all() -> None:
-            await models.load_all()
+            await models.load_all(expected)
             loaded.set()
 
         tasks.start_soon(load_all)
@@ -98,6 +99,15 @@ async def test_every_model_is_told_as_loading_from_the_first_moment(folder):
         assert [(one.state, one.reason) for one in models.index()] == [(State.READY, "")] * 2
         assert values(await plane.infer(request([1.0]), "b")) == [1.0]
         assert len(list(models.batched())) == 2
+
+
+async def test_they_are_loading_before_the_first_worker_is_up(folder):
+    settings = Settings(parallel_workers=0)
+    models = Models(ModelRepository(folder), Pools(settings, Metrics()), settings)
+    models.expect_all()
+    assert [one.state for one in models.index()] == [State.LOADING, State.LOADING]
+    with pytest.raises(ModelNotReady):
+        models.ready("a")
 
 
 async def test_a_model_that_is_loaded_by_hand_before_its_turn_is_not_loaded_twice(folder):

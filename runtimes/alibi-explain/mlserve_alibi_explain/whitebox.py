@@ -46,7 +46,8 @@ def _read(path: Path) -> Any:
     if suffix == ".cbm":
         import catboost
 
-        return catboost.CatBoost().load_model(str(path))
+        is_classifier = len(catboost.CatBoost().load_model(str(path)).classes_) > 0
+        return (catboost.CatBoostClassifier if is_classifier else catboost.CatBoost)().load_model(str(path))
     if suffix == ".pt":
         import torch
 

@@ -152,6 +152,14 @@ def _explainers(folder: Path, models: dict[str, Any]) -> None:
         "ale": explainers.ALE(iris.predict_proba),
         "partial_dependence": explainers.PartialDependence(iris.predict_proba),
         "permutation_importance": explainers.PermutationImportance(iris.predict, score_fns=["accuracy"]),
+        "gradient_similarity": _similarity(models["network"]),
     }
     for name, explainer in made.items():
         explainer.save(folder / name)
+
+
+def _similarity(network: Any) -> Any:
+    loss = tensorflow.keras.losses.sparse_categorical_crossentropy
+    explainer = explainers.GradientSimilarity(network, loss_fn=loss, task="classification", backend="tensorflow")
+    explainer.fit(X[:20], Y[:20])
+    return explainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import random
 import re
@@ -195,6 +196,48 @@ def test_gradients_explain_the_likeliest_class_or_the_one_asked_for(world: Any) 
     make = lambda: load_explainer(uri, network)  # noqa: E731
     assert texts(likely) == [own(make, X[:2], target=network(X[:2]).numpy().argmax(axis=1))]
     assert texts(asked) == [own(make, X[:2], target=[1, 0])]
+
+
+def test_gradients_that_are_alike(world: Any) -> None:
+    uri = world.folder / "gradient_similarity"
+    extra = {"explainer_type": "gradient_similarity", "infer_uri": str(world.folder / "network.keras")}
+    (found,) = explained(extra, request_of(X[:1]), uri=uri)
+    assert texts(found) == [own(lambda: load_explainer(uri, world.models["network"]), X[:1])]
+
+
+def test_gradients_of_a_module_of_pytorch(tmp_path: Path) -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    torch.save(network, tmp_path / "m.pt")
+    made = explainers.GradientSimilarity(network, torch.nn.CrossEntropyLoss(), task="classification", backend="pytorch")
+    made.fit(X[:20], Y[:20])
+    made.save(tmp_path / "similar")
+    extra = {"explainer_type": "GradientSimilarity", "infer_uri": str(tmp_path / "m.pt")}
+    (found,) = explained(extra, request_of(X[:1]), uri=tmp_path / "similar")
+    assert texts(found) == [own(lambda: load_explainer(tmp_path / "similar", network), X[:1])]
+
+
+@pytest.mark.parametrize(("framework", "file"), [("xgboost", "m.ubj"), ("lightgbm", "m.txt"), ("catboost", "m.cbm")])
+def test_trees_of_other_frameworks_are_read_from_their_own_files(framework: str, file: str, tmp_path: Path) -> None:
+    module = importlib.import_module(framework)
+    path = tmp_path / file
+    if framework == "xgboost":
+        model = module.train({"max_depth": 2}, module.DMatrix(X, Y), num_boost_round=3)
+    elif framework == "lightgbm":
+        model = module.train({"verbose": -1, "max_depth": 2}, module.Dataset(X, Y), num_boost_round=3)
+    else:
+        options = {"iterations": 3, "verbose": False, "allow_writing_files": False}
+        model = module.CatBoostClassifier(**options).fit(X, Y > 0)  # shap 0.43 reads no regressors
+    model.save_model(str(path))
+    (found,) = explained(
+        {"explainer_type": "tree_shap", "infer_uri": str(path), "init_parameters": {}}, request_of(X[:2])
+    )
+    data = json.loads(texts(found)[0])["data"]
+    asked = module.DMatrix(X[:2]) if framework == "xgboost" else X[:2]
+    base, effects = np.ravel(data["expected_value"])[0], np.array(data["shap_values"][0])
+    raw = model.predict(asked, prediction_type="RawFormulaVal") if framework == "catboost" else model.predict(asked)
+    np.testing.assert_allclose(effects.sum(axis=1) + base, raw, atol=1e-4)  # what SHAP promises
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

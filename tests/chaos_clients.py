@@ -120,6 +120,7 @@ class Grpc:
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = GRPCInferenceServiceStub(self._channel)
+        self.never_sent = False  # the last call did not leave this process: there was nobody to send it to
 
     async def infer(self, model: str, case: Case, request_id: str, timeout: float | None = None) -> int:
         """The status of a call, by its number on REST."""
@@ -136,6 +137,7 @@ class Grpc:
         except grpc.aio.AioRpcError as error:
             if error.code().name not in _OF_GRPC:
                 raise Wrong(f"{model} {request_id}: {error.code()}: {error.details()}") from error
+            self.never_sent = "Failed to connect" in (error.details() or "")
             return _OF_GRPC[error.code().name]
         found = {}
         for one, raw in zip(answer.outputs, answer.raw_output_contents):

@@ -69,8 +69,10 @@ class _Caller:
                 status = f"cut: {type(error).__name__}"
             self.statuses.append(status)
             if status != 200:
-                # After the end was asked for, a connection may find no listener any more, and a gRPC channel nobody.
-                fine = late and (status == "refused" or (status == 503 and way == 2))
+                # After the end was asked for, a connection may find no listener any more, and a gRPC channel nobody: also
+                # one that took its call just before, and is told to send it elsewhere (GOAWAY) before it has sent it.
+                unsent = stopped.is_set() and self.grpc.never_sent
+                fine = (late and status == "refused") or (status == 503 and way == 2 and (late or unsent))
                 self.statuses[-1] = 200 if fine else status
                 break
         self.rest.drop()

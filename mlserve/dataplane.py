@@ -125,8 +125,8 @@ class DataPlane:
         """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
 
         Close the generator to end the call early. Any MLServeError, also in mid-stream. Chunks carry the id of the
-        request before them. The time is only looked at while the caller waits for chunks: one that may be held up
-        between them, as a client that does not read does, has to look itself (`stream_seconds`).
+        request before them, if it has one. The time is only looked at while the caller waits for chunks: one that may
+        be held up between them, as by a client that does not read, has to look itself (`stream_seconds`).
         """
         model = self._admit(name, version)
         timeout = self._timeout(model, timeout_seconds)
@@ -138,8 +138,8 @@ class DataPlane:
         async def prepared() -> AsyncIterator[InferenceRequest]:
             nonlocal request_id
             async for request in requests:
-                self._prepare(request, model)
-                request_id = request.id
+                self._add_headers(request, model)
+                request_id = request.id or request_id
                 yield request
 
         self.in_flight += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -74,6 +75,8 @@ class InferEndpoints:
         """Sends the answers as events. Any MLServeError before the first event; ClientGone."""
         timeout = timeout_seconds(http.headers)
         request = await self._read(http)
+        if request.id is None:  # over gRPC a stream's requests stay without, as MLServer has it
+            request.id = str(uuid.uuid4())
 
         async def events() -> None:
             limit = self._dataplane.stream_seconds(*http.model, timeout)

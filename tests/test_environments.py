@@ -221,7 +221,7 @@ async def test_a_conda_unpack_that_fails_fails_the_load(environments, tmp_path):
     path = pack(copy, tmp_path / "env.tar.gz")
     with pytest.raises(ModelLoadError, match="its bin/conda-unpack failed: no prefix here"):
         await environments.of_model(_model(environment_tarball=str(path)))
-    assert not list((tmp_path / ".envs").glob("environment-*/"))
+    assert not [one for one in (tmp_path / ".envs").glob("environment-*") if one.is_dir()]
 
 
 async def test_without_pip_the_error_names_what_is_missing_and_the_command(environments, tmp_path):
@@ -244,7 +244,7 @@ async def test_a_pip_that_fails_is_quoted_with_the_command(environments, tmp_pat
         ModelLoadError, match=r"before it is packed: python -m pip .*\(its pip could not install them now: no index"
     ):
         await environments.of_model(_model(environment_path=str(tmp_path / "venv")))
-    assert not list((tmp_path / ".envs").glob("overlay-*/"))
+    assert not [one for one in (tmp_path / ".envs").glob("overlay-*") if one.is_dir()]
 
 
 async def test_an_environment_in_which_a_worker_cannot_start_is_refused_with_its_last_word(environments, tmp_path):

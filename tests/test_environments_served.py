@@ -289,7 +289,11 @@ def test_broken_environments_fail_their_models_only_and_say_why(tmp_path):
             answer = httpx.post(f"{server.rest}/v2/repository/models/{name}/load", timeout=30)
             assert answer.status_code >= 400 and words in answer.json()["error"]
         assert not (tmp_path / ".envs" / "evil").exists()
-        assert all((folder / "mlserve-complete").exists() for folder in (tmp_path / ".envs").glob("environment-*/"))
+        assert all(
+            (folder / "mlserve-complete").exists()
+            for folder in (tmp_path / ".envs").glob("environment-*")
+            if folder.is_dir()
+        )
         assert _ask(server, "good")[0] == HERE
         assert server.stop() == 0
 

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+
 from mlserve import frames
 from mlserve.errors import MLServeError
 from mlserve.eventloop import Waiter
@@ -178,3 +180,11 @@ def error_of(frame: frames.Failed) -> MLServeError:
     error.http_status = frame.http_status
     error.grpc_status = frame.grpc_status
     return error
+
+
+class Question:
+    """A Load or Unload that waits for its answer; None stays if the worker dies first."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.answer: Any = None

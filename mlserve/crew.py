@@ -33,6 +33,7 @@ from mlserve.recovery import (
     Blame,
     Offences,
     Strikes,
+    is_waited_for,
     pause_before_start,
 )
 from mlserve.recycling import Recycling, Seat, Wear
@@ -281,6 +282,8 @@ class Crew:
                 await given_up.wait()
             elif at - _PONG_SECONDS > self.now():
                 await anyio.sleep(at - _PONG_SECONDS - self.now())
+            elif is_waited_for(link.calls, link.begun):
+                await anyio.sleep(_PONG_SECONDS)  # it is busy for somebody: others have to wait or have left
             elif await self._shows_no_life(link):
                 _logger.error("worker %d is killed: it is stuck in a call that nobody waits for any more", link.pid)
                 link.kill("stuck")

@@ -13,7 +13,7 @@ import anyio
 from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds, window_of
-from mlserve.calls import Batch, Call, HandleCall, StreamCall, error_of
+from mlserve.calls import Batch, Call, HandleCall, Question, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, SlotRef
@@ -67,7 +67,7 @@ class Link:
         self._lending = Lending(arena)
         self._observer = observer
         self.next_number = 1  # of the next call
-        self._questions: dict[int, _Question] = {}  # who waits for Loaded or Unloaded, by model
+        self._questions: dict[int, Question] = {}  # who waits for Loaded or Unloaded, by model
         self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
         self._hello = anyio.Event()
         self._backlog = anyio.Event()
@@ -223,7 +223,7 @@ class Link:
         await self._ask(model, frames.Unload(model))
 
     async def _ask(self, model: int, frame: Any) -> Any:
-        question = self._questions[model] = _Question()
+        question = self._questions[model] = Question()
         self.loading += 1
         try:
             self._send(frame)
@@ -269,8 +269,8 @@ class Link:
         """Winds up after the end: begun calls fail; gives those that had not begun, in order, and who is to blame."""
         self._over = True
         self._read_rest()
-        last = _PROGRESS.unpack_from(self._launched.progress, 0)[0]
-        calls, self.calls, self.open = list(self.calls.values()), {}, 0
+        last, calls = self.begun, list(self.calls.values())
+        self.calls, self.open = {}, 0
         begun = [call for call in calls if call.number <= last]
         blame = blame_for(list(self._loads), begun)
         self.models.clear()
@@ -285,6 +285,11 @@ class Link:
             question.done.set()
         self._lending.discard()
         return again, blame
+
+    @property
+    def begun(self) -> int:
+        """The number of the last call that the worker has begun."""
+        return int(_PROGRESS.unpack_from(self._launched.progress, 0)[0])
 
     @property
     def stuck_at(self) -> float | None:
@@ -440,11 +445,3 @@ class Link:
     def _room(self) -> None:
         if self.on_room is not None:
             self.on_room()
-
-
-class _Question:
-    """A Load or Unload that waits for its answer; None stays if the worker dies first."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.answer: Any = None

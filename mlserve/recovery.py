@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -68,6 +68,18 @@ def blame_for(loading: Sequence[int], begun: Sequence[Call]) -> Blame:
     if running[0].company == 1:
         return Blame(model, culprit=running[0])
     return Blame(model, suspects=[call for call in begun if call.model == model and call.company > 1])
+
+
+def is_waited_for(calls: Mapping[int, Call], begun: int) -> bool:
+    """Whether somebody waits for a call that its worker is busy with: begun, and not awaiting anything itself.
+
+    Of a batch only the first call takes a place of its own; the batch is waited for as long as one of its members is.
+    """
+    for number, call in calls.items():
+        placed = call if call.batch is None else call.batch.calls[0]
+        if number <= begun and not placed.waiting and not call.abandoned:
+            return True
+    return False
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

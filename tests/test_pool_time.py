@@ -157,6 +157,30 @@ async def test_a_worker_that_says_something_after_a_call_was_given_up_is_not_stu
         assert launcher.workers[0].killed_at is None
 
 
+async def test_a_worker_is_not_stuck_while_one_of_its_batch_is_waited_for():
+    async with _pool() as (pool, launcher), anyio.create_task_group() as callers:
+        await _load(pool, Rule(2, 1.0, eager=False), Bounds(hard_timeout_seconds=60.0))
+        leaves, stays = anyio.CancelScope(), anyio.CancelScope()
+
+        async def ask(scope: anyio.CancelScope) -> None:
+            with scope:
+                await pool.infer(1, request([1.0]), "json")
+
+        callers.start_soon(ask, leaves)
+        callers.start_soon(ask, stays)
+        await anyio.sleep(5.0)
+        (worker,) = launcher.workers
+        worker.progress[0] = 2  # both have begun
+        leaves.cancel()
+        await anyio.sleep(1000.0)
+        assert worker.killed_at is None
+        given_up = anyio.current_time()
+        stays.cancel()
+        await anyio.sleep(100.0)
+        assert worker.killed_at is not None
+        assert worker.killed_at - given_up < 70.0
+
+
 async def test_a_silent_worker_whose_loop_turns_is_not_stuck():
     """Its calls may wait for their clients, and have nothing to say."""
     asked = []

@@ -240,7 +240,7 @@ def _metric(server: Running, series: str) -> float:
 
 async def _idle(server: Running) -> None:
     """Waits until nothing is under way but the call of a minute, and memory has been given back."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while _metric(server, "calls_waiting") or _metric(server, "calls_running") > 1:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1.0)
@@ -314,7 +314,7 @@ print(httpx.post(sys.argv[1] + "/v2/models/slow/infer", json={"inputs": [tensor]
 """
 
 
-def _until(condition, seconds: float = 20.0) -> None:
+def _until(condition, seconds: float = 60.0) -> None:  # a worker that died often pauses for up to 30 s
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"it did not happen in {seconds} s"

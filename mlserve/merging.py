@@ -7,7 +7,8 @@ requests that agree on them come together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _merge_inputs(inputs: Sequence[RequestInput]) -> RequestInput:
         shape=[sum(one.shape[0] for one in inputs), *first.shape[1:]],
         datatype=first.datatype,
         parameters=_merge_parameters([one.parameters for one in inputs]),
-        data=TensorData.from_numpy(np.concatenate(arrays)),
+        data=TensorData.joined(np.concatenate(arrays), first.datatype, [one.data for one in inputs]),
     )
 
 
@@ -85,22 +86,33 @@ def _split_output(output: ResponseOutput, rows: Sequence[int]) -> list[ResponseO
             f"output '{output.name}' has {given} rows, but the batch of {len(rows)} requests had {total}; a model "
             f"with max_batch_size must return one row per row of its input"
         )
-    array = _rows(output)
     parameters = _split_parameters(output.parameters, len(rows))
-    parts = []
-    start = 0
-    for place, count in enumerate(rows):
-        parts.append(
-            ResponseOutput(
-                name=output.name,
-                shape=[count, *output.shape[1:]],
-                datatype=output.datatype,
-                parameters=parameters[place],
-                data=TensorData.from_numpy(array[start : start + count]),
-            )
+    return [
+        ResponseOutput(
+            name=output.name,
+            shape=[count, *output.shape[1:]],
+            datatype=output.datatype,
+            parameters=own,
+            data=data,
         )
+        for count, own, data in zip(rows, parameters, _cut(output, rows))
+    ]
+
+
+def _cut(output: ResponseOutput, rows: Sequence[int]) -> Iterator[TensorData]:
+    """The data of each request's rows. A list stays one, as nested as it is and with the values that it has."""
+    values: Any = output.data.listed
+    step = 1  # how many elements a row takes
+    if values is None:
+        values = _rows(output)
+    elif len(values) != output.shape[0]:
+        step = math.prod(output.shape[1:])
+        if len(values) != output.shape[0] * step:
+            raise CodecError(f"'{output.name}': shape {output.shape} does not hold the {len(values)} values that came")
+    start = 0
+    for count in rows:
+        yield TensorData(values[start * step : (start + count) * step])
         start += count
-    return parts
 
 
 def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters | None:

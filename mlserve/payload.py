@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Payload", "plain_list"]
 
-_UNSET: Any = object()
+UNSET: Any = object()
 _OCTETS = (bytes, bytearray)
 _PLAIN = (list, np.ndarray, tuple, str, bytes, int, float, dict)
 _new = object.__new__
@@ -49,7 +49,7 @@ class Payload:
     _payload: Any
     _datatype: str | None
     _shape: Sequence[int] | None
-    _list: Any  # The values as Python has them, once somebody asked; else _UNSET.
+    _list: Any  # The values as Python has them, once somebody asked; else UNSET.
     _array: Array | None  # The last array made, and the datatype it was asked in.
     _array_type: str | None
     _checked: bool  # The JSON text is UTF-8.
@@ -80,13 +80,23 @@ class Payload:
         return cls(np.asarray(array))
 
     @classmethod
+    def joined(cls, array: Array, datatype: str, parts: Sequence[Self]) -> Self:
+        """From the rows of several tensors, laid under each other. As a list it is theirs, one after the other: as
+        nested as they are, with the values that came rather than those rounded to the datatype."""
+        if datatype != BYTES and all(one._form in ("raw", "contents") for one in parts):
+            return cls._make("raw", array, datatype, array.shape)
+        made = cls(array)
+        made._list = _Joined(parts)
+        return made
+
+    @classmethod
     def _make(cls, form: str, payload: Any, datatype: str | None, shape: Sequence[int] | None) -> Self:
         made: Self = _new(cls)
         made._form = form
         made._payload = payload
         made._datatype = datatype
         made._shape = shape
-        made._list = _UNSET
+        made._list = UNSET
         made._array = None
         made._array_type = None
         made._checked = False
@@ -118,6 +128,12 @@ class Payload:
         if isinstance(value, np.ndarray):
             return value.nbytes
         return 8 * len(value) if hasattr(value, "__len__") else 8
+
+    @property
+    def listed(self) -> list[Any] | None:
+        """The list that the values were given as, if they were: to be read only."""
+        held = self._held() if self._form == "object" else None
+        return held if isinstance(held, list) else None
 
     # -- conversions --------------------------------------------------------------------------------------------------
 
@@ -152,7 +168,7 @@ class Payload:
                 json_data.check_utf8(text)
                 self._checked = True
             return text
-        return json_data.to_json(self._object() if form == "object" else self._values())
+        return json_data.to_json(self._held() if form == "object" else self._values())
 
     def to_raw(self, datatype: str) -> Buffer:
         """The values in the V2 binary form; the payload itself if it has that form and datatype."""
@@ -177,7 +193,7 @@ class Payload:
         A list that is handed out here becomes the payload, so that changing it changes the tensor.
         """
         value = self.tolist()
-        if self._form != "object" and isinstance(value, list):
+        if value is self._list and isinstance(value, list):
             self.root = value
         return value
 
@@ -190,13 +206,15 @@ class Payload:
         self._form = "object"
         self._payload = value
         self._datatype = self._shape = self._array = self._array_type = None
-        self._list = _UNSET
+        self._list = UNSET
         self._checked = False
 
     def tolist(self) -> Any:
         """Plain Python values like `root`'s, for reading only. Of an array that was put in, NaN is None here, as it is
         null in JSON, and text its UTF-8 bytes; in data that came over the wire NaN stays NaN."""
-        if self._list is not _UNSET:
+        if self._list is not UNSET:
+            if type(self._list) is _Joined:
+                self._list = self._list.tolist()
             return self._list
         if self._form == "json":
             value = json_data.values_from_json(self._octets())
@@ -212,6 +230,10 @@ class Payload:
         return value
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _held(self) -> Any:
+        """The payload of the object form, or the list that stands beside it."""
+        return self._object() if self._list is UNSET else self.tolist()
 
     def _octets(self) -> Buffer:
         """The payload of a byte form, as something whose length and slices count bytes."""
@@ -283,6 +305,16 @@ class Payload:
             raise CodecError(f"{self._datatype} data is no BYTES tensor")
         values: list[Any] = self._values()
         return values
+
+
+class _Joined(list[Payload]):
+    """The tensors that one was joined of, until somebody asks for its list."""
+
+    def tolist(self) -> list[Any]:
+        lists = [value if isinstance(value, list) else [value] for value in map(Payload.tolist, self)]
+        if len({isinstance(part[0], list) for part in lists if part}) > 1:  # some are nested, some are flat
+            lists = [json_data.flatten(part) for part in lists]
+        return [one for part in lists for one in part]
 
 
 def plain_list(flat: Array) -> list[Any]:

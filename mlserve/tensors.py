@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.datatypes import Array
-from mlserve.payload import Payload, plain_list
+from mlserve.payload import UNSET, Payload, plain_list
 
 __all__ = ["TensorData"]
 
@@ -94,7 +94,7 @@ class TensorData(Payload):
     __hash__ = None  # type: ignore[assignment]  # Mutable through `root`, like a list.
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        value = self._payload
+        value = self._payload if self._list is UNSET else self.tolist()
         if not isinstance(value, np.ndarray):
             value = self.tolist() if self._form in ("json", "object") else self._values()
         return np.array(value, dtype) if copy else np.asarray(value, dtype)
@@ -123,20 +123,21 @@ class TensorData(Payload):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TensorData:
         if self._form == "object":
-            return TensorData(copy.deepcopy(self._payload, memo))
+            return TensorData(copy.deepcopy(self._held(), memo))
         return self._make(self._form, bytes(self._octets()), self._datatype, self._shape)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         if self._form == "object":
-            return TensorData, (self._payload,)
+            return TensorData, (self._held(),)
         return _remade, (self._form, bytes(self._octets()), self._datatype, self._shape)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
     @property
     def _value_array(self) -> np.ndarray[Any, Any] | None:
-        """The array that holds the values. In the other forms an array may hold their text or bytes."""
-        return self._payload if self._form == "object" and isinstance(self._payload, np.ndarray) else None
+        """The array that holds the values, where no list does. In the other forms it may hold their text or bytes."""
+        held = self._form == "object" and self._list is UNSET
+        return self._payload if held and isinstance(self._payload, np.ndarray) else None
 
     def _as_list(self) -> list[Any]:
         """The values as a list; a bare scalar or string is one element, null is none."""

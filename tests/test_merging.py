@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlserve.errors import CodecError, ModelError
 from mlserve.merging import members_of, merge, rows_of, split
+from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
 
@@ -47,6 +50,77 @@ def test_text_and_bytes_travel_with_their_rows():
     assert merged.inputs[0].data.tolist() == ["a", "é", "🙂", "", "z"]
     answers = split(_echo(merged), [2, 1, 2])
     assert [one.outputs[0].data.tolist() for one in answers] == [["a", "é"], ["🙂"], ["", "z"]]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "lists"),
+    [
+        ("FP32", ([[0.1, 2]], [[3, 4], [5, 6]])),
+        ("FP32", ([0.1, 2], [3, 4])),
+        ("FP64", ([[1.5, None]], [[3, 4]])),
+        ("BYTES", ([["a", "b"]], [["c", "é"]])),
+        ("BOOL", ([[True, False]], [[False, False]])),
+    ],
+)
+def test_lists_stay_as_nested_and_exact_as_they_came(datatype, lists):
+    counts = [len(one) if isinstance(one[0], list) else len(one) // 2 for one in lists]
+    requests = [
+        InferenceRequest.model_validate_json(
+            json.dumps({"inputs": [{"name": "x", "shape": [count, 2], "datatype": datatype, "data": one}]})
+        )
+        for one, count in zip(lists, counts)
+    ]
+    merged = merge(requests)
+    together = [row for one in lists for row in one]
+    data = merged.inputs[0].data
+    assert (len(data), data[0], list(data), data.model_copy(deep=True)) == (
+        len(together),
+        together[0],
+        together,
+        together,
+    )
+    assert json.loads(merged.model_dump_json())["inputs"][0]["data"] == together
+    assert [one.outputs[0].data.root for one in split(_echo(merged), counts)] == list(lists)
+    data.root[0] = 7
+    assert merged.inputs[0].data.root == [7, *together[1:]], "the list that was handed out is the tensor's"
+
+
+def test_nested_and_flat_lists_together_are_flat():
+    requests = [
+        InferenceRequest(inputs=[RequestInput(name="x", shape=[1, 2], datatype="FP32", data=one)])
+        for one in ([[1, 2]], [3, 4])
+    ]
+    assert merge(requests).inputs[0].data.root == [1, 2, 3, 4]
+
+
+def test_binary_data_read_as_a_list_in_a_batch_is_as_it_is_alone():
+    rows = [np.array([[np.nan, 2.0]], np.float32), np.array([[3.0, 4.0]], np.float32)]
+    requests = [
+        InferenceRequest(
+            inputs=[
+                RequestInput(
+                    name="x", shape=[1, 2], datatype="FP32", data=TensorData.from_raw(one.tobytes(), "FP32", [1, 2])
+                )
+            ]
+        )
+        for one in rows
+    ]
+    found = merge(requests).inputs[0].data.root
+    assert np.isnan(found[0]) and np.isnan(requests[0].inputs[0].data.root[0])
+    assert found[1:] == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(("values", "fits"), [([1, 2, 3, 4], True), ([[1, 2], [3, 4]], True), ([1, 2, 3], False)])
+def test_a_list_in_the_response_is_cut_by_rows(values, fits):
+    output = ResponseOutput(name="y", shape=[2, 2], datatype="INT64", data=values)
+    response = InferenceResponse(model_name="m", outputs=[output])
+    if not fits:
+        with pytest.raises(CodecError, match=r"'y': shape .* does not hold the 3 values"):
+            split(response, [1, 1])
+        return
+    first, second = split(response, [1, 1])
+    half = len(values) // 2
+    assert (first.outputs[0].data.root, second.outputs[0].data.root) == (values[:half], values[half:])
 
 
 def test_parameters_merge_to_lists_and_come_back_to_their_owners():

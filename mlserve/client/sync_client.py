@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from contextvars import Context
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +13,7 @@ from typing import Any, TypeVar
 from mlserve.client.address import Address
 from mlserve.client.async_client import AsyncClient
 from mlserve.client.result import InferResult
+from mlserve.client.runner import AnswerStream, Runner
 from mlserve.types import (
     MetadataModelResponse,
     MetadataServerResponse,
@@ -57,7 +55,7 @@ class Client:
         )
         self.address = str(Address.parse(address))  # What is wrong with it is said now.
         self._lock = threading.Lock()
-        self._runner: _Runner | None = None
+        self._runner: Runner | None = None
 
     # -- inference ----------------------------------------------------------------------------------------------------
 
@@ -105,26 +103,26 @@ class Client:
         Leaving the loop, or closing the generator, before the end cancels the call on the server.
         """
         runner = self._running()
-        answers = runner.client.stream(
-            model,
-            payload,
-            version=version,
-            outputs=outputs,
-            parameters=parameters,
-            id=id,
-            headers=headers,
-            timeout_seconds=timeout_seconds,
+        answers = AnswerStream(
+            runner,
+            runner.client.stream(
+                model,
+                payload,
+                version=version,
+                outputs=outputs,
+                parameters=parameters,
+                id=id,
+                headers=headers,
+                timeout_seconds=timeout_seconds,
+            ),
         )
-
-        async def following() -> InferResult | None:
-            return await anext(answers, None)
 
         def iterate(_: Client) -> Generator[InferResult, None, None]:  # It keeps its client from being collected.
             try:
-                while (answer := runner.wait(following())) is not None:
+                while (answer := answers.next()) is not None:
                     yield answer
             finally:
-                runner.wait(answers.aclose())
+                answers.close()
 
         return iterate(self)
 
@@ -168,21 +166,21 @@ class Client:
 
     def _run(self, call: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         runner = self._running()
-        return runner.wait(call(runner.client))
+        return runner.wait(lambda: call(runner.client))
 
-    def _running(self) -> _Runner:
+    def _running(self) -> Runner:
         """The event loop of this process, started when it is first needed."""
         with self._lock:
-            if self._runner is None or self._runner.pid != os.getpid():
-                self._runner = _Runner(self._make())
-                weakref.finalize(self, self._runner.end)  # For who forgets to close.
+            if self._runner is None or not self._runner.is_here:
+                self._runner = Runner(self._make())
+                weakref.finalize(self, self._runner.end).atexit = False  # For who forgets to close.
             return self._runner
 
     def close(self) -> None:
         """Closes the connections and ends the thread. Another call starts anew."""
         with self._lock:
             runner, self._runner = self._runner, None
-        if runner is not None and runner.pid == os.getpid():
+        if runner is not None:
             runner.end()
             runner.join()
 
@@ -196,55 +194,3 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self.address}>"
-
-
-class _Runner:
-    """An event loop in a daemon thread, and the client that lives there."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self.client = client
-        self.pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="mlserve-client", daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
-
-    def wait(self, call: Coroutine[Any, Any, T]) -> T:
-        """What a call gives. If the waiting is interrupted (Ctrl+C), the call is cancelled."""
-        if self._loop.is_closed() or threading.current_thread() is self._thread:
-            call.close()
-            raise RuntimeError("the client is closed")
-        # In a context of its own: the caller's may say that this is trio, or another loop's task.
-        future = Context().run(asyncio.run_coroutine_threadsafe, call, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def end(self) -> None:
-        """Has the loop close the client and stop; does not wait. Does nothing the second time, or after a fork."""
-        if self.pid == os.getpid() and not self._loop.is_closed():
-            ending = self._end()
-            try:
-                Context().run(asyncio.run_coroutine_threadsafe, ending, self._loop)
-            except RuntimeError:  # It was closed just now.
-                ending.close()
-
-    async def _end(self) -> None:
-        try:
-            await self.client.aclose()
-        finally:
-            self._loop.stop()
-
-    def join(self) -> None:
-        """Waits for the thread's end."""
-        if threading.current_thread() is not self._thread:
-            self._thread.join()

@@ -223,7 +223,7 @@ async def running_pool(
     arena.close()
 
 
-async def until(condition, seconds: float = 15.0) -> None:
+async def until(condition, seconds: float = 60.0) -> None:
     """Waits until something observable from outside has happened."""
     with anyio.fail_after(seconds):
         while not condition():

@@ -72,7 +72,7 @@ class Running:
             time.sleep(0.02)
         raise AssertionError(f"not started after {self._start_seconds} s:\n{self.output}")
 
-    def wait_output(self, text: str, seconds: float = 15.0) -> None:
+    def wait_output(self, text: str, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while text not in self.output:
             assert time.monotonic() < end, f"no {text!r} in:\n{self.output}"

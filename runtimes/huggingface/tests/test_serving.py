@@ -144,5 +144,5 @@ def test_who_leaves_a_stream_frees_its_worker(models: dict[str, Path], tmp_path:
         for _ in range(10):
             with httpx.stream("POST", address, json=body, timeout=60) as response:
                 assert next(response.iter_lines()).startswith("data: ")
-        text = httpx.post(f"{server.rest}/v2/models/text-generation/infer", json=body, timeout=5).json()
+        text = httpx.post(f"{server.rest}/v2/models/text-generation/infer", json=body, timeout=20).json()
         assert len(answers(text["outputs"][0]["data"])) == 1

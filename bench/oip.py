@@ -12,8 +12,8 @@ import orjson
 
 __all__ = ["Answers", "Call", "grpc_contents", "grpc_raw", "rest_binary", "rest_json"]
 
-_DATATYPES = {"float32": "FP32", "int64": "INT64"}
-_CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents"}
+_DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64"}
+_CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents", "INT64": "int64_contents"}
 _GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 _KEEP_BYTES = 64 * 1024  # answers up to this size are compared byte for byte, longer ones by length
 _JSON_LENGTH = re.compile(rb"\r\ninference-header-content-length: *(\d+)", re.IGNORECASE)

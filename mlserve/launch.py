@@ -20,6 +20,7 @@ import anyio
 
 from mlserve import osdep
 from mlserve.arena import unnamed_segment
+from mlserve.cores import thread_variables
 from mlserve.environments import Environment
 from mlserve.frames import Channel, ToPool, ToWorker
 
@@ -54,10 +55,17 @@ class Launched(Protocol):
 
 
 class ProcessLauncher:
-    """Starts worker processes, in our own Python or in a model's environment; each sees one of the devices."""
+    """Starts the worker processes of a pool, in our own Python or in a model's environment.
+
+    Each sees one of the devices, and has its share of the cores.
+    """
 
     def __init__(
-        self, settings_json: bytes, environment: Environment | None = None, devices: Sequence[int | str] = ()
+        self,
+        settings_json: bytes,
+        environment: Environment | None = None,
+        devices: Sequence[int | str] = (),
+        workers: int = 1,
     ) -> None:
         self._settings_json = settings_json
         self._devices = devices
@@ -66,6 +74,7 @@ class ProcessLauncher:
         if environment is not None:
             self._python, self._variables = environment.python, dict(environment.variables)
             self._path = [environment.overlay, None]
+        self._variables |= thread_variables(self._variables, workers)
 
     def start(self, place: int = 0) -> Launched:
         """Starts the worker of a place in the pool: place i has device i, modulo their number.

@@ -97,7 +97,8 @@ class Pools:
         launcher: ProcessLauncher | ThreadLauncher
         if place.workers:
             environment = place.environment or self._of_image
-            launcher = ProcessLauncher(self._settings.model_dump_json().encode(), environment, place.devices)
+            settings = self._settings.model_dump_json().encode()
+            launcher = ProcessLauncher(settings, environment, place.devices, place.workers)
         else:
             launcher = ThreadLauncher()
         workers = max(1, place.workers)

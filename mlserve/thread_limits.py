@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ThreadLimit"]
+__all__ = ["ThreadLimit", "threads_of_process"]
 
 _logger = logging.getLogger("mlserve.model")
+
+
+def threads_of_process() -> int | None:
+    """How many threads this worker's libraries use where its model does not say: what OMP_NUM_THREADS says.
+
+    For frameworks that do not look at that variable themselves. None: as many as they like.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": of nested regions
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 class ThreadLimit:

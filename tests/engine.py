@@ -211,7 +211,7 @@ async def running_pool(
     """A pool with worker processes, or with one thread for 0; yields it with its arena."""
     arena = Arena(1 << 30)
     settings = Settings().model_dump_json().encode()
-    launcher = ProcessLauncher(settings, devices=devices) if workers else ThreadLauncher()
+    launcher = ProcessLauncher(settings, None, devices, workers) if workers else ThreadLauncher()
     pool = Pool("test", max(1, workers), launcher, arena, Observed(), wear)
     async with anyio.create_task_group() as tasks:
         await tasks.start(pool.run)

@@ -22,6 +22,7 @@ ROOMS = [
         "errors",
         "eventloop",
         "osdep",
+        "cores",
         "plain_streams",
         "malloc",
         "tally",

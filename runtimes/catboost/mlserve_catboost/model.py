@@ -9,6 +9,7 @@ import catboost
 
 from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
+from mlserve.thread_limits import threads_of_process
 from mlserve.types import MetadataTensor
 from mlserve_catboost.artifact import load_estimator
 from mlserve_catboost.inputs import InputCheck
@@ -30,7 +31,7 @@ class CatboostModel(TabularModel):
 
     def read(self, path: str) -> Any:
         """The estimator in a file."""
-        threads = self.extra.threads()
+        threads = self.extra.threads() or threads_of_process()
         self._options = {} if threads is None else {"thread_count": threads}
         return load_estimator(path, self.name)
 

@@ -281,6 +281,8 @@ def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(model._model, "predict", watch)
     assert np.array_equal(ask(model, IRIS)["predict"], CLASSIFIER.predict(IRIS))
     assert seen == [{"thread_count": 2}]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert TRIAL.load(tmp_path)._options == {"thread_count": 1}
     for wrong in (0, "many", -1, True):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
             TRIAL.load(tmp_path, extra={"threads": wrong})

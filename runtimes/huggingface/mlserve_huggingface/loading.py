@@ -13,6 +13,7 @@ import transformers
 from mlserve.artifacts import get_model_uri
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.settings import ModelSettings
+from mlserve.thread_limits import threads_of_process
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.settings import HuggingFaceSettings
 from mlserve_huggingface.tasks import resolve_task
@@ -83,7 +84,8 @@ def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: 
             f"model '{name}': device {device} is asked for, but torch sees no accelerator; -1 is the processor"
         )
     if chosen.optimum_model:
-        return _optimum(task, model, {**options, **({} if device == "cpu" else {"device": device})}, name)
+        options |= {} if device == "cpu" else {"device": device}
+        return _optimum(task, model, chosen, options, name)
     if task == "question-answering" and _IS_5:
         if model is None:
             raise ModelLoadError(f"model '{name}': transformers 5 has no default for '{task}'; name a pretrained_model")
@@ -95,7 +97,7 @@ def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: 
     return transformers.pipeline(task, model=model, device=device, **options)
 
 
-def _optimum(task: str, model: str | None, options: dict[str, Any], name: str) -> Any:
+def _optimum(task: str, model: str | None, chosen: HuggingFaceSettings, options: dict[str, Any], name: str) -> Any:
     """A pipeline of ONNX Runtime, exported on the spot where the folder holds no ONNX file."""
     if _IS_5:
         raise ModelLoadError(
@@ -109,7 +111,20 @@ def _optimum(task: str, model: str | None, options: dict[str, Any], name: str) -
         raise ModelLoadError(
             f"model '{name}': optimum_model needs optimum-onnx: pip install 'mlserve-huggingface[optimum]' ({error})"
         ) from error
-    return pipeline(task, model=model, accelerator="ort", **options)
+    model_kwargs = {"session_options": _session_options(chosen), **(chosen.model_kwargs or {})}
+    return pipeline(task, model=model, accelerator="ort", model_kwargs=model_kwargs, **options)
+
+
+def _session_options(chosen: HuggingFaceSettings) -> Any:
+    import onnxruntime  # optimum brings it
+
+    class Options(onnxruntime.SessionOptions):  # type: ignore[misc]  # it has no types
+        def __deepcopy__(self, memo: Any) -> Options:
+            return self  # transformers copies a model's arguments, and ONNX Runtime's class cannot be copied
+
+    options = Options()
+    options.intra_op_num_threads = chosen.intra_op_threads or chosen.threads or threads_of_process() or 0
+    return options
 
 
 def _check_framework(chosen: HuggingFaceSettings, name: str) -> None:

@@ -143,9 +143,33 @@ else:
         for one, other in zip(found, wanted):
             for name, value in other.items():
                 assert one[name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
-        anyio.run(model.unload)
-        del model
-        gc.collect()  # optimum's folder for the exported file goes here, not in another test
+        forget(model)
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_optimum_has_the_threads_and_arguments_that_it_is_told(
+        models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def made(**extra: Any) -> tuple[int, bool]:
+            model = load(settings_for(models["text-generation"], optimum_model=True, **extra))
+            served = model._caller._pipeline.model
+            found = served.session.get_session_options().intra_op_num_threads, served.use_cache
+            forget(model)
+            return found
+
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        before = torch.get_num_threads()
+        try:
+            assert made() == (3, True)
+            assert made(threads=2, model_kwargs={"use_cache": False}) == (2, False)
+        finally:
+            torch.set_num_threads(before)
+
+
+def forget(model: Any) -> None:
+    """optimum's folder for the exported file goes here, not in another test."""
+    anyio.run(model.unload)
+    del model
+    gc.collect()
 
 
 def test_names_of_mlserver_lead_here() -> None:

@@ -11,6 +11,7 @@ from mlserve.artifacts import foreign_kind
 from mlserve.errors import ModelLoadError
 from mlserve.extra import Extra
 from mlserve.settings import ModelSettings
+from mlserve.thread_limits import threads_of_process
 
 __all__ = ["open_session"]
 
@@ -84,7 +85,7 @@ def _check_providers(name: str, wanted: list[str], found: list[str]) -> None:
 def _options(extra: Extra) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
-    threads, inter_threads = extra.threads(), extra.count("inter_threads")
+    threads, inter_threads = extra.threads() or threads_of_process(), extra.count("inter_threads")
     if threads is not None:
         options.intra_op_num_threads = threads
     if inter_threads is not None:

@@ -100,6 +100,15 @@ def test_metadata_is_the_graphs_unless_the_settings_have_their_own(folder: Path)
     assert anyio.run(model.metadata).model_dump()["inputs"] == [own]
 
 
+def test_a_session_has_as_many_threads_as_the_other_libraries_of_its_worker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for extra, threads in (({}, 3), ({"threads": 2}, 2), ({"session_options": {"intra_op_num_threads": 1}}, 1)):
+        made = load(folder, extra=extra)._session.get_session_options()
+        assert made.intra_op_num_threads == threads
+
+
 def test_threads_and_options_reach_the_session(folder: Path) -> None:
     options = {
         "graph_optimization_level": "ORT_DISABLE_ALL",

@@ -21,7 +21,7 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds
 from mlserve.calls import Call
-from mlserve.errors import MLServeError, ModelLoadError, StartupError, WorkerDied
+from mlserve.errors import MLServeError, ModelLoadError, NoWorker, StartupError, WorkerDied
 from mlserve.eventloop import clock_of
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
 from mlserve.link import Link, Observer
@@ -101,13 +101,13 @@ class Crew:
         aside = self._asides.get(model)
         return aside is not None and aside.blocks
 
-    def refusal(self, model: int) -> WorkerDied | None:
+    def refusal(self, model: int) -> NoWorker | None:
         """Why calls to a model cannot even wait now, if that is so."""
         aside = self._asides.get(model)
         if aside is not None and aside.blocks:
-            return WorkerDied(f"{aside.reason}; it is tried again from time to time", aside.until - self.now())
+            return NoWorker(f"{aside.reason}; it is tried again from time to time", aside.until - self.now())
         if self.trouble and not self.links:
-            return WorkerDied(self.trouble, self.next_start_at - self.now())
+            return NoWorker(self.trouble, self.next_start_at - self.now())
         return None
 
     # -- models -------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Crew:
                     await self._unload_in(link, frame.model)
             raise
         if loaded is None:
-            raise WorkerDied(f"pool {self.name} has no worker that runs; see the log")
+            raise NoWorker(f"pool {self.name} has no worker that runs; see the log")
         self._models[frame.model] = frame
         self._bounds[frame.model] = bounds
         return loaded

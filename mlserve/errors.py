@@ -15,20 +15,19 @@
     ├── DeadlineExceeded            504 DEADLINE_EXCEEDED  the call's time was over before its answer
     ├── CallerLeft                  499 CANCELLED          nobody waits for the answer any more
     ├── Overloaded                  429 RESOURCE_EXHAUSTED too many calls wait already            (retryable)
-    ├── WorkerDied                  503 UNAVAILABLE        the process that ran the call is gone  (retryable)
+    ├── NoWorker                    503 UNAVAILABLE        no process can run the call now        (retryable)
+    ├── WorkerDied                  503 UNAVAILABLE        the process that ran the call is gone
     ├── RequestRefused              500 INTERNAL           workers died of this content, again and again
     ├── ServerStopping              503 UNAVAILABLE        the server takes no new calls          (retryable)
     ├── SettingsError               500 INTERNAL           a settings file or variable cannot be used
     └── StartupError                500 INTERNAL           the server cannot start; nothing was served
 
 The classes carry plain values, so that the core imports no web or gRPC library; each transport translates in one
-place. `retryable` says that the same call may be sent again as it is: it never reached a model, or the model's
-process died under it.
+place. `retryable` says that the call never reached a model, so that anybody may send it again as it is, whatever the
+model does with a request; both transports tell clients (`Retry-After`, `grpc-retry-pushback-ms`).
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 __all__ = [
     "BodyTooLarge",
@@ -45,6 +44,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "ModelParametersMissing",
+    "NoWorker",
     "Overloaded",
     "RequestRefused",
     "ServerStopping",
@@ -86,7 +86,7 @@ class MLServeError(Exception):
 
     http_status: int = 400
     grpc_status: str = "INVALID_ARGUMENT"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, message: str = "", status_code: int | None = None) -> None:
         super().__init__(message)
@@ -211,7 +211,14 @@ class Overloaded(MLServeError):
 
 
 class WorkerDied(MLServeError):
-    """The worker process that ran the call is gone, or there is none; `retry_after_seconds` is when to try again."""
+    """The worker process that ran the call is gone: the model may have done its work, or a part of it."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class NoWorker(MLServeError):
+    """No worker process can run the model now; `retry_after_seconds` is when to try again."""
 
     http_status = 503
     grpc_status = "UNAVAILABLE"

@@ -31,9 +31,9 @@ from mlserve.errors import (
     CallerLeft,
     DeadlineExceeded,
     MLServeError,
+    NoWorker,
     RequestRefused,
     ServerStopping,
-    WorkerDied,
 )
 from mlserve.eventloop import clock_of, waiter_type
 from mlserve.frames import ChannelClosed
@@ -374,7 +374,7 @@ class Pool:
             line = self._lines.get(call.model)
             refusal = self.crew.refusal(call.model)
             if call.abandoned or refusal is not None or line is None or self.crew.stopping:
-                call.fail(refusal or WorkerDied("the worker process died before it ran this call"))
+                call.fail(refusal or NoWorker("the worker process died before it ran this call"))
             else:
                 self._add(line, call, in_front=True)
 

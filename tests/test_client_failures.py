@@ -18,7 +18,7 @@ from mlserve.client import Client, ClientError, Unavailable
 from mlserve.client.address import Address
 from mlserve.client.faults import from_grpc, from_http
 from mlserve.client.retrying import pause_before_retry
-from mlserve.errors import MLServeError, Overloaded, WorkerDied
+from mlserve.errors import MLServeError, NoWorker, Overloaded, ServerStopping, WorkerDied
 from mlserve.grpc import dataplane_pb2, dataplane_pb2_grpc
 from mlserve.metrics import Metrics
 from mlserve.rest.app import RestApp
@@ -196,11 +196,12 @@ def test_retries_end():
     [
         None,
         answer({"error": "from a proxy"}, "503 Service Unavailable"),
+        answer({"error": "the model's own"}, "429 Too Many Requests"),
         answer({"error": "failed"}, "500 Internal Server Error"),
         answer({"error": "late"}, "504 Gateway Timeout"),
         Cut(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"),
     ],
-    ids=["hung up", "503 without Retry-After", "500", "504", "broke off"],
+    ids=["hung up", "503 without Retry-After", "429 without Retry-After", "500", "504", "broke off"],
 )
 def test_what_may_have_reached_a_model_is_never_sent_again(step):
     with Scripted(step, GOOD) as server, Client(server.address) as client:
@@ -229,18 +230,59 @@ def test_a_server_that_comes_up_late_is_found():
         thread.join()
 
 
-def test_over_grpc_unavailable_is_tried_again():
+def test_what_never_reached_a_model_is_tried_again(kind):
+    causes: list[MLServeError] = [NoWorker("none"), Overloaded("many", 0.0), ServerStopping("stop")]
+
+    def model(request: InferenceRequest) -> InferenceResponse:
+        if causes:
+            raise causes.pop()
+        return echo(request)
+
+    with connected(kind, FakePlane(model=model), retries=3) as client:
+        client.infer("model", [1])
+
+
+@pytest.mark.parametrize("cause", [WorkerDied("gone"), MLServeError("quota", 429), MLServeError("no", 503)], ids=str)
+def test_what_a_model_may_have_run_is_sent_again_only_where_the_user_says_so(kind, cause):
     tries: list[int] = []
 
     def model(request: InferenceRequest) -> InferenceResponse:
         tries.append(1)
-        if len(tries) < 3:
-            raise WorkerDied("gone") if len(tries) == 1 else Overloaded("many")
+        if len(tries) % 2:
+            raise cause
         return echo(request)
 
-    with connected("grpc", FakePlane(model=model)) as client:
+    async def stream(request: InferenceRequest) -> Any:
+        yield model(request)
+
+    plane = FakePlane(model=model, stream=stream)
+    with connected(kind, plane) as client:
+        with pytest.raises((Unavailable, Overloaded)) as caught:
+            client.infer("model", [1])
+        assert len(tries) == 1 and not caught.value.retryable
+        tries.clear()
+        with pytest.raises((Unavailable, Overloaded)):
+            next(client.stream("stream", [1]))
+        assert len(tries) == 1
+    tries.clear()
+    with connected(kind, plane, may_run_twice=True) as client:
         client.infer("model", [1])
-    assert len(tries) == 3
+        next(client.stream("stream", [1]))
+    assert len(tries) == 4
+
+
+def test_a_broken_connection_is_tried_again_where_the_user_says_so():
+    with Scripted(None, GOOD) as server, Client(server.address, may_run_twice=True) as client:
+        assert client.infer("m", [1]).model_name == "m"
+        assert server.count == 2
+
+
+def test_the_servers_of_others_say_nothing_of_another_try_over_grpc():
+    for trailers in ({}, {"grpc-retry-pushback-ms": "-1"}, {"grpc-retry-pushback-ms": "soon"}):
+        assert not from_grpc("UNAVAILABLE", "x", trailers).retryable
+        assert not from_grpc("RESOURCE_EXHAUSTED", "x", trailers).retryable
+    busy = from_grpc("RESOURCE_EXHAUSTED", "x", {"grpc-retry-pushback-ms": "1500"})
+    assert busy.retryable and isinstance(busy, Overloaded) and busy.retry_after_seconds == 1.5
 
 
 def test_a_pause_beyond_the_deadline_is_not_begun():
@@ -256,17 +298,15 @@ def test_pauses_double_and_are_never_shorter_than_asked():
     busy, refused = Overloaded("x", 0.0), ClientError("x", "a", arrived=False)
     for error in (busy, refused):
         for tries, longest in ((1, 0.1), (2, 0.2), (5, 1.6), (20, 5.0)):
-            pause = pause_before_retry(error, tries, 50)
+            pause = pause_before_retry(error, tries, 50, may_run_twice=False)
             assert pause is not None and longest / 2 <= pause <= longest
-    assert pause_before_retry(Overloaded("x", 7.0), 1, 1) == 7.0
-    assert pause_before_retry(busy, 3, 2) is None
-    for error in (
-        ClientError("x", "a", arrived=True),
-        Unavailable("x"),
-        MLServeError("x"),
-        errors.DeadlineExceeded("x"),
-    ):
-        assert pause_before_retry(error, 1, 5) is None
+    assert pause_before_retry(Overloaded("x", 7.0), 1, 1, may_run_twice=False) == 7.0
+    assert pause_before_retry(busy, 3, 2, may_run_twice=True) is None
+    for error in (ClientError("x", "a", arrived=True), Unavailable("x")):
+        assert pause_before_retry(error, 1, 5, may_run_twice=False) is None
+        assert pause_before_retry(error, 1, 5, may_run_twice=True) is not None
+    for never in (MLServeError("x"), errors.DeadlineExceeded("x"), errors.ModelError("x")):
+        assert pause_before_retry(never, 1, 5, may_run_twice=True) is None
 
 
 # -- servers of other people -------------------------------------------------------------------------------------------

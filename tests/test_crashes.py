@@ -10,7 +10,7 @@ import pytest
 
 from mlserve import crew, recovery
 from mlserve.bounds import Bounds
-from mlserve.errors import MLServeError, ModelLoadError, RequestRefused, WorkerDied
+from mlserve.errors import MLServeError, ModelLoadError, NoWorker, RequestRefused, WorkerDied
 from tests.bad_models import BAD_MODELS
 from tests.engine import load, request, running_pool, until, values, write_models
 
@@ -37,8 +37,8 @@ def _notes(folder):
     return path.read_text().split() if path.exists() else []
 
 
-async def _death(pool, value, **more):
-    with pytest.raises(WorkerDied) as caught:
+async def _death(pool, value, kind=WorkerDied, **more):
+    with pytest.raises(kind) as caught:
         await pool.infer(1, request([value], **more), "json")
     return caught.value
 
@@ -50,14 +50,14 @@ async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_
         monkeypatch.setattr(recovery, "FIRST_ASIDE_SECONDS", 30.0)
         for value in (-1.0, -2.0, -3.0):
             await _death(pool, value)
-        error = await _death(pool, 1.0)
-        assert "3 times in a row" in error.message and 20 < error.retry_after_seconds <= 30
+        error = await _death(pool, 1.0, NoWorker)
+        assert error.retryable and "3 times in a row" in error.message and 20 < error.retry_after_seconds <= 30
         assert "3 times" in pool.why_not(1)
         assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
         assert not pool.why_not(2)
         restarts = pool.crew.restarts
         for _ in range(3):
-            await _death(pool, -4.0)
+            await _death(pool, -4.0, NoWorker)
         assert pool.crew.restarts == restarts, "a model that is set aside ends nobody"
 
 
@@ -201,7 +201,7 @@ async def test_workers_that_never_come_up_fail_their_calls_instead_of_keeping_th
         await load(pool, 2, "Double", folder / "good")
         monkeypatch.setattr(pool.crew._launcher, "_python", "/bin/false")
         os.kill(pool.pids[0], signal.SIGKILL)
-        with anyio.fail_after(10), pytest.raises(WorkerDied, match="again and again"):
+        with anyio.fail_after(10), pytest.raises(NoWorker, match="again and again"):
             await pool.infer(2, request([2.0]), "json")
         assert "again and again" in pool.why_not(2)
         monkeypatch.undo()

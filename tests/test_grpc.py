@@ -258,6 +258,7 @@ def test_the_deadline_of_the_client_is_passed_on(server: Running, stub: GRPCInfe
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
+PUSHBACK = {"full": "1000", "gone": "-1", "none": "2500", "stop": "1000", "quota": "-1"}  # "-1" is: never
 RAISED = [
     (errors.InvalidRequest("no 名 100%"), "INVALID_ARGUMENT"),
     (errors.InferenceError("no"), "INVALID_ARGUMENT"),
@@ -267,6 +268,8 @@ RAISED = [
     (errors.DeadlineExceeded("late"), "DEADLINE_EXCEEDED"),
     (errors.Overloaded("full"), "RESOURCE_EXHAUSTED"),
     (errors.WorkerDied("gone"), "UNAVAILABLE"),
+    (errors.NoWorker("none", 2.5), "UNAVAILABLE"),
+    (errors.MLServeError("quota", 429), "RESOURCE_EXHAUSTED"),
     (errors.ServerStopping("stop"), "UNAVAILABLE"),
     (errors.MLServeError("teapot", 418), "INVALID_ARGUMENT"),
     (errors.MLServeError("conflict", 409), "ABORTED"),
@@ -276,12 +279,13 @@ RAISED = [
 
 @pytest.mark.parametrize(("error", "code"), RAISED, ids=[f"{type(one).__name__}-{code}" for one, code in RAISED])
 def test_errors_become_statuses(error: Exception, code: str) -> None:
-    """With their message, whatever characters it has, and no trailing metadata."""
+    """With their message, whatever characters it has, and no metadata but whether, and when, to send the call again."""
     with serving(plane=FakePlane(failing=failing(error))) as server, grpc.insecure_channel(server.address) as channel:
         found = failure(GRPCInferenceServiceStub(channel).ModelInfer, message("failing"))
     assert found.code().name == code
     assert str(error) in (found.details() or "")
-    assert found.trailing_metadata() == ()
+    pushback = PUSHBACK.get(str(error))
+    assert found.trailing_metadata() == ((("grpc-retry-pushback-ms", pushback),) if pushback else ())
 
 
 def test_an_unexpected_error_says_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

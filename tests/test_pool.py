@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mlserve.bounds import window_of
-from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, ServerStopping, WorkerDied
+from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, NoWorker, ServerStopping, WorkerDied
 from mlserve.types import InferenceRequest
 from tests.engine import load, request, running_pool, until, values, write_models
 
@@ -94,7 +94,7 @@ async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answ
                     await anyio.sleep(0.005)
             (folder / "gate").unlink()
         assert isinstance(outcomes["first"], WorkerDied)
-        assert outcomes["first"].retryable
+        assert not outcomes["first"].retryable
         assert outcomes["second"] == outcomes["third"] == [1.0] * 20_000
         assert pool.crew.restarts == 1
 
@@ -330,7 +330,7 @@ async def test_a_model_that_cannot_be_loaded_again_fails_its_calls_and_says_so(f
         await load(pool, 1, "Double", folder)
         (folder / "models.py").write_text("class Double:\n    pass\n")
         os.kill(pool.pids[0], signal.SIGKILL)
-        with anyio.fail_after(15), pytest.raises(WorkerDied, match="could not be loaded again"):
+        with anyio.fail_after(15), pytest.raises(NoWorker, match="could not be loaded again"):
             await pool.infer(1, request([1.0]), "json")
         assert "could not be loaded again" in pool.why_not(1)
 

@@ -38,7 +38,8 @@ class AsyncClient:
     `address` is http://HOST:PORT (with a prefix, if the server has one), https, grpc://HOST:PORT or grpcs. `binary`
     sends and asks for tensors as bytes: without it REST is JSON, and gRPC is bytes in any case but for `binary=False`.
     `timeout_seconds` is the time for each call but streams, all tries together; None is no limit. `retries` is how
-    often a call is sent again where that is safe. `headers` go with every call, as metadata over gRPC.
+    often a call is sent again that cannot have reached a model; with `may_run_twice` also one that was lost on the way,
+    when its worker died or its connection broke. `headers` go with every call, as metadata over gRPC.
 
     Every method raises an MLServeError: those of `mlserve.errors` by the server's status, DeadlineExceeded when the
     time is over, ClientError when the connection is the trouble.
@@ -51,6 +52,7 @@ class AsyncClient:
         binary: bool | None = None,
         timeout_seconds: float | None = 60.0,
         retries: int = 2,
+        may_run_twice: bool = False,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int = 100,
@@ -59,6 +61,7 @@ class AsyncClient:
         self.address = str(where)
         self.timeout_seconds = timeout_seconds
         self.retries = retries
+        self.may_run_twice = may_run_twice
         given = dict(headers or {})
         self._transport: Transport
         if where.is_grpc:
@@ -91,7 +94,8 @@ class AsyncClient:
         request, asked = make_request(payload, request_id=id, parameters=parameters, outputs=outputs)
         sent = {**asked, **(headers or {})}
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
-        return await self._call(lambda left: self._transport.infer(request, model, version, sent, left), limit)
+        infer = self._transport.infer
+        return await self._call(lambda left: infer(request, model, version, sent, left), limit, self.may_run_twice)
 
     def stream(
         self,
@@ -126,7 +130,8 @@ class AsyncClient:
             answers = self._transport.stream(request, model, version, headers, left)
             return answers, await anext(answers, None)
 
-        answers, answer = await self._call(begin, timeout_seconds)  # From its first answer on nothing is retried.
+        # From its first answer on nothing is retried.
+        answers, answer = await self._call(begin, timeout_seconds, self.may_run_twice)
         async with aclosing(answers):
             while answer is not None:
                 yield answer
@@ -172,7 +177,12 @@ class AsyncClient:
 
     # -- deadlines and retries ----------------------------------------------------------------------------------------
 
-    async def _call(self, attempt: Callable[[float | None], Awaitable[T]], timeout_seconds: float | None) -> T:
+    async def _call(
+        self,
+        attempt: Callable[[float | None], Awaitable[T]],
+        timeout_seconds: float | None,
+        may_run_twice: bool = True,  # as what only asks, and as loading and unloading
+    ) -> T:
         """What an attempt gives, or a later one where another is safe. `attempt` gets the time that is left."""
         end = _end(timeout_seconds)
         tries = 0
@@ -182,7 +192,7 @@ class AsyncClient:
             try:
                 return await self._in_time(lambda left=left: attempt(left), end, timeout_seconds)  # type: ignore[misc]
             except MLServeError as error:
-                pause = pause_before_retry(error, tries, self.retries)
+                pause = pause_before_retry(error, tries, self.retries, may_run_twice=may_run_twice)
                 if pause is None or anyio.current_time() + pause >= end:
                     raise
             await anyio.sleep(pause)

@@ -39,7 +39,6 @@ __all__ = [
 
 CONNECT_SECONDS = 10.0  # for a connection, whatever the time for the call
 _LONGEST_QUOTE = 300  # characters of an answer that is none of the protocol's
-_NOT_THE_SERVER = "Received :status"  # how grpclib begins when a proxy answered in HTTP only
 
 
 class ClientError(MLServeError):
@@ -55,21 +54,23 @@ class ClientError(MLServeError):
         super().__init__(message)
         self.address = address
         self.arrived = arrived
+        self.retryable = not arrived
 
 
 class Unavailable(MLServeError):
     """The server cannot answer now: it stops, or the process that ran the call died.
 
-    `retry_after_seconds` is how long the server asks to wait; None if it says nothing of another try.
+    `retry_after_seconds` is how long the server asks to wait, None if it does not: then the call may have reached a
+    model, and is not `retryable`.
     """
 
     http_status = 503
     grpc_status = "UNAVAILABLE"
-    retryable = True
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.retryable = retry_after_seconds is not None
 
 
 def from_http(
@@ -89,8 +90,7 @@ def from_http(
     if status == 413:
         return BodyTooLarge(message)
     if status == 429:
-        asked = _retry_after(headers)
-        return Overloaded(message, 1.0 if asked is None else asked)
+        return _overloaded(message, _retry_after(headers))
     if status == 503:
         return Unavailable(message, _retry_after(headers))
     if status == 504:
@@ -102,15 +102,18 @@ def from_http(
     return MLServeError(message, status if 400 <= status <= 599 else 502)
 
 
-def from_grpc(status: str, message: str | None, *, loads: bool = False) -> MLServeError:
-    """The exception of a gRPC status, given by its name."""
+def from_grpc(
+    status: str, message: str | None, trailers: Mapping[str, str] | None = None, *, loads: bool = False
+) -> MLServeError:
+    """The exception of a gRPC status, given by its name; `trailers` are the fields that came with it."""
     message = message or status
+    asked = _pushback(trailers or {})
     if status == "RESOURCE_EXHAUSTED":
         # One status for two things; only the words tell "too large" (never worth a retry) from "too many".
         is_size = " bytes" in message or "larger than" in message
-        return BodyTooLarge(message) if is_size else Overloaded(message, 0.0)
+        return BodyTooLarge(message) if is_size else _overloaded(message, asked)
     if status == "UNAVAILABLE":
-        return Unavailable(message, None if message.startswith(_NOT_THE_SERVER) else 0.0)
+        return Unavailable(message, asked)
     if status == "INTERNAL" and loads:
         return ModelLoadError(message)
     kind = _GRPC.get(status)
@@ -184,6 +187,19 @@ def _message(status: int, body: bytes) -> str:
             return said if isinstance(said, str) else msgspec.json.encode(said).decode()
     text = body[: 4 * _LONGEST_QUOTE].decode("utf-8", "replace").strip()[:_LONGEST_QUOTE]
     return f"HTTP status {status}: {text}" if text else f"HTTP status {status}"
+
+
+def _overloaded(message: str, asked: float | None) -> Overloaded:
+    """`asked`: the seconds after which the server says that the call may be sent again; None if it does not."""
+    error = Overloaded(message, 1.0 if asked is None else asked)
+    error.retryable = asked is not None
+    return error
+
+
+def _pushback(trailers: Mapping[str, str]) -> float | None:
+    """The seconds of grpc-retry-pushback-ms; None without one, and for one below zero, which forbids another try."""
+    text = trailers.get("grpc-retry-pushback-ms", "")
+    return int(text) / 1000 if text.isdecimal() else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

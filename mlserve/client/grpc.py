@@ -37,6 +37,7 @@ from mlserve.wire.v2proto import decode_response, encode_request
 __all__ = ["GrpcTransport"]
 
 _SERVICE = "inference.GRPCInferenceService"
+_REFUSED = "error_code: 7"  # REFUSED_STREAM in grpclib's words: HTTP/2 says that such a call was not begun
 _WINDOW_BYTES = 16 << 20  # what the server may send ahead of the reader
 # The last is what grpclib raises for a message that breaks off in its middle.
 _BROKEN = (StreamTerminatedError, ProtocolError, H2Error, OSError, AssertionError)
@@ -149,8 +150,9 @@ class GrpcTransport:
         message = self._encode(request, name, version)
         # Ours, and MLServer's, form of answers; a server may be set to Triton's.
         sent = {**self._headers, **headers, "mlserve-stream-response": "mlserver"}
-        with self._translated(arrives=True):
-            async with self._open("ModelStreamInfer", Cardinality.STREAM_STREAM, sent, timeout_seconds) as stream:
+        stream = self._open("ModelStreamInfer", Cardinality.STREAM_STREAM, sent, timeout_seconds)
+        with self._translated(stream, arrives=True):
+            async with stream:
                 await self._connect(stream)
                 await stream.send_message(message, end=True)
                 while (data := await stream.recv_message()) is not None:
@@ -177,8 +179,9 @@ class GrpcTransport:
         loads: bool = False,
     ) -> tuple[bytes, dict[str, str]]:
         """The one answer and the trailing metadata. MLServeError."""
-        with self._translated(arrives=arrives, loads=loads):
-            async with self._open(method, Cardinality.UNARY_UNARY, headers, timeout_seconds) as stream:
+        stream = self._open(method, Cardinality.UNARY_UNARY, headers, timeout_seconds)
+        with self._translated(stream, arrives=arrives, loads=loads):
+            async with stream:
                 await self._connect(stream)
                 await stream.send_message(message, end=True)
                 data = await stream.recv_message()
@@ -219,19 +222,20 @@ class GrpcTransport:
         raise ClientError(f"cannot connect to {self._address}: {reason}", str(self._address), arrived=False) from cause
 
     @contextmanager
-    def _translated(self, *, arrives: bool, loads: bool = False) -> Iterator[None]:
+    def _translated(self, stream: Any, *, arrives: bool, loads: bool = False) -> Iterator[None]:
         """Turns what grpclib raises into exceptions of ours."""
         try:
             yield
         except MLServeError:
             raise
         except GRPCError as error:
-            raise from_grpc(error.status.name, error.message, loads=loads) from None
+            raise from_grpc(error.status.name, error.message, _trailers(stream), loads=loads) from None
         except (asyncio.TimeoutError, *_BROKEN) as error:
             if _is_deadline(error):
                 raise DeadlineExceeded(f"{self._address} gave no answer in time") from None
             message = f"{self._address}: the connection broke before the answer was complete ({reason_of(error)})"
-            raise ClientError(message, str(self._address), arrived=arrives) from error
+            arrived = arrives and not str(error).endswith(_REFUSED)
+            raise ClientError(message, str(self._address), arrived=arrived) from error
 
     async def aclose(self) -> None:
         """Closes the connection; calls under way break."""
@@ -239,6 +243,12 @@ class GrpcTransport:
         if channel is not None:
             channel.close()
             await asyncio.sleep(0)  # The transport closes its socket in the loop's next turn.
+
+
+def _trailers(stream: Any) -> dict[str, str]:
+    """The fields that came with a call's status. grpclib's `trailing_metadata` lacks those that begin with grpc-."""
+    below = getattr(stream, "_stream", None)  # since the call was opened
+    return dict(getattr(below, "trailers", None) or getattr(below, "headers", None) or ())
 
 
 def _is_deadline(error: BaseException) -> bool:

@@ -13,21 +13,16 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
-def pause_before_retry(error: MLServeError, tries: int, retries: int) -> float | None:
+def pause_before_retry(error: MLServeError, tries: int, retries: int, *, may_run_twice: bool) -> float | None:
     """The seconds to wait before the next try, after `tries` of them; None if there must not be one.
 
-    A call is sent again only if it cannot have reached a model (no connection; the server was asked something), or if
-    the server itself says that it may be: 429, and 503 with Retry-After; RESOURCE_EXHAUSTED and UNAVAILABLE. The pause
-    doubles, with a random part so that clients do not come back all at once, and is never shorter than asked for.
+    A call is sent again only if it cannot have reached a model: there was no connection, or the server says so, by
+    Retry-After or grpc-retry-pushback-ms. With `may_run_twice`, also one that was lost on the way. The pause doubles,
+    with a random part so that clients do not come back all at once, and is never shorter than asked for.
     """
-    if tries > retries:
+    is_lost = isinstance(error, ClientError | Unavailable | Overloaded)
+    if tries > retries or not (error.retryable or (may_run_twice and is_lost)):
         return None
-    asked: float | None = None
-    if isinstance(error, ClientError):
-        asked = None if error.arrived else 0.0
-    elif isinstance(error, Unavailable | Overloaded):
-        asked = error.retry_after_seconds
-    if asked is None:
-        return None
+    asked = getattr(error, "retry_after_seconds", None) or 0.0
     pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** (tries - 1), _LONGEST_PAUSE_SECONDS)
     return max(asked, pause * random.uniform(0.5, 1.0))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ _KINDS = {
 _HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 # The data plane ends a call at its deadline; this much later the call itself does, whatever it waits for.
 _DEADLINE_GRACE_SECONDS = 0.1
+_RETRIED = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")  # by clients with a policy of retries: gRPC's proposal A6
 _STATUS_NUMBERS = {status.name: str(status.value) for status in Status}
 
 
@@ -127,6 +129,7 @@ class Call:
         self._packing = ""  # the encoding of our answers; "" until a message of the client came packed
         self._deadline: float | None = None
         self._end: tuple[str, str] | None = None  # the status with which the call was ended from outside
+        self._pushback = "-1"  # milliseconds after which the call may be sent again; "-1": never, a model may have run
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []  # that end the call; cancelled when it has ended
 
@@ -261,6 +264,8 @@ class Call:
                 raise
             return self._end
         except MLServeError as error:
+            if error.retryable:
+                self._pushback = str(math.ceil(getattr(error, "retry_after_seconds", 1.0) * 1000))
             return error.grpc_status, error.message
         except GRPCError as error:
             return error.status.name, error.message or ""
@@ -289,6 +294,8 @@ class Call:
             fields += trailing_fields(self.trailing)
         elif status == "UNIMPLEMENTED":
             fields.append(("grpc-accept-encoding", ACCEPTED))
+        elif status in _RETRIED:
+            fields.append(("grpc-retry-pushback-ms", self._pushback))
         stream = self._stream
         await stream.send_headers(fields, end_stream=True)
         if stream.closable:  # The client still sends; it need not.

@@ -49,7 +49,7 @@ def error_reply(error: BaseException, request_id: str | None = None) -> Reply:
         if not isinstance(status, int) or not 400 <= status <= 599:
             status = 500  # A model may raise any number.
         reply = json_reply({"error": message}, status)
-        if status in (429, 503):
+        if error.retryable:  # not what a model raised, with whatever status: then it has run
             seconds = math.ceil(getattr(error, "retry_after_seconds", 1.0))
             reply.headers.append((b"retry-after", b"%d" % max(seconds, 1)))
         return reply

@@ -120,7 +120,16 @@ class HandleCall(Call):
 class StreamCall(Call):
     """A streamed call: requests in, chunks out, each side bounded by credit."""
 
-    __slots__ = ("_new_waiter", "assigned", "chunks", "ended", "request_credit", "wake_feeder", "wake_reader")
+    __slots__ = (
+        "_new_waiter",
+        "assigned",
+        "chunks",
+        "ended",
+        "request_credit",
+        "taken_credit",
+        "wake_feeder",
+        "wake_reader",
+    )
 
     def __init__(self, model: int, form: str, request_credit: int, new_waiter: Callable[[], Waiter]) -> None:
         super().__init__(model, None, form, new_waiter)
@@ -129,11 +138,13 @@ class StreamCall(Call):
         self.chunks: deque[InferenceResponse] = deque()
         self.ended = False
         self.request_credit = request_credit  # requests that the worker's buffer still has room for
+        self.taken_credit = 0  # of chunks that came, to be given back once they are taken
         self.wake_reader: Waiter | None = None
         self.wake_feeder: Waiter | None = None
 
-    def deliver(self, chunk: InferenceResponse) -> None:
+    def deliver(self, chunk: InferenceResponse, credit: int) -> None:
         self.chunks.append(chunk)
+        self.taken_credit += credit
         if self.wake_reader is not None:
             self.wake_reader.set()
 

@@ -9,7 +9,7 @@ Pool to worker                              Worker to pool
     Open      one streamed call                Chunk*, End or Failed
     Push      one more request of a stream     Pulled    the model took a request of its stream
     Close     no more requests in a stream
-    Credit    the client took n chunks         Waiting   the call gave way: it awaits something
+    Credit    the client took so much          Waiting   the call gave way: it awaits something
     Cancel    nobody waits any more
     Attach    slots that a batch will name     Apart     the calls of a batch run one by one after all
     Grant     a slot to answer in              Need      a slot of so many bytes, please
@@ -33,6 +33,7 @@ from typing import Any, Union
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+CREDIT_BYTES = 256 * 1024  # a chunk of a stream costs one, and one more for each of these
 INLINE_BYTES = 32 * 1024  # payloads up to this size travel inside the frame; above it a slot is cheaper
 _READ_BYTES = 64 * 1024  # one reused buffer: a larger one costs more to fill than it saves
 _LENGTH = struct.Struct("<I")
@@ -69,6 +70,12 @@ class Message(Struct, array_like=True):
     model_name: str = ""
     model_version: str | None = None
     slot: SlotRef | None = None
+
+
+def credit_of(message: Message) -> int:
+    """What a chunk of a stream costs: its sender has a credit, and sends while some is left."""
+    size = sum(part.length if part.data is None else len(part.data) for part in message.parts)
+    return 1 + size // CREDIT_BYTES
 
 
 class Load(Struct, array_like=True, tag="load"):
@@ -123,7 +130,7 @@ class Close(Struct, array_like=True, tag="x"):
 
 class Credit(Struct, array_like=True, tag="k"):
     call: int
-    chunks: int
+    credit: int
 
 
 class Ping(Struct, array_like=True, tag="ping"):

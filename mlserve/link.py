@@ -16,7 +16,7 @@ from mlserve.bounds import Bounds, window_of
 from mlserve.calls import Batch, Call, HandleCall, Question, StreamCall, error_of
 from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
-from mlserve.frames import ChannelClosed, SlotRef
+from mlserve.frames import ChannelClosed, SlotRef, credit_of
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
@@ -26,7 +26,7 @@ _logger = logging.getLogger("mlserve.pool")
 _PROGRESS = struct.Struct("<Q")
 _SMOOTHING = 0.2
 _DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253
-CHUNK_CREDIT = 16  # chunks that a worker may send ahead of its client
+CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large ones counting for several
 
 
 _DEFAULT_BOUNDS = Bounds()
@@ -163,10 +163,10 @@ class Link:
         """Says that a stream gets no more requests."""
         self._send(frames.Close(call.number))
 
-    def took(self, call: StreamCall, chunks: int) -> None:
-        """Lets the worker send as many chunks more."""
+    def took(self, call: StreamCall, credit: int) -> None:
+        """Lets the worker send so much more."""
         if call.number in self.calls:
-            self._tell(frames.Credit(call.number, chunks))
+            self._tell(frames.Credit(call.number, credit))
 
     def cancel(self, call: Call) -> None:
         """Tells the worker that nobody waits for a call. It still answers, so that the window stays true."""
@@ -401,7 +401,7 @@ class Link:
             stream.fail(ModelError(f"the model's answer cannot be sent: {error}"))
             return
         if not stream.abandoned:
-            stream.deliver(response)
+            stream.deliver(response, credit_of(message))
 
     # -- frames and slots ---------------------------------------------------------------------------------------------
 

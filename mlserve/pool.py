@@ -42,6 +42,7 @@ from mlserve.link import CHUNK_CREDIT, Link, Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
 from mlserve.recycling import NO_WEAR, Wear
 from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.unsent import Unsent
 
 _logger = logging.getLogger("mlserve.pool")
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
@@ -62,12 +63,14 @@ class Pool:
         arena: Arena,
         observer: Observer,
         wear: Wear = NO_WEAR,
+        unsent: Unsent | None = None,
     ) -> None:
         self.name = name
         self.crew = Crew(name, workers, launcher, arena, observer, wear)
         self._lines: dict[int, Line] = {}  # the calls that wait, by model
         self._waiting: dict[int, Line] = {}  # Invariant: those of them that are not empty
         self._timer = anyio.Event()  # a line wants to be looked at again later
+        self._unsent = unsent or Unsent()
         self.crew.on_room = self._dispatch
         self.crew.on_orphans = self._put_back
         self.crew.on_aside = self._fail_line
@@ -154,7 +157,7 @@ class Pool:
         """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
 
         Closing the generator, or cancelling its task, ends the model's generator too. The worker may be CHUNK_CREDIT
-        chunks ahead of what was taken here.
+        ahead of what was taken here.
         """
         call = StreamCall(model, form, _REQUESTS_AHEAD, self._new_waiter)
         if timeout is not None:
@@ -163,12 +166,11 @@ class Pool:
         feeding = anyio.CancelScope()
         self._tasks.start_soon(self._feed, call, requests, feeding)
         try:
-            taken = 0
             while chunks := await call.next_chunks():
-                taken += len(chunks)
+                taken = call.taken_credit
                 if taken >= CHUNK_CREDIT // 2 and call.link is not None:  # not for each chunk: it costs a write
+                    call.taken_credit = 0
                     call.link.took(call, taken)
-                    taken = 0
                 yield chunks
         finally:
             feeding.cancel()
@@ -262,7 +264,7 @@ class Pool:
     def _dispatch(self) -> None:
         """Gives waiting calls to workers that have room: of all lines, the one whose first call waits longest."""
         waiting = self._waiting
-        if not waiting:
+        if not waiting or self._unsent.full:
             return
         now = self._now()
         if len(waiting) == 1:
@@ -324,7 +326,11 @@ class Pool:
             if moments:
                 with anyio.move_on_after(max(0.0, min(moments) - self._now())):
                     await self._timer.wait()
-                self._dispatch()
+            self._dispatch()
+
+    def go_on(self) -> None:
+        """Lets calls begin that waited for memory."""
+        self._timer.set()
 
     # -- models and life ----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from mlserve.link import Observer
 from mlserve.pool import Pool
 from mlserve.recycling import NO_WEAR, Wear
 from mlserve.settings import ModelParameters, ModelSettings, Settings
+from mlserve.unsent import Unsent
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -40,9 +41,11 @@ class Place(NamedTuple):
 class Pools:
     """All pools of one server. A pool other than the default one ends when its last model leaves."""
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
+    def __init__(self, settings: Settings, observer: Observer, unsent: Unsent | None = None) -> None:
         self._settings = settings
         self._observer = observer
+        self._unsent = unsent or Unsent()
+        self._unsent.on_room = self._go_on
         self._environments = Environments(settings.environments_dir)
         self._of_image: Environment | None = None  # for all models that ask for none
         self.arena = Arena(settings.slot_memory_bytes or osdep.shared_memory_bytes())
@@ -86,6 +89,11 @@ class Pools:
                 del self._pools[pool.name]
                 await pool.stop(self._settings.parallel_workers_timeout)
 
+    def _go_on(self) -> None:
+        """Clients have taken their answers: calls may begin again."""
+        for pool in self._pools.values():
+            pool.go_on()
+
     async def stop(self, seconds: float) -> None:
         """Stops all workers: politely, and after so many seconds by force."""
         async with anyio.create_task_group() as stopping:
@@ -102,7 +110,7 @@ class Pools:
         else:
             launcher = ThreadLauncher()
         workers = max(1, place.workers)
-        pool = Pool(place.name, workers, launcher, self.arena, self._observer, place.wear)
+        pool = Pool(place.name, workers, launcher, self.arena, self._observer, place.wear, self._unsent)
         try:
             await self._tasks.start(pool.run)
         except BaseExceptionGroup as group:

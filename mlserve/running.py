@@ -23,7 +23,7 @@ from mlserve.codecs.decoded import offer_decoded
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.eventloop import FutureWaiter, Waiter
-from mlserve.frames import Message
+from mlserve.frames import Message, credit_of
 from mlserve.handlers import get_custom_handlers
 from mlserve.handling import make_handler
 from mlserve.layout import output_forms, pack_response, unpack_request
@@ -286,8 +286,10 @@ class Running:
         try:
             async for answer in answers:
                 quick = quick + 1 if time.perf_counter() - began < FLUSH_SECONDS else 0
-                await stream.take_credit()
-                self._outbox.put(frames.Chunk(stream.call, self._pack(None, answer, form)))
+                await stream.until_credit()
+                message = self._pack(None, answer, form)
+                stream.credit -= credit_of(message)
+                self._outbox.put(frames.Chunk(stream.call, message))
                 if quick < _QUICK_STEPS:  # the next step may compute for long and never give way
                     self._outbox.flush()
                 began = time.perf_counter()
@@ -354,25 +356,24 @@ class Stream:
 
     def __init__(self, call: int, credit: int) -> None:
         self.call = call
-        self.credit = credit  # chunks that may still be sent before the client has taken some
+        self.credit = credit  # chunks are sent while some is left, until the client has taken some
         self.scope = anyio.CancelScope()
         self._credit_came: Waiter | None = None
         # The pool bounds how many requests wait here.
         self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest](float("inf"))
 
-    def add_credit(self, chunks: int) -> None:
+    def add_credit(self, credit: int) -> None:
         """The client has taken some chunks."""
-        self.credit += chunks
+        self.credit += credit
         if self._credit_came is not None:
             self._credit_came.set()
 
-    async def take_credit(self) -> None:
+    async def until_credit(self) -> None:
         """Waits until another chunk may be sent: a slow client slows its generator, nothing else."""
         while self.credit <= 0:
             self._credit_came = FutureWaiter()
             await self._credit_came.wait()
         self._credit_came = None
-        self.credit -= 1
 
     def add(self, request: InferenceRequest) -> None:
         """Another request has come; dropped if nobody waits for it any more."""

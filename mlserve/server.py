@@ -32,6 +32,7 @@ from mlserve.rest.metrics_page import MetricsApp
 from mlserve.rest.serve import serve as serve_http
 from mlserve.settings import Settings, load_settings
 from mlserve.tracing import TracedPlane, open_tracing
+from mlserve.unsent import Unsent
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -52,7 +53,8 @@ class Server:
         self.settings = settings
         self._repository = repository
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
-        self.pools = Pools(settings, self.metrics)
+        self.unsent = Unsent(settings.answer_memory_bytes or osdep.quarter_of_memory())
+        self.pools = Pools(settings, self.metrics, self.unsent)
         self.metrics.registry.register(PoolMetrics(self.pools))
         self.models = Models(repository, self.pools, settings)
         self.metrics.batched = self.models.batched
@@ -168,9 +170,10 @@ class Server:
     async def _start_transports(self, tasks: anyio.abc.TaskGroup) -> None:
         settings = self.settings
         intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
-        grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=intake)
-        rest = RestApp(self.dataplane, self.metrics, settings)
-        http = partial(serve_http, rest, port=settings.http_port, limits=Limits(intake=intake))
+        grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=intake, unsent=self.unsent)
+        rest = RestApp(self.dataplane, self.metrics, settings, self.unsent)
+        limits = Limits(intake=intake, send_seconds=settings.send_timeout_seconds)
+        http = partial(serve_http, rest, port=settings.http_port, limits=limits)
         self.addresses["http"] = await self._start(tasks, http)
         self.addresses["grpc"] = await self._start(tasks, partial(grpc.serve, port=settings.grpc_port))
         if settings.metrics_endpoint:

@@ -150,7 +150,7 @@ class Worker:
         elif stream is None:
             return
         elif isinstance(frame, frames.Credit):
-            stream.add_credit(frame.chunks)
+            stream.add_credit(frame.credit)
         else:
             stream.close_requests()
 

@@ -30,6 +30,7 @@ ROOMS = [
         "deadlines",
         "bounds",
         "intake",
+        "unsent",
     ],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["payload", "tensors", "types"],

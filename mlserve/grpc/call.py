@@ -30,6 +30,8 @@ from mlserve.grpc.connection import HttpStream
 from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
 from mlserve.intake import COUNTED_FROM_BYTES, Intake
 from mlserve.metrics import Metrics
+from mlserve.unsent import COUNTED_FROM_BYTES as UNSENT_FROM_BYTES
+from mlserve.unsent import Unsent
 from mlserve.wire.protowire import Chunk
 from mlserve.wire.schema import method_classes
 
@@ -73,6 +75,8 @@ class CallLimits:
     message_bytes: int
     packs_answers: bool = True
     intake: Intake = field(default_factory=Intake)
+    unsent: Unsent = field(default_factory=Unsent)
+    send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
 
 
 def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
@@ -122,6 +126,8 @@ class Call:
         self._limit_bytes = limits.message_bytes
         self._packs_answers = limits.packs_answers
         self._intake = limits.intake
+        self.unsent = limits.unsent
+        self._send_seconds = limits.send_seconds
         self._held = 0  # bytes of the last message, where it is large
         self._values = dict(fields)
         self._headers_sent = False
@@ -207,7 +213,12 @@ class Call:
                 chunks, size, flag = (packed,), len(packed), b"\1"
         if not self._headers_sent:
             await self._send_headers()
-        await self._stream.send_chunks((flag + size.to_bytes(4, "big"), *chunks))
+        parts = (flag + size.to_bytes(4, "big"), *chunks)
+        if size < UNSENT_FROM_BYTES:
+            await self._stream.send_chunks(parts, self._send_seconds)
+        else:
+            with self.unsent.holding(size):
+                await self._stream.send_chunks(parts, self._send_seconds)
         self._sent += 1
         if self.method.server_streaming:
             self._metrics.grpc_sent(self.method.kind, self.method.service, self.method.name)

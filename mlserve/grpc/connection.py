@@ -16,6 +16,7 @@ from h2.exceptions import ProtocolError, StreamClosedError
 
 from mlserve.grpc.http2 import GrpcH2Connection, data_frame_head, goaway_frame
 from mlserve.grpc.inbox import Inbox
+from mlserve.unsent import Reading
 from mlserve.wire.protowire import Chunk
 
 __all__ = ["GrpcConnection", "GrpcProtocol", "HttpStream", "JoinedWrites"]
@@ -103,8 +104,11 @@ class HttpStream(Stream):
         h2 = cast(GrpcH2Connection, self._h2_connection)
         self._transport.write(h2.headers_frame(self.id, headers, end_stream))
 
-    async def send_chunks(self, chunks: Sequence[Chunk]) -> None:
+    async def send_chunks(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """Sends DATA; waits for the client's window and for the socket. StreamClosedError if the stream is gone.
+
+        For `seconds` the client may leave its window shut, then its stream is reset; 0: for ever. A socket that takes
+        nothing is the listener's business.
 
         h2 would copy each byte four times on its way. It still keeps the windows and says whether the stream is open.
         """
@@ -122,8 +126,7 @@ class HttpStream(Stream):
                 raise StreamClosedError(stream_id)
             room = min(h2.outbound_flow_control_window, state.outbound_flow_control_window)
             if room <= 0:
-                self.window_updated.clear()
-                await self.window_updated.wait()
+                await self._until_window(seconds)
                 continue
             take = min(room, h2.max_outbound_frame_size, left)
             h2.outbound_flow_control_window -= take
@@ -138,6 +141,18 @@ class HttpStream(Stream):
                     chunk = chunk[:take]
                 take -= len(chunk)
                 write(chunk)
+
+    async def _until_window(self, seconds: float) -> None:
+        """Waits until the client takes more of this stream. StreamClosedError after the time."""
+        self.window_updated.clear()
+        try:
+            await asyncio.wait_for(self.window_updated.wait(), seconds or None)
+        except asyncio.TimeoutError:
+            assert self.id is not None
+            if self.closable:
+                self.reset_nowait(ErrorCodes.CANCEL)
+                self.connection.flush()
+            raise StreamClosedError(self.id) from None
 
 
 class GrpcConnection(Connection):
@@ -211,9 +226,12 @@ class GrpcProtocol(H2Protocol):
     processor: _Events
     transport: asyncio.Transport
 
-    def __init__(self, handler: AbstractHandler, on_change: Callable[[GrpcProtocol, bool], None]) -> None:
+    def __init__(
+        self, handler: AbstractHandler, on_change: Callable[[GrpcProtocol, bool], None], send_seconds: float
+    ) -> None:
         super().__init__(handler, _CONFIGURATION, _UNUSED)
         self._on_change = on_change
+        self._client_reads = Reading(send_seconds)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says hello with our settings."""
@@ -228,6 +246,12 @@ class GrpcProtocol(H2Protocol):
         self.connection.initialize()
         self.processor = _Events(self.handler, self.connection)
         self._on_change(self, True)
+
+    def check_reading(self, now: float) -> None:
+        """Closes the connection of a client that does not read."""
+        if self._client_reads.has_stopped(self.transport.get_extra_info("socket"), now):
+            logger.debug("closing a gRPC connection: the client does not read")
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Feeds h2 and acts on what it says."""

@@ -21,6 +21,7 @@ _CLEANUP_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 # How many turns of the loop a connection takes from the accepting socket to its protocol.
 _ACCEPT_TURNS = 5
+_LOOK_SECONDS = 1.0
 _STOPPING = "the server is stopping"
 
 
@@ -37,6 +38,7 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()  # the calls, those of lost connections too
         self._all_closed: asyncio.Future[None] | None = None
         self._stopping = False
+        self._looking: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Listener: {len(self._open)} connections, {len(self._tasks)} calls>"
@@ -45,6 +47,14 @@ class Listener:
         """Accepts connections on a bound socket."""
         self._sock = sock
         self._server = await asyncio.get_running_loop().create_server(self._make_protocol, sock=sock)
+        self._look_at_clients()
+
+    def _look_at_clients(self) -> None:
+        """Every second or so: closes the connections of those that do not read."""
+        loop, seconds = asyncio.get_running_loop(), self._limits.send_seconds
+        for protocol in list(self._open):
+            protocol.check_reading(loop.time())
+        self._looking = loop.call_later(min(_LOOK_SECONDS, seconds / 4 or _LOOK_SECONDS), self._look_at_clients)
 
     async def drain(self, grace_seconds: float) -> None:
         """Takes no more connections and calls; waits so long for those that run. Idle connections close at once."""
@@ -74,6 +84,8 @@ class Listener:
         await self._until_closed(_CLEANUP_SECONDS)
         if self._tasks:
             logger.error("gRPC: %d calls do not end", len(self._tasks))
+        if self._looking is not None:
+            self._looking.cancel()
         if self._server is not None:
             await self._server.wait_closed()
 
@@ -101,7 +113,7 @@ class Listener:
 
     def _make_protocol(self) -> GrpcProtocol:
         handler = CallHandler(self._methods, self._metrics, self._limits, self._tasks)
-        handler.protocol = protocol = GrpcProtocol(handler, self._changed)
+        handler.protocol = protocol = GrpcProtocol(handler, self._changed, self._limits.send_seconds)
         return protocol
 
     def _changed(self, protocol: GrpcProtocol, is_open: bool) -> None:

@@ -21,6 +21,7 @@ from mlserve.grpc.services import InferenceService, RepositoryService
 from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
+from mlserve.unsent import Unsent
 
 __all__ = ["GrpcServer", "bind"]
 
@@ -42,12 +43,14 @@ class GrpcServer:
         *,
         poll_seconds: float = 1.0,
         intake: Intake | None = None,
+        unsent: Unsent | None = None,
     ) -> None:
         self._dataplane = dataplane
         self._metrics = metrics
         self._settings = settings
         self._poll_seconds = poll_seconds
         self._intake = intake or Intake()
+        self._unsent = unsent or Unsent()
 
     async def serve(
         self,
@@ -97,7 +100,13 @@ class GrpcServer:
         return Listener(
             self._methods(plane),
             self._metrics,
-            CallLimits(_message_limit(self._settings), self._settings.gzip_enabled, self._intake),
+            CallLimits(
+                _message_limit(self._settings),
+                self._settings.gzip_enabled,
+                self._intake,
+                self._unsent,
+                self._settings.send_timeout_seconds,
+            ),
         )
 
     def _methods(self, plane: Plane) -> dict[str, Method]:

@@ -121,6 +121,7 @@ class _TritonStream:
         self._waiting: _Turns = asyncio.Queue()  # the answers to each request, in order
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._failure: Exception | None = None  # why no more requests can be read
+        self._ahead_bytes = 0  # of answers that wait for their turn
 
     async def run(self) -> None:
         """Reads requests, runs their calls side by side, and sends the answers in the requests' order."""
@@ -129,14 +130,27 @@ class _TritonStream:
             while (answers := await self._waiting.get()) is not None:
                 while (chunks := await answers.get()) is not None:
                     await self._call.send_message(chunks)
+                    self._give(sum(map(len, chunks)))
                 self._slots.release()
         finally:
             if self._tasks:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(set(self._tasks))
+            self._give(self._ahead_bytes)
         if self._failure is not None:
             raise self._failure
+
+    async def _put(self, answers: _Answers, chunks: list[Chunk]) -> None:
+        """Lets an answer wait for its turn; it counts among those that clients have not taken."""
+        size = sum(map(len, chunks))
+        self._ahead_bytes += size
+        self._call.unsent.hold(size)
+        await answers.put(chunks)
+
+    def _give(self, size_bytes: int) -> None:
+        self._ahead_bytes -= size_bytes
+        self._call.unsent.give(size_bytes)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -164,12 +178,12 @@ class _TritonStream:
             late = None if limit is None else limit + _READ_GRACE_SECONDS
             await asyncio.wait_for(self._infer(decoded, answers), late)
         except asyncio.TimeoutError:
-            await answers.put(_failed(decoded, "the client did not read the answers in time"))
+            await self._put(answers, _failed(decoded, "the client did not read the answers in time"))
         except MLServeError as error:
-            await answers.put(_failed(decoded, error.message))
+            await self._put(answers, _failed(decoded, error.message))
         except Exception:
             logger.exception("a call in a gRPC stream failed")
-            await answers.put(_failed(decoded, "internal error; the server's log says more"))
+            await self._put(answers, _failed(decoded, "internal error; the server's log says more"))
         await answers.put(None)
 
     async def _infer(self, decoded: Decoded, answers: _Answers) -> None:
@@ -183,9 +197,9 @@ class _TritonStream:
                     if wants_final:
                         response.parameters = Parameters() if response.parameters is None else response.parameters
                         response.parameters[_IS_FINAL] = False
-                    await answers.put(stream_answer(encode_response(response, form)))
+                    await self._put(answers, stream_answer(encode_response(response, form)))
         if wants_final:
-            await answers.put(stream_answer(encode_response(_final(decoded))))
+            await self._put(answers, stream_answer(encode_response(_final(decoded))))
 
 
 class _One(AsyncIterator[InferenceRequest]):

@@ -19,11 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlserve.metrics import Metrics
 from mlserve.rest.control import ControlEndpoints, Controls
 from mlserve.rest.docs import DocsEndpoints
+from mlserve.rest.h1_exchange import DISCONNECT_EXTENSION
 from mlserve.rest.infer import InferEndpoints, Infers
 from mlserve.rest.metrics_page import MetricsApp, run_lifespan
 from mlserve.rest.replies import CLIENT_GONE, Reply, error_reply, send_reply
-from mlserve.rest.requests import ClientGone, Request
+from mlserve.rest.requests import ClientGone, Request, patient_send
 from mlserve.settings import Settings
+from mlserve.unsent import Unsent
 
 __all__ = ["Backend", "CustomRoute", "MetricsApp", "RestApp"]
 
@@ -62,11 +64,13 @@ def _split_infer_path(path: str) -> tuple[str, dict[str, Any]] | None:
 class RestApp:
     """The ASGI application of the REST port."""
 
-    def __init__(self, dataplane: Backend, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, dataplane: Backend, metrics: Metrics, settings: Settings, unsent: Unsent | None = None) -> None:
         self._metrics = metrics
+        self._unsent = unsent or Unsent()
+        self._send_seconds = settings.send_timeout_seconds
         self._may_pack = settings.gzip_enabled
         self._root_path = settings.root_path.rstrip("/")
-        infer = InferEndpoints(dataplane, settings)
+        infer = InferEndpoints(dataplane, settings, self._unsent)
         self._infer: dict[str, Endpoint] = {  # by template
             f"{prefix}/{verb}": infer.stream if verb.endswith("_stream") else infer.unary
             for prefix in (_MODEL, _VERSION)
@@ -92,6 +96,8 @@ class RestApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if DISCONNECT_EXTENSION not in scope.get("extensions", ()):
+                send = patient_send(send, self._send_seconds)
             await self._entry(scope, receive, send)
         elif scope["type"] == "lifespan":
             await run_lifespan(receive, send)
@@ -183,7 +189,7 @@ class RestApp:
 
     async def send(self, reply: Reply, request: Request) -> int:
         """Sends an answer; its status."""
-        await send_reply(reply, request, may_pack=self._may_pack)
+        await send_reply(reply, request, self._unsent, may_pack=self._may_pack)
         return reply.status
 
     async def count(self, method: str, template: str, respond: Callable[[], Awaitable[int]]) -> None:

@@ -16,6 +16,7 @@ import anyio
 from mlserve.rest.replies import error_reply
 from mlserve.rest.requests import Request
 from mlserve.types import InferenceResponse
+from mlserve.unsent import Unsent
 from mlserve.wire.v2json import encode_response
 
 __all__ = ["EventStream"]
@@ -27,9 +28,10 @@ _COMMENT = b": still there\n\n"
 class EventStream:
     """Sends the chunks of one call to its client; a slow client slows whoever makes them."""
 
-    def __init__(self, http: Request, keep_alive_seconds: float | None) -> None:
+    def __init__(self, http: Request, keep_alive_seconds: float | None, unsent: Unsent) -> None:
         self._http = http
         self._keep_alive_seconds = keep_alive_seconds
+        self._unsent = unsent
         self._started = False
         self._silent = True  # nothing was sent since the keep-alive looked last
 
@@ -52,7 +54,9 @@ class EventStream:
     async def _send(self, answers: AsyncGenerator[list[InferenceResponse], None], request_id: str | None) -> None:
         try:
             async for chunks in answers:
-                await self._put(_events(chunks))
+                data = _events(chunks)
+                with self._unsent.holding(len(data)):
+                    await self._put(data)
         except Exception as error:
             if not self._started or isinstance(error, ConnectionError):
                 raise

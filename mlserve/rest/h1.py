@@ -34,6 +34,7 @@ from mlserve.rest.h1_exchange import Exchange
 from mlserve.rest.h1_parser import Refusal, RequestParser
 from mlserve.rest.h1_response import error_response
 from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server
+from mlserve.unsent import Reading
 
 __all__ = ["H1Connection", "Transport"]
 
@@ -90,6 +91,7 @@ class H1Connection(asyncio.BufferedProtocol):
         self._dropped_bytes = 0
         self._client: tuple[str, int] | None = None
         self._address: tuple[str, int] | None = None
+        self._client_reads = Reading(server.limits.send_seconds)
 
     def __repr__(self) -> str:
         what = "idle" if self._current is None else f"{self._current.scope['method']} {self._current.scope['path']}"
@@ -151,7 +153,11 @@ class H1Connection(asyncio.BufferedProtocol):
     # -- called by the server --------------------------------------------------------------------------------------
 
     def check_deadlines(self, now: float) -> None:
-        """Close the connection if its client was silent for too long."""
+        """Close the connection if its client was silent for too long, or does not read."""
+        if self._client_reads.has_stopped(self._transport.get_extra_info("socket"), now):
+            log.debug("%s: closed, since the client does not read", self._client)
+            self.abort()
+            return
         limits, quiet = self._server.limits, now - self._since
         if self._phase is Phase.LINGERING:
             if quiet > limits.linger_seconds:

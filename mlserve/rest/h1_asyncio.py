@@ -110,3 +110,6 @@ class _Http2Connection(Http2Mixin, TCPServer):
 
     def abort(self) -> None:
         self.writer.transport.abort()
+
+    def raw_socket(self) -> Any:
+        return self.writer.get_extra_info("socket")

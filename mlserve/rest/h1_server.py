@@ -33,6 +33,7 @@ class Limits:
     head_seconds: float = 20.0  # from the first byte of a request to the end of its head
     body_pause_seconds: float = 60.0  # without a byte of a body that the application waits for
     linger_seconds: float = 5.0
+    send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
     intake: Intake = field(default_factory=Intake)  # of all connections together
 
 
@@ -108,7 +109,13 @@ class H1Server:
     async def watch(self) -> None:
         """Look at every connection's deadline, for ever: one task instead of a timer for each connection."""
         limits = self.limits
-        shortest = min(limits.keep_alive_seconds, limits.head_seconds, limits.body_pause_seconds, limits.linger_seconds)
+        shortest = min(
+            limits.keep_alive_seconds,
+            limits.head_seconds,
+            limits.body_pause_seconds,
+            limits.linger_seconds,
+            limits.send_seconds or 1.0,
+        )
         while True:
             await anyio.sleep(max(0.02, min(1.0, shortest / 4)))
             now = time.monotonic()

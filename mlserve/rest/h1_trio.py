@@ -280,3 +280,9 @@ class _OpenedStream:
 
 class _Http2Connection(Http2Mixin, TCPServer):
     """Hypercorn's connection, counted among ours."""
+
+    def abort(self) -> None:
+        self.raw_socket().close()
+
+    def raw_socket(self) -> Any:
+        return self.stream.socket

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypercorn.events import Event, Updated
 
 from mlserve.rest.h1_server import H1Server
+from mlserve.unsent import Reading
 
 __all__ = ["Http2Mixin"]
 
@@ -30,9 +31,11 @@ class Http2Mixin(_Base):
     """Before Hypercorn's TCPServer in the list of bases; counted by H1Server, with Hypercorn's own deadlines."""
 
     _preface_seen = False
+    _client_reads: Reading
 
     async def serve(self, server: H1Server) -> None:
         """Serve until the connection is closed."""
+        self._client_reads = Reading(server.limits.send_seconds)
         server.enter(self)
         try:
             await self.run()
@@ -56,7 +59,13 @@ class Http2Mixin(_Base):
             await self.idle_task.stop()  # or the descriptor of a client that left is kept until the idle timeout
 
     def check_deadlines(self, now: float) -> None:
-        """Hypercorn does."""
+        """Close if the client does not read; Hypercorn sees to the rest."""
+        if self._client_reads.has_stopped(self.raw_socket(), now):
+            self.abort()
+
+    def raw_socket(self) -> Any:
+        """The connection's socket."""
+        raise NotImplementedError
 
     def stop_when_idle(self, now: float) -> None:
         """Hypercorn does, once its context says `terminated`."""
@@ -65,4 +74,5 @@ class Http2Mixin(_Base):
         """HTTP/2 has no words for it: the streams end with the connection."""
 
     def abort(self) -> None:
-        """Close at once; where there is no transport to do so, its task is cancelled with the group."""
+        """Close at once."""
+        raise NotImplementedError

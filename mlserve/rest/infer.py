@@ -17,6 +17,7 @@ from mlserve.rest.replies import JSON, Reply
 from mlserve.rest.requests import ClientGone, Request
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
+from mlserve.unsent import Unsent
 from mlserve.wire.v2json import decode_request, encode_response
 
 __all__ = ["InferEndpoints", "Infers"]
@@ -53,8 +54,9 @@ class Infers(Protocol):
 class InferEndpoints:
     """Reads requests, has them answered by the data plane for as long as the client waits, and writes the answers."""
 
-    def __init__(self, dataplane: Infers, settings: Settings) -> None:
+    def __init__(self, dataplane: Infers, settings: Settings, unsent: Unsent) -> None:
         self._dataplane = dataplane
+        self._unsent = unsent
         self._limit_bytes = settings.max_body_bytes
         self._keep_alive_seconds = settings.stream_keep_alive_seconds
 
@@ -83,7 +85,7 @@ class InferEndpoints:
             with anyio.move_on_after(None if limit is None else limit + _READ_GRACE_SECONDS):
                 answers = self._dataplane.infer_stream(_Only(request), *http.model, timeout_seconds=timeout)
                 async with aclosing(answers):
-                    await EventStream(http, self._keep_alive_seconds).send(answers, request.id)
+                    await EventStream(http, self._keep_alive_seconds, self._unsent).send(answers, request.id)
                 return
             raise ClientGone("the client did not read its answer in time")
 

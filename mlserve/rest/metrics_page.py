@@ -9,6 +9,7 @@ from mlserve.metrics import Metrics
 from mlserve.rest.replies import Reply, error_reply, send_reply
 from mlserve.rest.requests import ClientGone, Request
 from mlserve.settings import Settings
+from mlserve.unsent import Unsent
 
 __all__ = ["MetricsApp"]
 
@@ -18,6 +19,7 @@ class MetricsApp:
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._metrics = metrics
+        self._unsent = Unsent()  # no call waits for those who read figures
         self._path = "/" + (settings.metrics_endpoint or "/metrics").strip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,7 +28,7 @@ class MetricsApp:
         elif scope["type"] == "http":
             request = Request(scope, receive, send, {})
             try:
-                await send_reply(self._answer(request), request, may_pack=True)
+                await send_reply(self._answer(request), request, self._unsent, may_pack=True)
             except ClientGone:
                 pass  # Nobody is left to answer to.
 

@@ -14,6 +14,7 @@ from mlserve.errors import MLServeError
 from mlserve.rest.headers import accepts_gzip
 from mlserve.rest.packing import MINIMUM_BYTES, pack
 from mlserve.rest.requests import Request
+from mlserve.unsent import COUNTED_FROM_BYTES, Unsent
 from mlserve.wire.v2json import encode_json
 
 __all__ = ["CLIENT_GONE", "JSON", "Reply", "error_reply", "json_reply", "send_reply"]
@@ -73,20 +74,27 @@ def _words(error: HTTPException) -> str:
     return error.detail
 
 
-async def send_reply(reply: Reply, request: Request, *, may_pack: bool) -> None:
+async def send_reply(reply: Reply, request: Request, unsent: Unsent, *, may_pack: bool) -> None:
     """Sends an answer, packed if the client takes that, it is large enough, and packing is switched on."""
     chunks = reply.chunks
     headers = reply.headers
     size = len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
-    if may_pack and size >= MINIMUM_BYTES:
-        headers.append((b"vary", b"Accept-Encoding"))
-        if accepts_gzip(request.headers.get("accept-encoding", "")):
-            chunks = [await pack(chunks, size)]
-            size = len(chunks[0])
-            headers.append((b"content-encoding", b"gzip"))
-    headers.append((b"content-length", b"%d" % size))
-    send = request.send
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    for chunk in chunks[:-1]:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": chunks[-1] if chunks else b"", "more_body": False})
+    held = size if size >= COUNTED_FROM_BYTES else 0
+    if held:
+        unsent.hold(held)
+    try:
+        if may_pack and size >= MINIMUM_BYTES:
+            headers.append((b"vary", b"Accept-Encoding"))
+            if accepts_gzip(request.headers.get("accept-encoding", "")):
+                chunks = [await pack(chunks, size)]
+                size = len(chunks[0])
+                headers.append((b"content-encoding", b"gzip"))
+        headers.append((b"content-length", b"%d" % size))
+        send = request.send
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        for chunk in chunks[:-1]:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": chunks[-1] if chunks else b"", "more_body": False})
+    finally:
+        if held:
+            unsent.give(held)

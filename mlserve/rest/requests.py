@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mlserve.errors import BodyTooLarge
 from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
@@ -14,9 +14,10 @@ from mlserve.rest.headers import check_content_type, read_headers
 from mlserve.rest.packing import unpack
 from mlserve.types import InferenceRequest
 
-__all__ = ["ClientGone", "Request"]
+__all__ = ["ClientGone", "Request", "patient_send"]
 
 Buffer = bytes | bytearray | memoryview
+PIECE_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
@@ -117,3 +118,29 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         scope.cancel()
+
+
+def patient_send(send: Send, seconds: float) -> Send:
+    """ASGI's send for a server below that waits for ever: ClientGone if the client takes no piece in so many seconds.
+
+    Only a client that takes nothing at all is given up, since large bodies go out piece by piece. 0 is for ever.
+    """
+
+    async def send_patiently(message: Message) -> None:
+        body = message.get("body", b"")
+        if len(body) <= PIECE_BYTES:
+            await send_piece(message)
+            return
+        view = memoryview(body).cast("B")
+        last = (len(view) - 1) // PIECE_BYTES * PIECE_BYTES
+        for at in range(0, last, PIECE_BYTES):
+            await send_piece({**message, "body": bytes(view[at : at + PIECE_BYTES]), "more_body": True})
+        await send_piece({**message, "body": bytes(view[last:])})
+
+    async def send_piece(message: Message) -> None:
+        with anyio.move_on_after(seconds or None):
+            await send(message)
+            return
+        raise ClientGone("the client does not read its answer")
+
+    return send_patiently

@@ -4,7 +4,7 @@ HTTP/1.1 is our own (h1.py), HTTP/2 with prior knowledge is Hypercorn's. The fas
 parts; where the installed version is not the one they were tested with, stock Hypercorn serves both protocols, with
 one warning. What differs then: the scope has no "mlserve.*" extensions, requests that stock lets pass are not refused
 (tests/test_h1.py has the list), and on trio an error inside stock Hypercorn (a WebSocket handshake with another request
-behind it makes one) ends the whole server.
+behind it makes one) ends the whole server, and clients that do not read are not disconnected.
 """
 
 from __future__ import annotations

@@ -102,6 +102,8 @@ class Settings(SettingsBase):
     max_queue_size: Positive = 4096
     max_running_calls: Positive = 1024
     body_memory_bytes: Count = 0
+    answer_memory_bytes: Count = 0
+    send_timeout_seconds: Seconds = 60
     shutdown_timeout_seconds: Seconds = 25
     shutdown_pause_seconds: Seconds = 0
     slot_memory_bytes: Count = 0

@@ -1,0 +1,119 @@
+"""Bounds the memory of answers that are ready and not sent, and tells clients that do not read from slow ones."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from socket import IPPROTO_TCP
+from typing import Any, Protocol
+
+__all__ = ["COUNTED_FROM_BYTES", "Reading", "Unsent"]
+
+COUNTED_FROM_BYTES = 64 * 1024  # smaller answers are bounded by the number of connections, and not worth counting
+
+_logger = logging.getLogger("mlserve")
+_TOLD_SECONDS = 60.0  # the log tells of a full server no more often
+_TCP_INFO = 11  # Linux; its u64 at this offset counts the bytes that the peer has acknowledged
+_ACKED_AT = 120
+_ACKED = struct.Struct("@Q")
+_INT = struct.Struct("@i")
+
+
+class Unsent:
+    """How many bytes of large answers wait for their clients. Both transports and all pools share one.
+
+    No call begins while they are too many. Those that have begun by then are answered all the same, so that the limit
+    can be passed by what workers hold at that moment.
+    """
+
+    def __init__(self, limit_bytes: float = math.inf) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self.full = False  # Invariant: held_bytes > limit_bytes
+        self.on_room: Callable[[], None] | None = None  # called when it is not full any more
+        self._told_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<Unsent {self.held_bytes} of {self.limit_bytes} bytes>"
+
+    def hold(self, size_bytes: int) -> None:
+        """Counts an answer in."""
+        self.held_bytes += size_bytes
+        if self.held_bytes > self.limit_bytes and not self.full:
+            self.full = True
+            self._tell()
+
+    def give(self, size_bytes: int) -> None:
+        """Counts an answer out: its client has it, or is gone."""
+        self.held_bytes -= size_bytes
+        if self.full and self.held_bytes <= self.limit_bytes:
+            self.full = False
+            if self.on_room is not None:
+                self.on_room()
+
+    @contextmanager
+    def holding(self, size_bytes: int) -> Iterator[None]:
+        """Counts an answer in for as long as it is being sent."""
+        self.hold(size_bytes)
+        try:
+            yield
+        finally:
+            self.give(size_bytes)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told_at > _TOLD_SECONDS:
+            self._told_at = now
+            _logger.warning(
+                "clients have not taken %d MiB of answers, more than answer_memory_bytes; no call begins until they do",
+                self.held_bytes >> 20,
+            )
+
+
+class _Socket(Protocol):
+    def fileno(self) -> int: ...
+
+    def getsockopt(self, level: int, option: int, size: int, /) -> Any: ...
+
+
+class Reading:
+    """Whether the client of one connection takes what is sent to it. Asked every second or so."""
+
+    __slots__ = ("_figure", "_limit_seconds", "_since")
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._figure = -1
+        self._since = -math.inf  # when it took something, or had nothing to take
+
+    def has_stopped(self, sock: _Socket | None, now: float) -> bool:
+        """Whether the client has taken nothing for too long although there is something."""
+        figure = None if sock is None else _taken(sock)
+        if figure is None or figure != self._figure or self._since == -math.inf:
+            self._figure = -1 if figure is None else figure
+            self._since = now
+        return now - self._since > self._limit_seconds > 0
+
+
+def _taken(sock: _Socket) -> int | None:
+    """A figure that changes when the peer takes something; None where nothing waits for it.
+
+    What a transport keeps back waits for the kernel, so that the kernel's queue alone tells.
+    """
+    try:
+        queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _INT.pack(0)))[0]
+        if not queued:
+            return None
+        if sys.platform != "linux":
+            return queued
+        info = sock.getsockopt(IPPROTO_TCP, _TCP_INFO, _ACKED_AT + _ACKED.size)
+        return int(_ACKED.unpack_from(info, _ACKED_AT)[0])
+    except (OSError, ValueError, struct.error):
+        return None  # closed already

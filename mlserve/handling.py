@@ -14,22 +14,18 @@ and returns a Response, or anything that JSON can say. It may be a plain or an a
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import enum
 import inspect
 import json
 import re
 import sys
-import types
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from mlserve.arguments import convert, is_scalar
 from mlserve.asgi_frames import answer_of, receive_of, scope_of
 from mlserve.errors import InvalidRequest
 from mlserve.frames import Handle, Handled
@@ -40,10 +36,6 @@ __all__ = ["Handler", "make_handler"]
 Handler = Callable[[Handle], Awaitable[Handled]]
 
 _EMPTY = inspect.Parameter.empty
-_SCALARS = (
-    *(str, int, float, bool, enum.Enum, decimal.Decimal, uuid.UUID),
-    *(datetime.date, datetime.time, datetime.timedelta),
-)
 _PLACE = re.compile(r"\{(\w+)(?::\w+)?\}")  # a parameter in a path
 _INVALID_STATUS = 422
 
@@ -124,6 +116,9 @@ class _ByAnnotation:
         """The body, or the member of it that is meant where several arguments want some of it."""
         try:
             value = json.loads(body)
+        except (UnicodeDecodeError, RecursionError) as error:
+            told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise InvalidRequest(f"the body cannot be read as JSON: {told}") from None
         except ValueError as error:
             raise InvalidRequest(f"the body is no JSON: {error}", _INVALID_STATUS) from None
         if self._bodies == 1:
@@ -146,15 +141,8 @@ def _argument(parameter: inspect.Parameter, hint: Any, in_path: set[str]) -> _Ar
     elif hint in (_EMPTY, Any):
         place = "either"
     else:
-        place = "query" if _is_scalar(hint) else "body"
+        place = "query" if is_scalar(hint) else "body"
     return _Argument(name, place, hint, parameter.default)
-
-
-def _is_scalar(hint: Any) -> bool:
-    """Whether text can say it: then it is no body. Optional ones too."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return all(one is type(None) or _is_scalar(one) for one in get_args(hint))
-    return get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, _SCALARS))
 
 
 def _default(argument: _Argument, otherwise: str) -> Any:
@@ -165,24 +153,10 @@ def _default(argument: _Argument, otherwise: str) -> Any:
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
     """The value as its annotation wants it. InvalidRequest (422) if that cannot be."""
-    if hint in (_EMPTY, Any):
-        return value
-    validate = getattr(hint, "model_validate", None)  # pydantic's models, and our own types
-    if validate is None and _has_pydantic(hint):
-        validate = sys.modules["pydantic"].TypeAdapter(hint).validate_python
     try:
-        if validate is not None:
-            return validate(value)
-        return msgspec.convert(value, hint, strict=not isinstance(value, str))
+        return convert(value, hint)
     except Exception as error:
         raise InvalidRequest(f"{where}: {_reason(error)}", _INVALID_STATUS) from None
-
-
-def _has_pydantic(hint: Any) -> bool:
-    """Whether models of pydantic stand somewhere inside, as in list[Item]."""
-    return "pydantic" in sys.modules and any(
-        hasattr(one, "model_validate") or _has_pydantic(one) for one in get_args(hint)
-    )
 
 
 def _reason(error: Exception) -> str:

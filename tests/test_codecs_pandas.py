@@ -282,3 +282,11 @@ def test_importing_the_codecs_does_not_import_pandas() -> None:
 
     code = "import sys, mlserve.codecs, mlserve.model; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_json_column_that_is_nested_too_deeply_is_refused_with_its_place() -> None:
+    column = RequestInput(
+        name="a", shape=[2], datatype="BYTES", data=["1", "[" * 100_000], parameters={"content_type": "pd_json"}
+    )
+    with pytest.raises(codecs.CodecError, match=r"data\[1\]"):
+        codecs.PandasCodec.decode_request(InferenceRequest(inputs=[column], parameters={"content_type": "pd"}))

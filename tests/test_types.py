@@ -255,3 +255,9 @@ def test_the_state_is_its_name() -> None:
 def test_all_public_names_are_there_and_sorted() -> None:
     assert types.__all__ == sorted(types.__all__)
     assert all(hasattr(types, name) for name in types.__all__)
+
+
+def test_json_that_is_nested_too_deeply_is_a_validation_error() -> None:
+    for text in ("[" * 100_000, '{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}"):
+        with pytest.raises(ValidationError):
+            InferenceRequest.model_validate_json(text)

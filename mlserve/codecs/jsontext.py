@@ -47,7 +47,7 @@ def values_of_json(tensor: InputOrOutput) -> Any:
         if one is not None:
             try:
                 found[at] = msgspec.json.decode(one)  # keeps integers of any size
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise located(CodecError(f"data[{at}]: {one[:40]!r} is no JSON ({error})"), tensor) from None
     return _as_numbers(found)
 

@@ -99,7 +99,7 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
         """From JSON text, as lenient as MLServer: `["2"]` and `[2.0]` are shapes. The data stays text until read."""
         try:
             made: Self = _decoder(cls).decode(json_data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _all_faults(cls, json_data) or from_msgspec(cls.__name__, error, json_data) from None
         if made._is_whole():
             return made

@@ -71,7 +71,7 @@ def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: Inference
     if isinstance(given, str):  # gRPC has no parameters with an inside
         try:
             given = json.loads(given)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InferenceError(f"explain_parameters: the text is no JSON: {error}") from None
     if given is not None and not isinstance(given, Mapping):
         raise InferenceError(f"explain_parameters: expected an object {{...}}, got {given!r:.80}")

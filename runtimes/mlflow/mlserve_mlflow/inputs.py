@@ -233,7 +233,7 @@ def _from_json(name: str, value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InferenceError(
             f"input '{name}': the signature wants JSON in each row, and {value!r:.40} is none"
         ) from error

@@ -25,6 +25,7 @@ from mlserve.errors import MLServeError, ModelLoadError, NoWorker, StartupError,
 from mlserve.eventloop import clock_of
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
 from mlserve.link import Link, Observer
+from mlserve.loading import greet, load_apart, load_in, unload_in
 from mlserve.recovery import (
     HOPELESS_STARTS,
     STABLE_SECONDS,
@@ -39,10 +40,9 @@ from mlserve.recovery import (
 from mlserve.recycling import Recycling, Seat, Wear
 
 _logger = logging.getLogger("mlserve.pool")
-_GREETING_SECONDS = 120.0  # how long a process may take until it says hello
 _PONG_SECONDS = 2.0  # how long a worker that may be stuck has to answer a ping
 _PONG_LOOKS = 10
-_UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
+_NOT_READY = "its load() said that it is not ready"
 _UP_SECONDS = 60.0  # how long a load waits for a worker that is being started again
 
 Ready = anyio.abc.TaskStatus[None]
@@ -79,6 +79,7 @@ class Crew:
         self._strikes = Strikes()
         self._recycling = Recycling(name, wear)
         self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
+        self._trial_lock = anyio.Lock()  # and so do processes that are there for one load only
         self._all: list[Link] = []  # `links`, those that are still coming up, and those that finish their last calls
         self._stop_asked = anyio.Event()
         self._all_ended = anyio.Event()
@@ -110,10 +111,20 @@ class Crew:
             return NoWorker(self.trouble, self.next_start_at - self.now())
         return None
 
+    def calls_of(self, model: int) -> list[Call]:
+        """The calls of a model that workers have, and that somebody still waits for."""
+        calls = (call for link in self._all for call in link.calls.values())
+        return [call for call in calls if call.model == model and not call.abandoned]
+
     # -- models -------------------------------------------------------------------------------------------------------
 
-    async def load(self, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
-        """Loads a model in all workers, one after the other. ModelLoadError with the first reason if one fails."""
+    async def load(self, frame: frames.Load, bounds: Bounds, *, apart: bool = False) -> frames.Loaded:
+        """Loads a model in all workers, one after the other. ModelLoadError with the first reason if one fails.
+
+        With `apart` in a process of its own first, if the workers hold models that a bad load could take away.
+        """
+        if apart and self._models and not self.in_process:
+            await self._load_apart(frame, bounds)
         while True:
             with anyio.move_on_after(_UP_SECONDS):
                 await self._up.wait()  # outside of the lock, which a worker that comes up needs
@@ -126,12 +137,12 @@ class Crew:
         loaded: frames.Loaded | None = None
         try:
             for link in list(self.links):
-                loaded = await self._load_in(link, frame, bounds)
+                loaded = await load_in(link, frame, bounds.load_timeout_seconds)
                 done.append(link)
         except BaseException as error:
             with anyio.CancelScope(shield=not isinstance(error, MLServeError)):
                 for link in done:
-                    await self._unload_in(link, frame.model)
+                    await unload_in(link, frame.model)
             raise
         if loaded is None:
             raise NoWorker(f"pool {self.name} has no worker that runs; see the log")
@@ -139,17 +150,8 @@ class Crew:
         self._bounds[frame.model] = bounds
         return loaded
 
-    async def _load_in(self, link: Link, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
-        """Loads a model in one worker, which is killed if that takes too long."""
-        limit = bounds.load_timeout_seconds
-        with anyio.move_on_after(limit or None):
-            return await link.load(frame)
-        _logger.error("worker %d is killed: a load took more than %g s", link.pid, limit)
-        link.kill("stuck")
-        raise ModelLoadError(f"its load() did not end within {limit:g} s (load_timeout_seconds)")
-
     async def unload(self, model: int) -> None:
-        """Unloads a model in all workers. No calls to it may be under way."""
+        """Unloads a model in all workers, after the calls that they were sent before."""
         async with self._load_lock:
             self._models.pop(model, None)
             self._bounds.pop(model, None)
@@ -158,17 +160,7 @@ class Crew:
             self._strikes.forget(model)
             self.offences.forget(model)
             for link in list(self.links):
-                await self._unload_in(link, model)
-
-    async def _unload_in(self, link: Link, model: int) -> None:
-        with anyio.move_on_after(_UNLOAD_SECONDS) as waiting:
-            try:
-                await link.unload(model)
-            except WorkerDied:
-                pass  # then it is unloaded
-        if waiting.cancelled_caught:
-            _logger.error("worker %d is killed: an unload took more than %g s", link.pid, _UNLOAD_SECONDS)
-            link.kill("stuck")
+                await unload_in(link, model)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -300,11 +292,7 @@ class Crew:
         return True
 
     async def _bring_up(self, launched: Launched, link: Link, seat: Seat, task_status: Ready | None) -> None:
-        with anyio.move_on_after(_GREETING_SECONDS) as greeting:
-            await link.greet()
-        if greeting.cancelled_caught:
-            _logger.error("worker %d of pool %s did not come up in %d s", link.pid, self.name, _GREETING_SECONDS)
-            launched.kill()
+        if not await greet(link):
             return
         async with self._load_lock:
             for model, frame in list(self._models.items()):
@@ -329,8 +317,8 @@ class Crew:
     async def _load_again(self, link: Link, frame: frames.Load) -> bool:
         """Loads a model in a worker that was started again, or sets it aside; False if the worker is gone."""
         try:
-            loaded = await self._load_in(link, frame, self._bounds[frame.model])
-            reason = "" if loaded.ready else "its load() said that it is not ready"
+            loaded = await load_in(link, frame, self._bounds[frame.model].load_timeout_seconds)
+            reason = "" if loaded.ready else _NOT_READY
         except WorkerDied:
             return False  # what follows from that is decided when its process has ended
         except MLServeError as error:
@@ -389,11 +377,13 @@ class Crew:
         frame, bounds = self._models[model], self._bounds[model]
         try:
             if not self.in_process:
-                await self._try_apart(frame, bounds)
+                loaded = await self._load_apart(frame, bounds)
+                if not loaded.ready:
+                    raise ModelLoadError(_NOT_READY)
             async with self._load_lock:
                 for link in list(self.links):
                     if model in self._models and model not in link.models:
-                        await self._load_in(link, frame, bounds)
+                        await load_in(link, frame, bounds.load_timeout_seconds)
         except MLServeError as error:
             if model in self._models:
                 self._set_aside(model, f"the model could not be loaded again: {error.message}")
@@ -404,32 +394,12 @@ class Crew:
             _logger.info("a model of pool %s is back", self.name)
             self.on_room()
 
-    async def _try_apart(self, frame: frames.Load, bounds: Bounds) -> None:
-        """Loads a model in a process that nobody else needs. MLServeError if that fails, or ends the process."""
-        try:
-            launched = self._launcher.start()
-        except OSError as error:
-            raise ModelLoadError(f"a worker could not be started: {error}") from error
-        link = Link(launched, self._arena, self._observer, self.now)
-        errors: list[MLServeError] = [WorkerDied("the process in which it was tried ended")]
-
-        async def load() -> None:
+    async def _load_apart(self, frame: frames.Load, bounds: Bounds) -> frames.Loaded:
+        """Loads a model in a process that nobody else needs, and ends it. ModelLoadError if that goes wrong."""
+        async with self._trial_lock:
             try:
-                await link.greet()
-                loaded = await self._load_in(link, frame, bounds)
-                errors[:] = [] if loaded.ready else [ModelLoadError("its load() said that it is not ready")]
-            except MLServeError as error:
-                errors[:] = [error]
-            launched.kill()
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(link.run)
-                tasks.start_soon(load)
-                await launched.wait()
-                tasks.cancel_scope.cancel()
-        finally:
-            link.lost()
-            launched.close()
-        if errors:
-            raise errors[0]
+                launched = self._launcher.start()
+            except OSError as error:
+                raise ModelLoadError(f"a worker could not be started: {error}") from error
+            link = Link(launched, self._arena, self._observer, self.now)
+            return await load_apart(launched, link, frame, bounds.load_timeout_seconds)

@@ -4,9 +4,10 @@
                            ├──────▶ UNAVAILABLE, with the reason: load() raised
                            └──────▶ UNKNOWN, with the reason: load() said that the model is not ready
 
-A reload brings the new model up beside the old one and then exchanges them: calls that began on the old one end on it,
-and only then is it unloaded. If the new one raises, the old one stays; if it says that it is not ready, that holds, and
-the old one goes. Loads and unloads of one name happen one after the other; calls never wait for them.
+A reload brings the new model up beside the old one and then exchanges them. From then on the old one retires: calls
+that began on it end on it, then it is unloaded. If the new one raises, the old one stays; if it says that it is not
+ready, that holds, and the old one goes. Loads and unloads of one name happen one after the other; neither calls nor
+models that retire are waited for.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Model:
         self.rule = rule_of(settings)  # how its calls are grouped
         self._in_use = 0
         self._unused = anyio.Event()
+        self.hurry = anyio.Event()  # the calls that keep it have not for ever any more
+        self.retired = anyio.Event()  # it is out of its workers, and was in them
 
     def __repr__(self) -> str:
         return f"<Model {self.name} {self.version or '-'}: {self.state.value}, {self._in_use} calls>"
@@ -90,11 +93,19 @@ class Model:
             if not self._in_use:
                 self._unused.set()
 
-    async def until_unused(self) -> None:
-        """Waits until no call uses the model any more."""
-        while self._in_use:
-            self._unused = anyio.Event()
-            await self._unused.wait()
+    async def until_unused(self, most_seconds: float) -> None:
+        """Waits until no call uses the model any more; from `hurry` on so many seconds at most."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hurry, tasks.cancel_scope, most_seconds)
+            while self._in_use:
+                self._unused = anyio.Event()
+                await self._unused.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _hurry(self, waiting: anyio.CancelScope, seconds: float) -> None:
+        await self.hurry.wait()
+        await anyio.sleep(seconds)
+        waiting.cancel()
 
 
 class Models:
@@ -107,6 +118,7 @@ class Models:
         self._models: dict[str, dict[str | None, Model]] = {}
         self._default: dict[str, Model] = {}  # the version that answers where none is asked for
         self._locks: dict[str, anyio.Lock] = {}
+        self._retiring: dict[str, list[Model]] = {}  # by name: replaced or unloaded, and not yet out of their workers
         self._numbers = itertools.count(1)
 
     def __iter__(self) -> Iterator[Model]:
@@ -199,7 +211,7 @@ class Models:
         self._tasks.cancel_scope.cancel()
 
     async def load(self, name: str) -> None:
-        """Loads, or loads again, all versions of a model as they are on disk now.
+        """Loads, or loads again, all versions of a model as they are on disk now; returns when they take calls.
 
         Versions that are gone from disk are unloaded. ModelNotFound if the repository has no such model,
         ModelLoadError with the reason if a version fails; the version that was there before stays. Goes on when the
@@ -208,9 +220,9 @@ class Models:
         await self._to_the_end(self._load_from_disk, name)
 
     async def unload(self, name: str) -> None:
-        """Unloads all versions of a model, after the calls under way. ModelNotFound if none is loaded.
+        """Unloads all versions of a model; returns when they are out of their workers. ModelNotFound if none is loaded.
 
-        Goes on when the waiting task is cancelled.
+        Calls under way have `shutdown_timeout_seconds` to end. Goes on when the waiting task is cancelled.
         """
         await self._to_the_end(self._unload_all, name)
 
@@ -248,7 +260,7 @@ class Models:
                     errors.append(error)  # the other versions are tried all the same
             versions = {settings.version for settings in found}
             for model in [one for version, one in self._models.get(name, {}).items() if version not in versions]:
-                await self._unload(model)
+                self._unload(model)
             if errors:
                 raise errors[0]
 
@@ -258,7 +270,9 @@ class Models:
             if not loaded:
                 raise ModelNotFound(name)
             for model in loaded:
-                await self._unload(model)
+                self._unload(model)
+        for model in list(self._retiring.get(name, ())):
+            await model.retired.wait()
 
     def _lock(self, name: str) -> anyio.Lock:
         return self._locks.setdefault(name, anyio.Lock())
@@ -286,7 +300,7 @@ class Models:
         model.state = State.READY if loaded.ready else State.UNKNOWN
         self._put(model)
         if old is not None:
-            await self._retire(old)
+            self._retire(old)
         if not loaded.ready:
             model.reason = "its load() said that it is not ready"
             _logger.error("model %s is not ready: %s", _title(model), model.reason)
@@ -302,27 +316,47 @@ class Models:
         model.pool = pool = await self._pools.of(model.settings)
         folder = os.path.abspath(model.settings.source_dir) if model.settings.source_dir else ""
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
+        served = any(one.state is State.READY for one in self._models[model.name].values())
         try:
-            return await pool.load(frame, model.rule, self._bounds_of(model.settings))
+            return await pool.load(frame, model.rule, self._bounds_of(model.settings), apart=served)
         except MLServeError:
             await self._pools.leave(pool)
             raise
 
-    async def _unload(self, model: Model) -> None:
+    def _unload(self, model: Model) -> None:
+        """Takes a model away from its callers, and lets it retire if it is in workers."""
         was_loaded = model.state in (State.READY, State.UNKNOWN)
-        model.state, model.reason, model.wanted = State.UNLOADING, "", False
+        model.state, model.reason, model.wanted = State.UNLOADING if was_loaded else State.UNAVAILABLE, "", False
         self._choose_default(model.name)
         if was_loaded:
-            await self._retire(model)
-        model.state = State.UNAVAILABLE
-        self._choose_default(model.name)
-        _logger.info("model %s is unloaded", _title(model))
+            self._retire(model)
+            model.hurry.set()
 
-    async def _retire(self, model: Model) -> None:
-        """Unloads from the workers, once no call uses it."""
-        await model.until_unused()
-        await model.pool.unload(model.number)
-        await self._pools.leave(model.pool)
+    def _retire(self, model: Model) -> None:
+        """Unloads a model that takes no new calls, once those that it has are over.
+
+        They may take as long as they like, until the model is unloaded or loaded yet again: there are never many
+        versions of one model in memory, whatever is open.
+        """
+        retiring = self._retiring.setdefault(model.name, [])
+        for one in retiring:
+            one.hurry.set()
+        retiring.append(model)
+        self._tasks.start_soon(self._retire_in_time, model)
+
+    async def _retire_in_time(self, model: Model) -> None:
+        try:
+            await model.until_unused(self._settings.shutdown_timeout_seconds)
+            await model.pool.unload(model.number)
+            await self._pools.leave(model.pool)
+        except Exception:
+            _logger.exception("model %s could not be unloaded", _title(model))
+        self._retiring[model.name].remove(model)
+        if model.state is State.UNLOADING:
+            model.state = State.UNAVAILABLE
+            self._choose_default(model.name)
+            _logger.info("model %s is unloaded", _title(model))
+        model.retired.set()
 
     def _put(self, model: Model) -> None:
         self._models.setdefault(model.name, {})[model.version] = model

@@ -302,7 +302,8 @@ class Pool:
         except ChannelClosed:
             for call in reversed(calls):
                 self._add(line, call, in_front=True)
-            self.crew.links.remove(link)
+            if link in self.crew.links:  # another call of the same batch may have found it so
+                self.crew.links.remove(link)
             link.kill()  # if it is not dead yet, nothing can be sent to it any more
         except Exception as error:
             if len(calls) > 1:  # one of them spoils the batch: which one shows when each goes alone
@@ -334,21 +335,28 @@ class Pool:
 
     # -- models and life ----------------------------------------------------------------------------------------------
 
-    async def load(self, frame: frames.Load, rule: Rule | None = None, bounds: Bounds | None = None) -> frames.Loaded:
+    async def load(
+        self, frame: frames.Load, rule: Rule | None = None, bounds: Bounds | None = None, *, apart: bool = False
+    ) -> frames.Loaded:
         """Loads a model in all workers, one after the other; `rule` says how its calls are grouped.
 
-        ModelLoadError with the first reason if one fails.
+        With `apart` in a process of its own first. ModelLoadError with the first reason if one fails.
         """
-        loaded = await self.crew.load(frame, bounds or Bounds())
+        loaded = await self.crew.load(frame, bounds or Bounds(), apart=apart)
         self._lines[frame.model] = Line(rule or Rule())
         return loaded
 
     async def unload(self, model: int) -> None:
-        """Unloads a model in all workers. No calls to it may be under way."""
+        """Unloads a model in all workers. What still waits for it, or runs, gets 503."""
         line = self._lines.pop(model, None)
         self._waiting.pop(model, None)
         if line is not None:
             _fail(line.take_all(), ServerStopping("the model is being unloaded"))
+        cut_off = ServerStopping("the model was unloaded before its answer was there")
+        cut_off.retryable = False  # it may have run
+        for call in self.crew.calls_of(model):
+            self._abandon(call)
+            call.fail(cut_off)
         await self.crew.unload(model)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -51,7 +51,7 @@ class Pools:
         self.arena = Arena(settings.slot_memory_bytes or osdep.shared_memory_bytes())
         self._pools: dict[str, Pool] = {}
         self._members: dict[str, int] = {}
-        self._lock = anyio.Lock()
+        self._locks: dict[str, anyio.Lock] = {}  # by name: a pool that starts or stops holds up no other
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(list(self._pools.values()))
@@ -71,7 +71,7 @@ class Pools:
         ModelLoadError if the model's environment cannot be used, or its workers do not start.
         """
         place = place_of(settings, self._settings.parallel_workers, await self._environments.of_model(settings))
-        async with self._lock:
+        async with self._lock(place.name):
             pool = self._pools.get(place.name)
             if pool is None:
                 try:
@@ -83,7 +83,7 @@ class Pools:
 
     async def leave(self, pool: Pool) -> None:
         """One model has left a pool; the last one stops it."""
-        async with self._lock:
+        async with self._lock(pool.name):
             self._members[pool.name] -= 1
             if not self._members[pool.name] and pool.name != _DEFAULT:
                 del self._pools[pool.name]
@@ -93,6 +93,9 @@ class Pools:
         """Clients have taken their answers: calls may begin again."""
         for pool in self._pools.values():
             pool.go_on()
+
+    def _lock(self, name: str) -> anyio.Lock:
+        return self._locks.setdefault(name, anyio.Lock())
 
     async def stop(self, seconds: float) -> None:
         """Stops all workers: politely, and after so many seconds by force."""

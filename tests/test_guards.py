@@ -41,7 +41,7 @@ ROOMS = [
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox"],
     ["running", "launch", "link"],
-    ["recycling"],
+    ["recycling", "loading"],
     ["crew"],
     ["compat", "worker", "pool"],
     ["worker_main", "pools"],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +10,13 @@ import pytest
 from trio.testing import MockClock
 
 from mlserve import frames
-from mlserve.arena import Arena
 from mlserve.batching import Rule
 from mlserve.bounds import Bounds
-from mlserve.errors import DeadlineExceeded, NoWorker, WorkerDied
-from mlserve.eventloop import watch
-from mlserve.frames import Channel, ToPool, ToWorker
-from mlserve.launch import ProcessLauncher
+from mlserve.errors import DeadlineExceeded, ModelLoadError, NoWorker, WorkerDied
+from mlserve.frames import ChannelClosed
 from mlserve.pool import Pool
-from tests.engine import Observed, request
+from tests.engine import request
+from tests.scripted import loads, scripted_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -31,90 +26,12 @@ def anyio_backend():
     return "trio", {"clock": MockClock(autojump_threshold=0)}
 
 
-class Scripted(ProcessLauncher):
-    """Starts workers that are tasks of the test: `script(frame)` gives what to answer with, None to say nothing."""
-
-    def __init__(self, tasks: anyio.abc.TaskGroup, script: Callable[[Any], Any]) -> None:
-        self.tasks = tasks
-        self.script = script
-        self.started_at: list[float] = []
-        self.dies_at_once = False
-        self.workers: list[_Worker] = []
-
-    def start(self, place: int = 0) -> Any:
-        worker = _Worker(self)
-        self.workers.append(worker)
-        self.started_at.append(anyio.current_time())
-        self.tasks.start_soon(worker.run)
-        return worker
-
-
-class _Worker:
-    def __init__(self, launcher: Scripted) -> None:
-        ours, theirs = socket.socketpair()
-        self.pid = 1000 + len(launcher.workers)
-        self.progress = bytearray(8)
-        self.channel = Channel(ours, ToPool)
-        self.killed_at: float | None = None
-        self._there = Channel(theirs, ToWorker)
-        self._launcher = launcher
-        self._ended = anyio.Event()
-
-    async def run(self) -> None:
-        if self._launcher.dies_at_once:
-            self._ended.set()
-            return
-        self._there.send(frames.Hello(self.pid, "3"))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch, self._there.sock, self._on_readable)
-            await self._ended.wait()
-            tasks.cancel_scope.cancel()
-
-    def _on_readable(self) -> bool:
-        for frame in self._there.receive():
-            if isinstance(frame, frames.Stop):
-                self._ended.set()
-            answer = self._launcher.script(frame)
-            if answer is not None:
-                self._there.send(answer)
-        return True
-
-    async def wait(self) -> str:
-        await self._ended.wait()
-        return "ended"
-
-    def kill(self) -> None:
-        if not self._ended.is_set():
-            self.killed_at = anyio.current_time()
-            self._ended.set()
-
-    def close(self) -> None:
-        self.channel.close()
-        self._there.close()
-
-
-def _loads(frame: Any) -> Any:
-    if isinstance(frame, frames.Load):
-        return frames.Loaded(frame.model, True, b"{}", b"{}")
-    return frames.Unloaded(frame.model) if isinstance(frame, frames.Unload) else None
-
-
-@asynccontextmanager
-async def _pool(script: Callable[[Any], Any] = _loads):
-    async with anyio.create_task_group() as tasks:
-        launcher = Scripted(tasks, script)
-        pool = Pool("test", 1, launcher, Arena(1 << 24), Observed())
-        await tasks.start(pool.run)
-        yield pool, launcher
-        await pool.stop(1.0)
-
-
 async def _load(pool: Pool, rule: Rule | None = None, bounds: Bounds | None = None) -> None:
     await pool.load(frames.Load(1, b"{}", ""), rule, bounds)
 
 
 async def test_the_pauses_between_starts_grow_until_a_worker_comes_up():
-    async with _pool() as (_, launcher):
+    async with scripted_pool() as (_, launcher):
         launcher.dies_at_once = True
         launcher.workers[0].kill()
         await anyio.sleep(100.0)
@@ -123,7 +40,7 @@ async def test_the_pauses_between_starts_grow_until_a_worker_comes_up():
 
 
 async def test_calls_wait_through_short_restarts_and_fail_when_no_worker_comes_up():
-    async with _pool() as (pool, launcher):
+    async with scripted_pool() as (pool, launcher):
         await _load(pool)
         launcher.dies_at_once = True
         launcher.workers[0].kill()
@@ -134,7 +51,7 @@ async def test_calls_wait_through_short_restarts_and_fail_when_no_worker_comes_u
 
 
 async def test_a_silent_worker_is_replaced_exactly_when_its_time_is_over():
-    async with _pool() as (pool, launcher):
+    async with scripted_pool() as (pool, launcher):
         await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
         with anyio.move_on_after(5.0):
             await pool.infer(1, request([1.0]), "json")
@@ -147,18 +64,18 @@ async def test_a_silent_worker_is_replaced_exactly_when_its_time_is_over():
 
 
 async def test_a_worker_that_says_something_after_a_call_was_given_up_is_not_stuck():
-    async with _pool() as (pool, launcher):
+    async with scripted_pool() as (pool, launcher):
         await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
         with anyio.move_on_after(5.0):
             await pool.infer(1, request([1.0]), "json")
         await anyio.sleep(1.0)
-        launcher.workers[0]._there.send(frames.Freed([]))
+        launcher.workers[0].there.send(frames.Freed([]))
         await anyio.sleep(1000.0)
         assert launcher.workers[0].killed_at is None
 
 
 async def test_a_worker_is_not_stuck_while_one_of_its_batch_is_waited_for():
-    async with _pool() as (pool, launcher), anyio.create_task_group() as callers:
+    async with scripted_pool() as (pool, launcher), anyio.create_task_group() as callers:
         await _load(pool, Rule(2, 1.0, eager=False), Bounds(hard_timeout_seconds=60.0))
         leaves, stays = anyio.CancelScope(), anyio.CancelScope()
 
@@ -189,9 +106,9 @@ async def test_a_silent_worker_whose_loop_turns_is_not_stuck():
         if isinstance(frame, frames.Ping):
             asked.append(anyio.current_time())
             return frames.Pong()
-        return _loads(frame)
+        return loads(frame)
 
-    async with _pool(script) as (pool, launcher):
+    async with scripted_pool(script) as (pool, launcher):
         await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
         with anyio.move_on_after(5.0):
             await pool.infer(1, request([1.0]), "json")
@@ -201,12 +118,93 @@ async def test_a_silent_worker_whose_loop_turns_is_not_stuck():
 
 
 async def test_a_load_that_takes_too_long_ends_its_worker_when_its_time_is_over():
-    async with _pool(lambda frame: None) as (pool, launcher):
+    async with scripted_pool(lambda frame: None) as (pool, launcher):
         started = anyio.current_time()
         with pytest.raises(Exception, match="load_timeout_seconds"):
             await _load(pool, bounds=Bounds(load_timeout_seconds=1800.0))
         assert anyio.current_time() - started == pytest.approx(1800.0)
         assert launcher.workers[0].killed_at is not None
+
+
+async def test_a_load_that_waits_for_a_call_somebody_waits_for_has_its_time_afterwards():
+    answers: list[Any] = []
+
+    def script(frame: Any) -> Any:
+        if isinstance(frame, frames.Load) and frame.model == 1:
+            return loads(frame)
+        answers.append(frame)  # the worker runs the call, and has not come to the second load
+        return None
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool)
+        (worker,) = launcher.workers
+        tasks.start_soon(_fails, pool, request([1.0]), None, WorkerDied)
+        await anyio.wait_all_tasks_blocked()
+        worker.progress[0] = 1
+        tasks.start_soon(_fails_to_load, pool, frames.Load(2, b"{}", ""), Bounds(load_timeout_seconds=10.0))
+        await anyio.sleep(1000.0)
+        assert worker.killed_at is None
+        worker.there.send(frames.Waiting(1))  # now it has
+        came_to_it = anyio.current_time()
+        await anyio.sleep(20.0)
+        assert worker.killed_at == pytest.approx(came_to_it + 10.0, abs=0.1)
+
+
+async def _fails_to_load(pool: Pool, frame: frames.Load, bounds: Bounds) -> None:
+    with pytest.raises(ModelLoadError, match="load_timeout_seconds"):
+        await pool.load(frame, None, bounds)
+
+
+async def test_an_unload_behind_a_call_that_somebody_waits_for_ends_no_worker():
+    def script(frame: Any) -> Any:
+        return loads(frame) if isinstance(frame, frames.Load) else None
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool)
+        await pool.load(frames.Load(2, b"{}", ""))
+        (worker,) = launcher.workers
+        tasks.start_soon(_fails, pool, request([1.0]), None, WorkerDied)
+        await anyio.wait_all_tasks_blocked()
+        worker.progress[0] = 1
+        tasks.start_soon(pool.unload, 2)
+        await anyio.sleep(1000.0)
+        assert worker.killed_at is None
+        worker.there.send(frames.Waiting(1))
+        came_to_it = anyio.current_time()
+        await anyio.sleep(100.0)
+        assert worker.killed_at == pytest.approx(came_to_it + 30.0, abs=0.1)
+
+
+async def test_a_process_that_is_there_for_one_load_and_never_says_hello_is_given_up():
+    async with scripted_pool() as (pool, launcher):
+        await _load(pool)
+        launcher.says_hello = False
+        started = anyio.current_time()
+        with pytest.raises(ModelLoadError, match="the process in which its load"):
+            await pool.load(frames.Load(2, b"{}", ""), apart=True)
+        assert anyio.current_time() - started == pytest.approx(120.0)
+        assert len(launcher.workers) == 2 and pool.pids == [launcher.workers[0].pid]
+        assert not pool.why_not(1)
+
+
+async def test_a_worker_whose_socket_is_gone_is_ended_once_though_each_call_of_a_batch_finds_it_so():
+    async with scripted_pool() as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool, Rule(calls=2, wait_seconds=1.0, eager=False))
+        link = pool.crew.links[0]
+
+        def spoilt(*_: Any) -> None:
+            raise ValueError
+
+        def gone(*_: Any) -> None:
+            raise ChannelClosed
+
+        link.start_batch, link.start = spoilt, gone
+        for n in range(2):
+            tasks.start_soon(pool.infer, 1, request([float(n)]), "json")
+        await anyio.sleep(50.0)
+        assert launcher.workers[0].killed_at is not None
+        assert pool.pids == [launcher.workers[1].pid] and pool.running_count == 2, "another worker has them"
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_model_that_cannot_be_loaded_again_is_tried_after_pauses_that_double():
@@ -215,9 +213,9 @@ async def test_a_model_that_cannot_be_loaded_again_is_tried_after_pauses_that_do
     def script(frame: Any) -> Any:
         if isinstance(frame, frames.Load) and answers["fail"]:
             return frames.LoadFailed(frame.model, "no such artifact", 500, "")
-        return _loads(frame)
+        return loads(frame)
 
-    async with _pool(script) as (pool, launcher):
+    async with scripted_pool(script) as (pool, launcher):
         await _load(pool)
         answers["fail"] = True
         launcher.workers[0].kill()
@@ -237,9 +235,9 @@ async def test_a_call_whose_time_is_over_in_the_queue_does_not_reach_the_worker(
     def script(frame: Any) -> Any:
         if isinstance(frame, frames.Infer):
             seen.append(frame.request.id)
-        return _loads(frame)
+        return loads(frame)
 
-    async with _pool(script) as (pool, launcher):
+    async with scripted_pool(script) as (pool, launcher):
         await _load(pool)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_fails, pool, request([1.0], id="first"), 100.0, WorkerDied)
@@ -264,9 +262,9 @@ async def test_a_patient_batch_goes_when_its_time_is_over_and_not_before():
     def script(frame: Any) -> Any:
         if isinstance(frame, frames.Batch):
             sent.append((anyio.current_time(), len(frame.calls)))
-        return _loads(frame)
+        return loads(frame)
 
-    async with _pool(script) as (pool, _):
+    async with scripted_pool(script) as (pool, _):
         await _load(pool, Rule(calls=8, wait_seconds=3.0, eager=False))
         async with anyio.create_task_group() as tasks:
             started = anyio.current_time()

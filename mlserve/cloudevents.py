@@ -28,7 +28,7 @@ class CloudEvents:
             "Ce-Modelid": model,
             "Ce-Inferenceservicename": self._name,
             "Ce-Endpoint": model,
-            **_ids(request_id),
+            **event_ids(request_id),
         }
 
     def response_headers(
@@ -53,11 +53,12 @@ class CloudEvents:
             "Ce-Modelid": model,
             "Ce-Inferenceservicename": self._name,
             "Ce-Endpoint": model,
-            **_ids(request_id),
+            **event_ids(request_id),
         }
 
 
-def _ids(request_id: str | None) -> dict[str, str]:
+def event_ids(request_id: str | None) -> dict[str, str]:
+    """The headers that name the request; none for one that has no id, or a very long one."""
     if not request_id or len(request_id) > _LONGEST_ID:
         return {}
     return {"Ce-Id": request_id, "Ce-Requestid": request_id}

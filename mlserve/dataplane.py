@@ -110,7 +110,6 @@ class DataPlane:
         finally:
             self.in_flight -= 1
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
-        response.id = request.id  # whatever the model made of it: callers match answers by it
         return self._finish(response, model, request.id)
 
     async def infer_stream(

@@ -10,6 +10,7 @@ from mlserve.arena import Hold, aligned
 from mlserve.datatypes import BYTES, numpy_dtype
 from mlserve.errors import CodecError
 from mlserve.frames import INLINE_BYTES, Message, Part, SlotRef
+from mlserve.sealed import is_sealed, open_sealed
 from mlserve.tensors import TensorData
 from mlserve.types import (
     InferenceRequest,
@@ -52,7 +53,13 @@ def pack_response(response: InferenceResponse, forms: Sequence[str], lease: Leas
 
 
 def unpack_request(message: Message, find: Find) -> InferenceRequest:
-    """The request, its large tensors as views on the slot."""
+    """The request, its large tensors as views on the slot. InvalidRequest for one that came sealed and is none."""
+    if is_sealed(message):
+        part = message.parts[0]
+        if part.data is not None:
+            return open_sealed(message, part.data)
+        assert message.slot is not None, "a part without data names a slot"
+        return open_sealed(message, find(message.slot.number).view(part.offset, part.length))
     inputs = [
         RequestInput(
             name=part.name,

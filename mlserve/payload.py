@@ -75,6 +75,11 @@ class Payload:
         return cls._make("contents", buffer, datatype, shape)
 
     @classmethod
+    def from_body(cls, buffer: Buffer | Array) -> Self:
+        """From a whole request that nobody has read yet (sealed.py); it cannot be converted."""
+        return cls._make("body", buffer, None, None)
+
+    @classmethod
     def from_numpy(cls, array: Any) -> Self:
         """From an array, or from what numpy can see as one; not copied."""
         return cls(np.asarray(array))

@@ -108,6 +108,7 @@ class Running:
         try:
             request = unpack_request(frame.request, self.find)
             response = await self._predict(loaded, request, [frame.call])
+            response.id = request.id  # whatever the model made of it: callers match answers by it
             self._reply(frame.call, frame.form, request, response, started)
         except BaseException as error:
             if self._is_ending(error):
@@ -303,6 +304,8 @@ class Running:
     async def _requests(self, loaded: LoadedModel, stream: Stream) -> AsyncIterator[InferenceRequest]:
         async for request in stream.requests:
             self._outbox.put(frames.Pulled(stream.call))
+            if isinstance(request, MLServeError):
+                raise request
             loaded.offer_decoded(request)
             yield request
 
@@ -360,7 +363,7 @@ class Stream:
         self.scope = anyio.CancelScope()
         self._credit_came: Waiter | None = None
         # The pool bounds how many requests wait here.
-        self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest](float("inf"))
+        self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest | MLServeError](float("inf"))
 
     def add_credit(self, credit: int) -> None:
         """The client has taken some chunks."""
@@ -375,8 +378,8 @@ class Stream:
             await self._credit_came.wait()
         self._credit_came = None
 
-    def add(self, request: InferenceRequest) -> None:
-        """Another request has come; dropped if nobody waits for it any more."""
+    def add(self, request: InferenceRequest | MLServeError) -> None:
+        """Another request has come, or one that cannot be read; dropped if nobody waits for it any more."""
         with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
             self._incoming.send_nowait(request)
 

@@ -29,7 +29,7 @@ import msgspec
 from mlserve import execute, frames, malloc
 from mlserve.arena import Views
 from mlserve.custom_metrics import bind_model, bind_sink
-from mlserve.errors import ModelLoadError, from_exception
+from mlserve.errors import MLServeError, ModelLoadError, from_exception
 from mlserve.eventloop import FutureWaiter, Waiter, watch
 from mlserve.frames import Channel, ChannelClosed, SlotRef
 from mlserve.handlers import get_custom_handlers
@@ -40,7 +40,7 @@ from mlserve.outbox import Outbox
 from mlserve.reply_slots import ReplySlots
 from mlserve.running import LoadedModel, Running, Stream
 from mlserve.settings import ModelSettings
-from mlserve.types import MetadataModelResponse
+from mlserve.types import InferenceRequest, MetadataModelResponse
 
 _logger = logging.getLogger("mlserve.worker")
 _IDLE_SECONDS = 10.0  # without work for this long, memory goes back to the system
@@ -144,7 +144,11 @@ class Worker:
         stream = self._running.streams.get(frame.call)
         if isinstance(frame, frames.Push):
             self._attach(frame.request.slot)
-            request = unpack_request(frame.request, self._running.find)
+            request: InferenceRequest | MLServeError
+            try:
+                request = unpack_request(frame.request, self._running.find)
+            except MLServeError as error:
+                request = error
             if stream is not None:  # it may have ended in the meantime
                 stream.add(request)
         elif stream is None:

@@ -15,10 +15,11 @@ from mlserve.rest.events import EventStream
 from mlserve.rest.headers import json_length, timeout_seconds, write_headers
 from mlserve.rest.replies import JSON, Reply
 from mlserve.rest.requests import ClientGone, Request
+from mlserve.sealed import read_or_seal
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 from mlserve.unsent import Unsent
-from mlserve.wire.v2json import decode_request, encode_response
+from mlserve.wire.v2json import encode_response
 
 __all__ = ["InferEndpoints", "Infers"]
 
@@ -94,7 +95,7 @@ class InferEndpoints:
     async def _read(self, http: Request) -> InferenceRequest:
         """The request in the body, with the headers as the model will see them."""
         header_length = json_length(http.headers)
-        http.inference = request = decode_request(await http.json_body(self._limit_bytes), header_length)
+        http.inference = request = read_or_seal(await http.json_body(self._limit_bytes), header_length)
         if request.parameters is None:
             request.parameters = Parameters()
         request.parameters["headers"] = http.headers  # Not what the client put there: it speaks for itself in HTTP.

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from mlserve.datatypes import BYTES, DTYPES, MAX_DIMENSIONS
 from mlserve.errors import InvalidRequest
@@ -55,7 +56,7 @@ def decode_request(body: Buffer, header_length: int | None = None) -> InferenceR
     """
     text, rest = (body, None) if header_length is None else _split(body, header_length)
     try:
-        if not (isinstance(text, bytes | bytearray) and text.isascii()):
+        if not _is_ascii(text):
             str(text, "utf-8")  # msgspec does not look inside strings that it leaves as they are.
         request = _decode_request(text)
     except _UNREADABLE as error:
@@ -76,6 +77,12 @@ def decode_request(body: Buffer, header_length: int | None = None) -> InferenceR
     if _has_huge_exponent(text):
         _check_numbers(request.inputs)
     return request
+
+
+def _is_ascii(text: Buffer) -> bool:
+    if isinstance(text, bytes | bytearray):
+        return text.isascii()
+    return not len(text) or int(np.frombuffer(text, np.int8).min()) >= 0
 
 
 def _refusal(text: Buffer, error: Exception) -> InvalidRequest:

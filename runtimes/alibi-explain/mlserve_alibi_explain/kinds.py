@@ -40,6 +40,21 @@ KINDS = {
     )
 }
 
+_GRAPH_MODE = "it needs the graph mode of TensorFlow 1 in the whole process, and alibi cannot save one"
+_NO_FOLDER = (
+    "alibi 0.9.6 cannot read back one that it has saved (with PyTorch 2.6 or later), nor write its answer as JSON"
+)
+# alibi's other classes, and why they are not served: by name, without its "_", in small letters.
+_NOT_SERVED = {
+    "cem": _GRAPH_MODE,
+    "counterfactual": _GRAPH_MODE,
+    "counterfactualproto": _GRAPH_MODE,
+    "counterfactualrl": _NO_FOLDER,
+    "counterfactualrltabular": _NO_FOLDER,
+    "distributedanchortabular": "'anchor_tabular' explains the same; the server's workers share the requests",
+    "protoselect": "it picks typical instances of a data set, and explains none",
+}
+
 
 def kind_of(model: str, explainer_type: str) -> Kind:
     """The kind of that name, or of that class of alibi. ModelLoadError if there is none."""
@@ -48,8 +63,9 @@ def kind_of(model: str, explainer_type: str) -> Kind:
     if kind is None:
         kind = next((one for one in reversed(KINDS.values()) if one.class_name == wanted), None)
     if kind is None:
+        reason = _NOT_SERVED.get(wanted.replace("_", "").lower())
         raise ModelLoadError(
-            f"model '{model}': parameters.extra.explainer_type: no explainer '{explainer_type}' can be served; "
-            f"expected one of {', '.join(KINDS)}"
+            f"model '{model}': parameters.extra.explainer_type: no explainer '{explainer_type}' can be served"
+            f"{f' ({reason})' if reason else ''}; expected one of {', '.join(KINDS)}"
         )
     return kind

@@ -23,6 +23,7 @@ from mlserve.codecs import NumpyRequestCodec, StringRequestCodec
 from mlserve.errors import MLServeError, ModelLoadError
 from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
 from mlserve_alibi_explain import AlibiExplainRuntime
+from mlserve_alibi_explain.kinds import kind_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
@@ -293,6 +294,16 @@ def test_what_cannot_be_explained_is_refused(world: Any, request_: InferenceRequ
     assert re.search(words, str(error)), str(error)
 
 
+def test_each_class_of_alibi_is_served_or_has_a_reason_why_not() -> None:
+    classes = [name for name in explainers.__all__ if isinstance(getattr(explainers, name), type)]
+    assert "AnchorTabular" in classes
+    for name in classes:
+        try:
+            assert kind_of("m", name).class_name == name
+        except ModelLoadError as error:
+            assert f"no explainer '{name}' can be served (" in str(error)
+
+
 @pytest.mark.parametrize(
     ("extra", "artifact", "words"),
     [
@@ -303,6 +314,12 @@ def test_what_cannot_be_explained_is_refused(world: Any, request_: InferenceRequ
             "anchor_tabular",
             "no explainer 'anchors' can be served; expected one of .*ale",
         ),
+        (
+            {"explainer_type": "counterfactual_proto"},
+            None,
+            r"\(it needs the graph mode of TensorFlow 1.*expected one of",
+        ),
+        ({"explainer_type": "alibi.prototypes.ProtoSelect"}, None, r"\(it picks typical instances of a data set"),
         ({"infer_uri": "localhost:8080"}, "anchor_tabular", "infer_uri: expected the address"),
         ({"infer_uri": "http://127.0.0.1:1/iris"}, "anchor_tabular", "infer_uri: expected the address"),
         ({}, "kernel_shap", "holds a KernelShap, but .*'anchor_tabular', which is AnchorTabular"),

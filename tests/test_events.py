@@ -67,7 +67,7 @@ async def test_an_error_after_that_is_the_last_event(stream_call: Caller) -> Non
     answer = await stream_call("POST", STREAM, text_request("one teapot two"))
     assert answer.status == 200
     assert [event for event, _ in answer.events] == ["message", "error"]
-    assert answer.events[-1][1] == {"error": "short and stout"}
+    assert answer.events[-1][1] == {"error": "short and stout", "status": 418}
     assert answer.messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -149,7 +149,7 @@ async def test_once_a_comment_was_sent_an_error_is_an_event() -> None:
     """The status is out by then."""
     answer = await pausing(error=MLServeError("too late for a status", 418))("POST", STREAM, text_request(""))
     assert answer.status == 200
-    assert answer.body.endswith(b'event: error\ndata: {"error":"too late for a status"}\n\n')
+    assert answer.body.endswith(b'event: error\ndata: {"error":"too late for a status","status":418}\n\n')
 
 
 @VIRTUAL_TIME

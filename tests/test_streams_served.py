@@ -271,7 +271,7 @@ def test_an_error_in_the_middle_is_an_event_and_the_connection_lives_on(server: 
             answer = client.post(url(server, "counter"), json=body(count=5, boom=2))
             blocks = answer.text.split("\n\n")
             assert [one[:5] for one in blocks] == ["data:", "data:", "event", ""]
-            assert blocks[2] == 'event: error\ndata: {"error":"the counter met its boom"}'
+            assert blocks[2] == 'event: error\ndata: {"error":"the counter met its boom","status":418}'
 
 
 def test_an_error_before_the_first_chunk_is_an_answer(server: Running) -> None:

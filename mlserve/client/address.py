@@ -6,6 +6,8 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mlserve.client.faults import ClientError
+
 __all__ = ["Address"]
 
 _PORTS = {"http": 80, "https": 443, "grpc": None, "grpcs": None}
@@ -22,18 +24,30 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The parts of an address. ValueError says what is missing."""
+        """The parts of an address. ClientError says what is wrong with it."""
+        try:
+            if not isinstance(text, str):
+                raise ValueError("is no text")
+            return cls._parsed(text)
+        except ValueError as error:
+            told = f"{text!r} is no address that can be called: {error}; expected http://HOST:PORT or grpc://HOST:PORT"
+            raise ClientError(f"{told} (https, grpcs)", str(text), arrived=False) from None
+
+    @classmethod
+    def _parsed(cls, text: str) -> Address:
         parts = urlsplit(text)
         if parts.scheme not in _PORTS or not parts.netloc:
-            raise ValueError(f"{text!r} is no address; expected http://HOST:PORT or grpc://HOST:PORT (https, grpcs)")
+            raise ValueError("it does not begin with a scheme")
         port = parts.port if parts.port is not None else _PORTS[parts.scheme]
         if not parts.hostname or port is None:
-            raise ValueError(f"{text!r} needs a host and a port, as in {parts.scheme}://localhost:8081")
+            raise ValueError("it needs a host and a port")
         if parts.username or parts.query or parts.fragment:
-            raise ValueError(f"{text!r} has more than a host, a port and a path; credentials go into `headers`")
+            raise ValueError("it has more than a host, a port and a path; credentials go into `headers`")
         prefix = parts.path.rstrip("/")
         if prefix and parts.scheme.startswith("grpc"):
-            raise ValueError(f"{text!r} has a path, which gRPC has none of")
+            raise ValueError("it has a path, which gRPC has none of")
+        if not (prefix + parts.netloc).isascii() or " " in text:
+            raise ValueError("it has characters that have to be encoded (%20, punycode)")
         return cls(parts.scheme, parts.hostname, port, prefix)
 
     @property

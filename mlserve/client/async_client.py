@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import anyio
 
 from mlserve.client.address import Address
+from mlserve.client.checking import check_headers, check_seconds, check_text
 from mlserve.client.grpc import GrpcTransport
 from mlserve.client.payload import make_request
 from mlserve.client.rest import RestTransport
@@ -42,7 +43,8 @@ class AsyncClient:
     when its worker died or its connection broke. `headers` go with every call, as metadata over gRPC.
 
     Every method raises an MLServeError: those of `mlserve.errors` by the server's status, DeadlineExceeded when the
-    time is over, ClientError when the connection is the trouble.
+    time is over, ClientError when the connection (or the address) is the trouble, InvalidRequest and CodecError for
+    what cannot be sent.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class AsyncClient:
         self.timeout_seconds = timeout_seconds
         self.retries = retries
         self.may_run_twice = may_run_twice
-        given = dict(headers or {})
+        given = check_headers(headers, is_grpc=where.is_grpc)
+        check_seconds(timeout_seconds)
+        self._is_grpc = where.is_grpc
         self._transport: Transport
         if where.is_grpc:
             self._transport = GrpcTransport(where, headers=given, binary=binary is not False, ssl_context=ssl_context)
@@ -92,7 +96,7 @@ class AsyncClient:
         """The answer of a model to a payload: an array, a frame, a list of text, a dict of them by the names of the
         inputs, or an InferenceRequest. A CodecError comes before anything is sent."""
         request, asked = make_request(payload, request_id=id, parameters=parameters, outputs=outputs)
-        sent = {**asked, **(headers or {})}
+        sent = self._check(model, version, asked, headers, timeout_seconds)
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         infer = self._transport.infer
         return await self._call(lambda left: infer(request, model, version, sent, left), limit, self.may_run_twice)
@@ -114,7 +118,23 @@ class AsyncClient:
         Whoever stops before the end closes it (`async with aclosing(...)`): that cancels the call on the server.
         """
         request, asked = make_request(payload, request_id=id, parameters=parameters, outputs=outputs)
-        return self._stream(request, model, version, {**asked, **(headers or {})}, timeout_seconds)
+        sent = self._check(model, version, asked, headers, timeout_seconds)
+        return self._stream(request, model, version, sent, timeout_seconds)
+
+    def _check(
+        self,
+        model: str,
+        version: str | None,
+        asked: Mapping[str, str],
+        headers: Mapping[str, str] | None,
+        timeout_seconds: float | None,
+    ) -> dict[str, str]:
+        """The headers of a call: those that the payload asks for, and those that are given. InvalidRequest."""
+        check_text("model", model)
+        check_text("version", version, optional=True)
+        check_seconds(timeout_seconds)
+        of_payload = check_headers(asked, is_grpc=self._is_grpc)
+        return {**of_payload, **check_headers(headers, is_grpc=self._is_grpc)}
 
     async def _stream(
         self,
@@ -149,6 +169,8 @@ class AsyncClient:
 
     async def model_ready(self, model: str, *, version: str | None = None) -> bool:
         """Whether a model takes calls. ModelNotFound."""
+        check_text("model", model)
+        check_text("version", version, optional=True)
         return await self._call(lambda _: self._transport.model_ready(model, version), self.timeout_seconds)
 
     async def server_metadata(self) -> MetadataServerResponse:
@@ -157,6 +179,8 @@ class AsyncClient:
 
     async def model_metadata(self, model: str, *, version: str | None = None) -> MetadataModelResponse:
         """Versions, platform, inputs and outputs of a model. ModelNotFound."""
+        check_text("model", model)
+        check_text("version", version, optional=True)
         return await self._call(lambda _: self._transport.model_metadata(model, version), self.timeout_seconds)
 
     # -- the repository -----------------------------------------------------------------------------------------------
@@ -167,11 +191,13 @@ class AsyncClient:
 
     async def repository_load(self, model: str, *, timeout_seconds: float | None = None) -> None:
         """Loads a model, or loads it again. ModelNotFound, ModelLoadError."""
+        check_text("model", model)
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         await self._call(lambda _: self._transport.repository_load(model), limit)
 
     async def repository_unload(self, model: str, *, timeout_seconds: float | None = None) -> None:
         """Unloads a model. ModelNotFound."""
+        check_text("model", model)
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         await self._call(lambda _: self._transport.repository_unload(model), limit)
 
@@ -184,6 +210,7 @@ class AsyncClient:
         may_run_twice: bool = True,  # as what only asks, and as loading and unloading
     ) -> T:
         """What an attempt gives, or a later one where another is safe. `attempt` gets the time that is left."""
+        check_seconds(timeout_seconds)
         end = _end(timeout_seconds)
         tries = 0
         while True:

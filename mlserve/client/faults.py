@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import msgspec
@@ -35,6 +36,7 @@ __all__ = [
     "from_http",
     "reading",
     "reason_of",
+    "writing",
 ]
 
 CONNECT_SECONDS = 10.0  # for a connection, whatever the time for the call
@@ -97,7 +99,7 @@ def from_http(
         return DeadlineExceeded(message)
     if status == 500:
         return ModelLoadError(message) if loads else ModelError(message)
-    if status in (400, 415, 422):
+    if grpc_status_of_http(status) == "INVALID_ARGUMENT":
         return InvalidRequest(message, status)
     return MLServeError(message, status if 400 <= status <= 599 else 502)
 
@@ -134,9 +136,14 @@ _GRPC: dict[str, type[MLServeError]] = {
 _HTTP_OF_GRPC = {grpc_status_of_http(status): status for status in (401, 403, 409, 499, 501)}
 
 
-def from_event(data: bytes) -> MLServeError:
-    """The exception of an error in mid-stream, where the status has been sent already."""
-    return ModelError(_message(500, data))
+def from_event(data: bytes, model: tuple[str, str | None]) -> MLServeError:
+    """The exception of an error in mid-stream, by the status that the event has; MLServer's have none."""
+    status = _member(data, "status")
+    if status == 404:  # a path that does not exist has no stream
+        return _make(ModelNotFound, _message(404, data))
+    if not isinstance(status, int) or not 400 <= status <= 599 or grpc_status_of_http(status) == "INTERNAL":
+        return ModelError(_message(500, data))
+    return from_http(status, {}, data, model=model)
 
 
 @contextmanager
@@ -148,6 +155,15 @@ def reading(address: str, *more: type[Exception]) -> Iterator[None]:
     except kinds as error:
         message = f"{address} gave an answer that is none of the protocol's: {error}"
         raise ClientError(message, address, arrived=True) from None
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """In this block a request is encoded: what it has that cannot be sent becomes an InvalidRequest."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"the request cannot be sent: {error}") from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -177,16 +193,20 @@ def _make(kind: type[MLServeError], message: str) -> MLServeError:
 
 def _message(status: int, body: bytes) -> str:
     """What the server says in `{"error": …}`, as other servers do in `detail`; otherwise the start of the body."""
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        found = None
-    if isinstance(found, dict):
-        said = found.get("error") or found.get("detail")
-        if said:
-            return said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    said = _member(body, "error") or _member(body, "detail")
+    if said:
+        return said if isinstance(said, str) else msgspec.json.encode(said).decode()
     text = body[: 4 * _LONGEST_QUOTE].decode("utf-8", "replace").strip()[:_LONGEST_QUOTE]
     return f"HTTP status {status}: {text}" if text else f"HTTP status {status}"
+
+
+def _member(body: bytes, name: str) -> Any:
+    """A member of the object that the body is; None if it is none."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found.get(name) if isinstance(found, dict) else None
 
 
 def _overloaded(message: str, asked: float | None) -> Overloaded:

@@ -19,7 +19,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import H2Error
 
 from mlserve.client.address import Address
-from mlserve.client.faults import CONNECT_SECONDS, ClientError, from_grpc, reading, reason_of
+from mlserve.client.faults import CONNECT_SECONDS, ClientError, from_grpc, reading, reason_of, writing
 from mlserve.client.result import InferResult
 from mlserve.errors import DeadlineExceeded, InvalidRequest, MLServeError
 from mlserve.types import (
@@ -164,7 +164,8 @@ class GrpcTransport:
         return reading(str(self._address), DecodeError, InvalidRequest)
 
     def _encode(self, request: InferenceRequest, name: str, version: str | None) -> bytes:
-        return b"".join(encode_request(request, name, version, raw=self._binary))
+        with writing():
+            return b"".join(encode_request(request, name, version, raw=self._binary))
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -203,9 +204,8 @@ class GrpcTransport:
             config = Configuration(http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES)
             host, port = self._address.host, self._address.port
             self._channel = Channel(host, port, ssl=self._context, codec=_Bytes(), config=config)
-        metadata = {name.lower(): value for name, value in headers.items()}
         return self._channel.request(
-            f"/{_SERVICE}/{method}", cardinality, bytes, bytes, timeout=timeout_seconds, metadata=metadata
+            f"/{_SERVICE}/{method}", cardinality, bytes, bytes, timeout=timeout_seconds, metadata=headers
         )
 
     async def _connect(self, stream: Any) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mlserve.client.checking import check_mapping, check_text
 from mlserve.codecs import NumpyCodec, PandasCodec, find_input_codec, find_request_codec
-from mlserve.errors import CodecError
+from mlserve.errors import CodecError, InvalidRequest
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 
 __all__ = ["make_request"]
 
+_EXACT_UP_TO = 2.0**53  # Up to here a float is every integer.
 _ONLY = "input-1"  # as the codecs for whole requests call a single input
 
 
@@ -28,6 +30,10 @@ def make_request(
 
     A request that is given stays as it is: what is added goes into a copy, which shares its tensors.
     """
+    check_text("id", request_id, optional=True)
+    check_mapping("parameters", parameters)
+    if isinstance(outputs, str):
+        raise InvalidRequest(f"outputs: expected a list of names, got a text; write [{outputs!r}]")
     made = payload if isinstance(payload, InferenceRequest) else _encode(payload)
     given = {**(made.parameters or {}), **(parameters or {})}
     headers = given.pop("headers", None) or {}
@@ -81,8 +87,40 @@ def _plain(what: str, value: Any) -> Any:
         raise CodecError(f"{what}: {error}") from None
     if array.dtype.kind not in "biufSUO" or (array.dtype.kind == "O" and not isinstance(value, list)):
         raise CodecError(f"{what}: no codec takes a {type(value).__name__}")
+    return _kept(what, value, array) if isinstance(value, list) else array
+
+
+def _kept(what: str, values: list[Any], array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array, with all values as they were; CodecError where numpy changed one to have them all in one."""
+    if array.dtype.kind in "US":
+        kinds = sorted({type(one).__name__ for one in _leaves(values)})
+        if len(kinds) > 1:
+            raise CodecError(f"{what}: a list of {' and '.join(kinds)}; one tensor holds one kind: make them all text")
+    elif array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= _EXACT_UP_TO:
+        leaves = list(_leaves(values))
+        if all(isinstance(one, int) for one in leaves):
+            if min(leaves) < 0:
+                told = f"no integer type holds both {min(leaves)} and {max(leaves)}; give an array of floats"
+                raise CodecError(f"{what}: {told}")
+            return np.asarray(values, np.uint64)  # numpy prefers floats where some would fit int64
+        lost = next((one for one in leaves if isinstance(one, int) and int(float(one)) != one), None)
+        if lost is not None:
+            raise CodecError(
+                f"{what}: {lost} would lose digits as FP64, beside the floats; give an array, or floats only"
+            )
     return array
 
 
+def _leaves(values: Any) -> Iterator[Any]:
+    if isinstance(values, (list, tuple)):
+        for one in values:
+            yield from _leaves(one)
+    else:
+        yield values
+
+
 def _output(wanted: str | RequestOutput) -> RequestOutput:
-    return wanted if isinstance(wanted, RequestOutput) else RequestOutput(name=wanted)
+    if isinstance(wanted, RequestOutput):
+        return wanted
+    check_text("outputs", wanted)
+    return RequestOutput(name=wanted)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from mlserve.client.address import Address
 from mlserve.client.bodies import Buffer, Events, decode, decode_response, encode_json, encode_request
-from mlserve.client.faults import from_event, from_http, reading
+from mlserve.client.faults import from_event, from_http, reading, writing
 from mlserve.client.http1 import Http1Pool
 from mlserve.client.result import InferResult
 from mlserve.types import (
@@ -41,7 +41,7 @@ class RestTransport:
         max_connections: int,
     ) -> None:
         self._address = str(address)
-        self._headers = {"User-Agent": "mlserve", **headers}
+        self._headers = {"user-agent": "mlserve", **headers}
         self._binary = binary
         self._pool = Http1Pool(address, address.ssl_context(ssl_context), max_connections)
 
@@ -139,7 +139,7 @@ class RestTransport:
         """One call with many answers, which are Server-Sent Events."""
         path = f"{_path(name, version)}/infer_stream"
         sent, chunks = self._request(request, headers, timeout_seconds, False)
-        sent["Accept"] = "text/event-stream"
+        sent["accept"] = "text/event-stream"
         async with self._pool.open("POST", path, sent, chunks, arrives=True) as answer:
             if answer.status != 200:
                 body = b""
@@ -150,14 +150,15 @@ class RestTransport:
             while piece := await answer.read():
                 for event, data in events.feed(piece):
                     if event == "error" or data.startswith(b'{"error"'):  # MLServer does not name the event.
-                        raise from_event(data)
+                        raise from_event(data, (name, version))
                     yield InferResult(self._read(data, InferenceResponse), {})
 
     def _request(
         self, request: InferenceRequest, headers: Mapping[str, str], timeout_seconds: float | None, binary: bool
     ) -> tuple[dict[str, str], list[Buffer]]:
         """The headers and the body."""
-        chunks, header_length = encode_request(request, binary=binary)
+        with writing():
+            chunks, header_length = encode_request(request, binary=binary)
         sent = {**self._headers, **headers}
         if header_length is None:
             sent["Content-Type"] = "application/json"
@@ -165,7 +166,7 @@ class RestTransport:
             sent["Content-Type"] = "application/octet-stream"
             sent["Inference-Header-Content-Length"] = str(header_length)
         if timeout_seconds is not None:
-            sent["X-Request-Timeout"] = f"{max(timeout_seconds, 0.001):.3f}"
+            sent["x-request-timeout"] = f"{max(timeout_seconds, 0.001):.3f}"
         return sent, chunks
 
     # -- reading ------------------------------------------------------------------------------------------------------

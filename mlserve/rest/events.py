@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable
 
 import anyio
+import msgspec
 
 from mlserve.rest.replies import error_reply
 from mlserve.rest.requests import Request
 from mlserve.types import InferenceResponse
 from mlserve.unsent import Unsent
-from mlserve.wire.v2json import encode_response
+from mlserve.wire.v2json import encode_json, encode_response
 
 __all__ = ["EventStream"]
 
@@ -60,7 +61,9 @@ class EventStream:
         except Exception as error:
             if not self._started or isinstance(error, ConnectionError):
                 raise
-            await self._put(_framed(b"event: error\ndata: ", bytes(error_reply(error, request_id).chunks[0])))
+            reply = error_reply(error, request_id)
+            told = {**msgspec.json.decode(reply.chunks[0]), "status": reply.status}
+            await self._put(_framed(b"event: error\ndata: ", encode_json(told)))
         await self._put(b"", more=False)
 
     async def _put(self, data: bytes, *, more: bool = True) -> None:

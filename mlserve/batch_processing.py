@@ -67,7 +67,7 @@ async def process_batch(
     With a `batch_size`, so many requests that fit together travel as one. `retries` is how often one is sent again
     where that is safe, `timeout` the seconds for each, all tries together; each worker pauses `batch_interval` seconds
     and a random part of `batch_jitter` between requests. `verbose` or `extra_verbose` has the logger `mlserve.infer`
-    tell each request. OSError if a file cannot be opened, ValueError for a wrong URL or header.
+    tell each request. OSError if a file cannot be opened, ValueError or MLServeError for a wrong URL or header.
     """
     if verbose or extra_verbose:
         _logger.setLevel(logging.DEBUG)

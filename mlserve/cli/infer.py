@@ -50,6 +50,7 @@ def infer(
     import anyio
 
     from mlserve.batch_processing import process_batch  # the client: not needed to say `mlserve --help`
+    from mlserve.errors import MLServeError
 
     logging.basicConfig(format="%(message)s")
     started = time.monotonic()
@@ -77,7 +78,7 @@ def infer(
 
     try:
         answered, failed = anyio.run(main)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MLServeError) as error:
         typer.echo(f"mlserve: error: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{answered} answered, {failed} failed, {time.monotonic() - started:.2f} s", err=True)

@@ -72,7 +72,7 @@ def _merge_inputs(inputs: Sequence[RequestInput]) -> RequestInput:
 
 def _rows(tensor: RequestInput | ResponseOutput) -> np.ndarray[Any, Any]:
     """The tensor's values in its exact shape: also for BYTES, where a lone request may be lenient."""
-    array = tensor.data.to_numpy(tensor.datatype, tensor.shape)
+    array = tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False)
     if list(array.shape) != list(tensor.shape):
         raise CodecError(f"'{tensor.name}': shape {tensor.shape} does not hold the {array.size} values that came")
     return array

@@ -101,13 +101,14 @@ class MLModel:
     async def metadata(self) -> MetadataModelResponse:
         """What the model's metadata endpoint says."""
         settings = self._settings
+        own = settings.parameters
         return MetadataModelResponse(
             name=self.name,
             versions=list(settings.versions),
             platform=settings.platform,
             inputs=self.inputs,
             outputs=self.outputs,
-            parameters=Parameters(),
+            parameters=Parameters(content_type=own.content_type) if own is not None else None,
         )
 
     def decode(self, request_input: RequestInput, default_codec: InputCodecLike | None = None) -> Any:

@@ -26,7 +26,7 @@ _new = object.__new__
 
 
 class Payload:
-    """One tensor's values; converted lazily, and from bytes at most once for numpy and Python.
+    """One tensor's values; converted lazily: to Python at most once, to numpy for each caller who may write to it.
 
     `form` says what `payload` is: "json" (text of the JSON value), "raw" (V2 binary), "contents" (a serialised
     InferTensorContents) or "object" (numpy array, list, scalar). The payload's memory lives as long as this object or
@@ -50,12 +50,12 @@ class Payload:
     _datatype: str | None
     _shape: Sequence[int] | None
     _list: Any  # The values as Python has them, once somebody asked; else UNSET.
-    _array: Array | None  # The last array made, and the datatype it was asked in.
+    _array: Array | None  # The last array made that nobody writes into, and the datatype it was asked in.
     _array_type: str | None
     _checked: bool  # The JSON text is UTF-8.
 
     def __init__(self, root: Any) -> None:
-        self.root = root
+        self.root = list(root) if root.__class__ is list else root  # arrays are held as they are
 
     @classmethod
     def from_json(cls, text: Buffer | msgspec.Raw | Array) -> Self:
@@ -145,19 +145,20 @@ class Payload:
     def to_numpy(self, datatype: str, shape: Sequence[int], *, writable: bool = True) -> Array:
         """The values as an array of this datatype and shape; BYTES as objects: text or bytes, as they came.
 
-        A view of the payload where that is possible (raw, contents of fixed-size values, arrays): who writes into it
-        writes there. Read-only payloads are copied, unless `writable` is False. CodecError if a value does not fit
-        the datatype or their number does not fit the shape.
+        The array is the caller's own: what is written into it changes nothing else. With `writable=False` it is to be
+        read only, as it may be a view of the payload (raw, contents of fixed-size values, arrays) or an array that
+        others have as well. CodecError if a value does not fit the datatype or their number does not fit the shape.
         """
         array = self._array
         if array is None or self._array_type != datatype:
             array = self._to_array(datatype)
-            if self._form != "object":  # Objects may change; bytes are taken to stay as they are.
+            if writable:
+                if not self._is_fresh(array):
+                    array = array.copy()
+            elif self._form != "object":  # Objects may change; bytes are taken to stay as they are.
                 self._array, self._array_type = array, datatype
-        if writable and not array.flags.writeable:
+        elif writable:
             array = array.copy()
-            if self._form != "object":
-                self._array = array
         return fit_shape(array, shape)
 
     def to_json(self, datatype: str | None = None) -> Buffer:
@@ -285,6 +286,12 @@ class Payload:
             raise CodecError(f"BYTES data holds no {datatype}")
         values: Array = self._values()
         return cast(values, datatype)
+
+    def _is_fresh(self, array: Array) -> bool:
+        """Whether an array of `_to_array` has memory of its own, which can be written to."""
+        if self._form == "json" or self._form == "object":
+            return array is not self._payload and array.flags.writeable
+        return array.flags.owndata
 
     def _values(self) -> Any:
         """The raw or contents payload as a flat array, or a list if it is BYTES."""

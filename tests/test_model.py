@@ -58,12 +58,25 @@ async def test_metadata_is_what_the_settings_say_with_empty_lists_for_what_they_
         "platform": "",
         "inputs": [],
         "outputs": [],
-        "parameters": {},
     }
     full = await model(platform="p", versions=["v"], inputs=[TEXT, BARE], outputs=[BARE]).metadata()
     assert full.model_dump()["inputs"] == [TEXT, BARE]
     assert full.model_dump()["outputs"] == [BARE]
     assert (full.platform, full.versions) == ("p", ["v"])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({}, {}),
+        ({"content_type": "pd"}, {"content_type": "pd"}),
+        ({"content_type": "pd", "version": "v1", "uri": "./x", "extra": {"a": 1}}, {"content_type": "pd"}),
+        ({"extra": {"a": 1}, "format": "f"}, {}),
+    ],
+)
+async def test_metadata_tell_the_models_content_type_and_nothing_else_of_its_parameters(parameters, told) -> None:
+    metadata = await model(parameters=parameters).metadata()
+    assert metadata.model_dump()["parameters"] == told
 
 
 async def test_a_runtime_may_declare_its_inputs_when_it_loads() -> None:

@@ -99,11 +99,24 @@ def test_data_and_parameters_are_wrapped_when_they_are_assigned() -> None:
     }
 
 
-def test_lists_stay_the_callers_own() -> None:
+def test_what_becomes_of_a_list_later_is_not_seen() -> None:
     outputs: list[ResponseOutput] = []
     response = InferenceResponse(model_name="m", outputs=outputs)
     outputs.append(answer().outputs[0])
-    assert len(response.outputs) == 1
+    assert response.outputs == []
+    data, shape = [1, 2], [2]
+    output = ResponseOutput(name="y", shape=shape, datatype="INT32", data=data)
+    data.append(3)
+    shape.append(1)
+    assert (output.data.root, output.shape) == ([1, 2], [2])
+    output.data = data  # type: ignore[assignment]  # what is assigned is held as it is
+    data.append(4)
+    assert output.data.root == [1, 2, 3, 4]
+    assert isinstance(output.data, TensorData)
+    headers = {"a": "b"}
+    parameters = Parameters(headers=headers)
+    headers["c"] = "d"
+    assert parameters.headers == {"a": "b"}
 
 
 def test_unknown_keywords_are_ignored() -> None:

@@ -43,7 +43,7 @@ def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[D
         return encode_column(name, pd.Series(np.asarray(column)), use_bytes)
     kind = getattr(dtype, "kind", "O")
     if kind in "biuf":
-        array = column.to_numpy() if isinstance(dtype, np.dtype) else _without_mask(name, column)
+        array = column.to_numpy(copy=True) if isinstance(dtype, np.dtype) else _without_mask(name, column)
         return _of_numpy(name, array), array, None
     if kind == "M":
         values = [None if one is pd.NaT else one.isoformat() for one in column.array]
@@ -104,9 +104,9 @@ def _without_mask(name: str, column: Any) -> Any:
     wanted = column.dtype.numpy_dtype
     missing = column.isna()
     if not missing.any():
-        return column.to_numpy(dtype=wanted)
+        return column.to_numpy(dtype=wanted, copy=True)
     if wanted.kind == "f":
-        return column.to_numpy(dtype=wanted, na_value=np.nan)
+        return column.to_numpy(dtype=wanted, copy=True, na_value=np.nan)
     present = column[~missing]
     if wanted.kind in "iu" and len(present) and max(abs(int(present.min())), abs(int(present.max()))) > EXACT:
         raise unencodable(f"column '{name}': integers beyond 2**53 beside missing values, which make it floating point")

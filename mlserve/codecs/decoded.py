@@ -1,7 +1,9 @@
-"""The decoded form of requests and inputs, kept beside them: made when it is first asked for, at most once.
+"""The decoded form of requests and inputs, kept beside them: made when somebody first looks there.
 
-It is a private attribute of the `parameters`, named by `DecodedParameterName`; it never travels. What is deferred holds
-no reference back to the parameters: with a cycle, the memory of a request would be freed late, by the collector.
+`decode_request_input` and `decode_inference_request` decode each time, since callers may write into what they get;
+what they gave last is kept. It is a private attribute of the `parameters`, named by `DecodedParameterName`; it never
+travels. What is deferred holds no reference back to the parameters: with a cycle, the memory of a request would be
+freed late, by the collector.
 """
 
 from __future__ import annotations
@@ -69,9 +71,11 @@ def get_decoded_or_raw(parametrised_obj: Parametrised) -> Any:
 
 def save_decoded(parametrised_obj: Parametrised, decoded_payload: Any) -> Any:
     """Keeps a decoded form beside its source; gives it back."""
-    if parametrised_obj.parameters is None:
-        parametrised_obj.parameters = Parameters()
-    setattr(parametrised_obj.parameters, DecodedParameterName, decoded_payload)
+    parameters = parametrised_obj.parameters
+    if parameters is None:
+        parameters = parametrised_obj.parameters = Parameters()
+    parameters.__dict__[DecodedParameterName] = decoded_payload
+    parameters.__dict__.pop(_PENDING, None)  # it would hold the data longer than anybody needs it
     return decoded_payload
 
 
@@ -95,18 +99,10 @@ def decode_request_input(
 
 def decoded_input(request_input: RequestInput, metadata_inputs: Mapping[str, MetadataTensor] | None = None) -> Any:
     """`decode_request_input`, with NOTHING for "no codec"."""
-    parameters = request_input.parameters
-    if parameters is not None:
-        private = parameters.__dict__
-        if DecodedParameterName in private:
-            return private[DecodedParameterName]
     codec = _input_codec(request_input, metadata_inputs)
     if codec is None:
         return NOTHING
-    decoded = codec.decode_input(request_input)
-    if parameters is not None:
-        parameters.__dict__[DecodedParameterName] = decoded
-    return decoded
+    return save_decoded(request_input, codec.decode_input(request_input))
 
 
 def decode_inference_request(
@@ -122,12 +118,9 @@ def decode_inference_request(
 def decoded_request(
     request: InferenceRequest, settings: Any, metadata_inputs: Mapping[str, MetadataTensor] | None
 ) -> Any:
-    """`decode_inference_request`, with NOTHING for "no codec". Offers the decoded inputs in any case."""
-    parameters = request.parameters
-    if parameters is not None and DecodedParameterName in parameters.__dict__:
-        return parameters.__dict__[DecodedParameterName]
+    """`decode_inference_request`, with NOTHING for "no codec". Offers the inputs, decoded anew, in any case."""
     for one in request.inputs:
-        _offer_input(one, metadata_inputs)
+        _offer_input(one, metadata_inputs, anew=True)
     codec = _request_codec(request, settings)
     if codec is None:
         return NOTHING
@@ -154,13 +147,17 @@ def offer_decoded(
         parameters._defer(DecodedParameterName, make)
 
 
-def _offer_input(request_input: RequestInput, metadata_inputs: Mapping[str, MetadataTensor] | None) -> None:
+def _offer_input(
+    request_input: RequestInput, metadata_inputs: Mapping[str, MetadataTensor] | None, *, anew: bool = False
+) -> None:
     codec = _input_codec(request_input, metadata_inputs)
     if codec is None:
         return
     parameters = request_input.parameters
     if parameters is None:
         parameters = request_input.parameters = Parameters()
+    if anew:
+        parameters.__dict__.pop(DecodedParameterName, None)
     if not has_decoded(request_input):
         one = request_input
         make = partial(_decode_copy_of_input, codec, one.name, one.shape, one.datatype, one.data, dict(parameters))

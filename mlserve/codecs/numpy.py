@@ -41,8 +41,8 @@ def to_dtype(input_or_output: InputOrOutput) -> np.dtype[Any]:
 class NumpyCodec(InputCodec):
     """A tensor as a numpy array of its datatype and shape; BYTES as text or bytes.
 
-    Arrays are neither copied nor turned into lists: an encoded tensor holds the array itself, and a decoded one is a
-    view of a binary payload where it can be. null and NaN are the same in floating-point tensors.
+    An encoded tensor holds a copy of the array, and each decoded array is its caller's own, so that changing one in
+    place changes nothing else. null and NaN are the same in floating-point tensors.
     """
 
     ContentType: ClassVar[str] = "np"
@@ -65,7 +65,7 @@ class NumpyCodec(InputCodec):
 
     @classmethod
     def encode_input(cls, name: str, payload: Any, **kwargs: Any) -> RequestInput:
-        """An input that holds the array; a shape of [N] becomes [N, 1]."""
+        """An input that holds a copy of the array; a shape of [N] becomes [N, 1]."""
         array, datatype, shape = _encode(name, payload)
         return RequestInput(
             name=name,
@@ -77,7 +77,7 @@ class NumpyCodec(InputCodec):
 
     @classmethod
     def encode_output(cls, name: str, payload: Any, **kwargs: Any) -> ResponseOutput:
-        """An output that holds the array; a shape of [N] becomes [N, 1]."""
+        """An output that holds a copy of the array; a shape of [N] becomes [N, 1]."""
         array, datatype, shape = _encode(name, payload)
         return ResponseOutput(
             name=name,
@@ -121,7 +121,7 @@ def _encode(name: str, payload: Any) -> tuple[Array, Datatype, list[int]]:
     shape = list(array.shape)
     if len(shape) < 2:
         shape = [shape[0], 1] if shape else [1]
-    return array, datatype, shape
+    return array.copy(), datatype, shape  # the caller may go on writing into its own
 
 
 def _checked(name: str, array: Array) -> tuple[Array, Datatype]:

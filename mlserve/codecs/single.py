@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mlserve.codecs.base import InputCodec, RequestCodec, typed
-from mlserve.codecs.decoded import get_decoded, has_decoded
+from mlserve.codecs.decoded import get_decoded, has_decoded, save_decoded
 from mlserve.codecs.errors import CodecError
 from mlserve.types import InferenceRequest, InferenceResponse
 
@@ -26,11 +26,12 @@ class SingleInputRequestCodec(RequestCodec):
 
     @classmethod
     def decode_request(cls, request: InferenceRequest) -> Any:
-        """The object in the only input, or what has been decoded of it before by a content type of its own."""
+        """The object in the only input, kept beside it: another call gives the same object, as it does on MLServer."""
         inputs = request.inputs
         if len(inputs) != 1:
             raise _not_single(cls.ContentType, "input", len(inputs))
-        return get_decoded(inputs[0]) if has_decoded(inputs[0]) else cls.InputCodec.decode_input(inputs[0])
+        only = inputs[0]
+        return get_decoded(only) if has_decoded(only) else save_decoded(only, cls.InputCodec.decode_input(only))
 
     @classmethod
     def decode_response(cls, response: InferenceResponse) -> Any:

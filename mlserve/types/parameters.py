@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from mlserve.types.declared import declared_by, fill
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -30,11 +31,20 @@ class Parameters(dict[str, Any]):
     `content_type` and `headers` are None where absent; any other missing attribute is an AttributeError. Attributes
     that start with `_` are private to this process: they are no keys and never reach the wire. An object of this type
     is true even when empty, as an object of a model class is.
+
+    A subclass may declare fields, with or without defaults, as in a model of pydantic's: what is given for them is
+    checked and converted, and one that is missing and has no default is a ValidationError.
     """
 
     if TYPE_CHECKING:
         content_type: str | None
         headers: dict[str, Any] | None
+
+    _declared: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls._declared = {**cls._declared, **declared_by(cls)}
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         if values is not None:
@@ -42,6 +52,10 @@ class Parameters(dict[str, Any]):
         if more:
             dict.update(self, more)
             _check(more)
+            if "headers" in more and more["headers"] is not None:
+                dict.__setitem__(self, "headers", more["headers"].copy())
+        if self._declared:
+            fill(self, self._declared)
         for value in dict.values(self):
             if value is None:  # `None in values` would compare, which arrays do not like.
                 for key in [key for key, value in dict.items(self) if value is None]:
@@ -62,7 +76,7 @@ class Parameters(dict[str, Any]):
             return self[name]
         elif name in _KNOWN:
             return None
-        raise AttributeError(f"Parameters has no {name!r}; it has {', '.join(self) or 'nothing'}")
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {', '.join(self) or 'nothing'}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[:1] == "_":
@@ -76,9 +90,13 @@ class Parameters(dict[str, Any]):
         elif name in self:
             del self[name]
         else:
-            raise AttributeError(f"Parameters has no {name!r}")
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if key in self._declared:
+            self.__dict__.pop(key, None)  # the default, or None
+            if value is None:
+                self.__dict__[key] = None
         if value is None:
             self.pop(key, None)
         else:
@@ -89,18 +107,22 @@ class Parameters(dict[str, Any]):
         self.__dict__.setdefault("_pending", {})[name] = make
 
     def __repr__(self) -> str:
-        return f"Parameters({', '.join(f'{key}={_short(value)}' for key, value in self.items())})"
+        return f"{type(self).__name__}({', '.join(f'{key}={_short(value)}' for key, value in self.items())})"
 
     def __copy__(self) -> Parameters:
-        again = Parameters(self)
-        again.__dict__.update(self.__dict__)
-        return again
+        return _restored(type(self), dict(self), self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
-        return Parameters(copy.deepcopy(dict(self), memo))
+        return _restored(type(self), *copy.deepcopy((dict(self), self._unset()), memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Parameters, (dict(self),)  # Private attributes (decoded payloads) stay in their process.
+        if not self._declared:
+            return Parameters, (dict(self),)  # Private attributes (decoded payloads) stay in their process.
+        return _restored, (type(self), dict(self), self._unset())
+
+    def _unset(self) -> dict[str, Any]:
+        """The declared fields that are no keys: those with their defaults, and None."""
+        return {name: value for name, value in self.__dict__.items() if name in self._declared}
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False, **_: Any) -> Parameters:
         """A copy, deep or not, with `update` applied."""
@@ -123,7 +145,7 @@ class Parameters(dict[str, Any]):
     @classmethod
     def model_validate(cls, value: Any, **_: Any) -> Parameters:
         """Parameters as they are, or made of a mapping; ValidationError otherwise."""
-        if isinstance(value, Parameters):
+        if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
             raise ValidationError.one(cls.__name__, (), "Input should be a valid dictionary", value, "model_type")
@@ -171,6 +193,14 @@ def _check(given: Mapping[str, Any]) -> None:
     if headers is not None and not isinstance(headers, Mapping):
         message = "Input should be a valid dictionary"
         raise ValidationError.one("Parameters", ("headers",), message, headers, "dict_type")
+
+
+def _restored(cls: type[Parameters], values: dict[str, Any], private: dict[str, Any]) -> Parameters:
+    """An object with these keys and attributes, which were checked when they were first given."""
+    made: Parameters = cls.__new__(cls)
+    dict.update(made, values)
+    made.__dict__.update(private)
+    return made
 
 
 def _short(value: Any) -> str:

@@ -76,7 +76,8 @@ class _Tensor(_Message, kw_only=True):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and type(value) is not TensorData:
-            value = TensorData(value)
+            given, value = value, TensorData(None)
+            value.root = given  # as it is: only a constructor copies lists
         super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
@@ -342,6 +343,7 @@ def check_datatype_and_shape(model: Any) -> None:
             if size.__class__ is not int:
                 break
         else:
+            _set(model, "shape", shape.copy())
             return
     _set(model, "shape", _shape(model, shape))
 
@@ -353,7 +355,8 @@ def nest(model: Model, name: str, kind: Any, values: Any) -> None:
             if one.__class__ is not kind:
                 break
         else:
-            return  # The caller's own list stays: what it appends later is seen.
+            _set(model, name, values.copy())  # what the caller does to its own list later is not seen
+            return
     _set(model, name, nested_list(model, name, kind, values))
 
 

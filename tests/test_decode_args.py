@@ -283,8 +283,9 @@ def test_what_is_a_response_or_output_already_passes() -> None:
         (np.ndarray, [1, 2], "content type 'np' takes numpy arrays, got list"),
         (List[str], [1], "content type 'str' takes a list of text, got int at 0"),
         (Any, {"a": 1}, "gave a value that no codec takes: dict"),
-        (Any, None, "returned no predictions"),
-        (Tuple[np.ndarray, np.ndarray], (np.array([1]),), "gave 1 outputs, its signature says 2"),
+        (Tuple[np.ndarray, np.ndarray], (np.array([1]),) * 3, "gave 3 outputs, its signature says 2"),
+        (Tuple[np.ndarray], [np.array([1])], "content type 'np' takes numpy arrays, got list"),
+        (np.ndarray, (np.array([1]),) * 2, "content type 'np' takes numpy arrays, got tuple"),
     ],
 )
 def test_a_result_that_cannot_be_encoded_is_the_models_fault(hint: Any, value: Any, words: str) -> None:
@@ -384,3 +385,38 @@ def test_a_hint_shows_itself_in_messages() -> None:
     assert read_hint(np.ndarray).text == "numpy.ndarray"
     with pytest.raises(TypeError, match=r"no codec handles the type hint dict"):
         read_hint(dict)
+
+
+PAIR = Tuple[np.ndarray, np.ndarray]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "outputs"),
+    [
+        (PAIR, np.array([[1.0, 2.0], [3.0, 4.0]]), {"output-0": [[1.0, 2.0], [3.0, 4.0]]}),
+        (PAIR, np.array([1, 2]), {"output-0": [[1], [2]]}),
+        (PAIR, (np.array([1]), np.array([2])), {"output-0": [[1]], "output-1": [[2]]}),
+        (PAIR, (np.array([1]),), {"output-0": [[1]]}),
+        (PAIR, (), {}),
+        (PAIR, None, {}),
+        (Tuple[np.ndarray, List[str]], np.array([[1, 2]]), {"output-0": [[1, 2]]}),
+        (Tuple[np.ndarray], np.array([1, 2]), {"output-0": [[1], [2]]}),
+        (Tuple[List[str], List[str]], ["a", "b"], {"output-0": [[b"a"], [b"b"]]}),
+        (np.ndarray, (np.array([1]),), {"output-0": [[1]]}),
+        (np.ndarray, (), {}),
+        (np.ndarray, None, {}),
+        (Optional[np.ndarray], None, {}),
+        (List[str], (), {}),
+        (None, None, {}),
+        (Any, None, {}),
+        (Any, (), {}),
+        (Any, (["a"], np.array([1])), {"output-0": [[b"a"]], "output-1": [[1]]}),
+    ],
+)
+def test_only_a_tuple_has_several_outputs_as_on_mlserver(hint: Any, value: Any, outputs: Any) -> None:
+    def predict(self: Any) -> Any:
+        return value
+
+    predict.__annotations__["return"] = hint
+    answer = decode_args(predict)(MLModel(ModelSettings(name="m")), InferenceRequest(inputs=[]))
+    assert {one.name: one.data.to_numpy(one.datatype, one.shape).tolist() for one in answer.outputs} == outputs

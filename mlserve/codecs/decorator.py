@@ -143,20 +143,21 @@ class SignatureCodec:
         """The response that holds what the method gave. CodecError (500) if its values have no codec."""
         if isinstance(result, InferenceResponse):
             return result
-        if result is None:
-            raise ModelError(f"model '{model.name}' returned no predictions: its predict() gave None")
-        hints = self._results
-        parts = [result]
-        if self._gives_tuple or (isinstance(result, tuple) and hints[0].unsaid):
-            parts = list(result)
-        if self._gives_tuple and len(parts) != len(hints):
-            raise unencodable(f"model '{model.name}' gave {len(parts)} outputs, its signature says {len(hints)}")
+        parts, hints = self._parts_of(result), self._results
         if not self._gives_tuple:
             hints = hints * len(parts)
+        if len(parts) > len(hints):
+            raise unencodable(f"model '{model.name}' gave {len(parts)} outputs, its signature says {len(hints)}")
         outputs: list[ResponseOutput] = []
-        for part, hint in zip(parts, hints, strict=True):
+        for part, hint in zip(parts, hints):  # what a tuple leaves out at its end is left out
             _encode_into(outputs, part, hint, model)
         return InferenceResponse(model_name=model.name, model_version=model.version, outputs=outputs)
+
+    def _parts_of(self, result: Any) -> list[Any]:
+        """The outputs in a result: those of a tuple, none of None, or the one that it is."""
+        if isinstance(result, tuple) and (self._gives_tuple or self._results[0].unsaid or len(result) < 2):
+            return list(result)
+        return [] if result is None else [result]
 
     def _read(self) -> None:
         hints = get_type_hints(self._predict, include_extras=True)

@@ -21,7 +21,15 @@ from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, Res
 
 __all__ = ["Hint", "read_hint", "read_result_hints"]
 
-_UNSAID = (inspect.Parameter.empty, Any, object, list, tuple)  # a bare list may hold text, bytes or dates
+_UNSAID = (
+    inspect.Parameter.empty,
+    Any,
+    object,
+    None,
+    type(None),
+    list,
+    tuple,
+)  # a bare list may hold text, bytes or dates
 _STREAMS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,

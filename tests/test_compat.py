@@ -40,34 +40,55 @@ NAMES = {
         "encode_inference_response encode_response_output get_decoded get_decoded_or_raw has_decoded "
         "register_input_codec register_request_codec"
     ),
-    "mlserver.codecs.base": "InputCodec RequestCodec register_input_codec register_request_codec",
-    "mlserver.codecs.base64": "Base64Codec",
+    "mlserver.cli.serve": "load_settings",
+    "mlserver.codecs.base": (
+        "InputCodec InputCodecLike RequestCodec RequestCodecLike find_input_codec find_input_codec_by_payload "
+        "find_input_codec_by_type_hint find_request_codec find_request_codec_by_payload "
+        "find_request_codec_by_type_hint register_input_codec register_request_codec"
+    ),
+    "mlserver.codecs.base64": "Base64Codec InputCodec is_list_of",
     "mlserver.codecs.datetime": "DatetimeCodec",
-    "mlserver.codecs.numpy": "NumpyCodec NumpyRequestCodec to_datatype",
+    "mlserver.codecs.decorator": "SignatureCodec decode_args",
+    "mlserver.codecs.errors": "CodecError CodecNotFound MLServerError",
+    "mlserver.codecs.json": (
+        "JSONEncoderWithArray decode_from_bytelike_json_to_dict decode_json_input_or_output decode_str encode_to_json "
+        "encode_to_json_bytes"
+    ),
+    "mlserver.codecs.lists": "is_list_of",
+    "mlserver.codecs.numpy": "NumpyCodec NumpyRequestCodec convert_nan inject_batch_dimension to_datatype to_dtype",
     "mlserver.codecs.pandas": "PandasCodec",
-    "mlserver.codecs.string": "StringCodec StringRequestCodec",
-    "mlserver.codecs.utils": "DecodedParameterName InputOrOutput",
+    "mlserver.codecs.string": "Parameters StringCodec StringRequestCodec decode_str encode_str",
+    "mlserver.codecs.utils": "DecodedParameterName InputOrOutput SingleInputRequestCodec find_input_codec",
     "mlserver.context": "model_context",
     "mlserver.errors": "InferenceError InvalidModelURI MLServerError ModelNotFound ModelNotReady",
     "mlserver.grpc.converters": "ModelInferRequestConverter ModelInferResponseConverter",
     "mlserver.grpc.dataplane_pb2": "InferParameter InferTensorContents ModelInferRequest ModelInferResponse",
     "mlserver.grpc.dataplane_pb2_grpc": "GRPCInferenceServiceStub",
     "mlserver.handlers": "custom_handler",
-    "mlserver.logging": "logger",
+    "mlserver.handlers.custom": "CustomHandler custom_handler get_custom_handlers register_custom_handler",
+    "mlserver.logging": "configure_logger get_logger logger",
     "mlserver.metrics": "MetricsServer configure_metrics log register",
-    "mlserver.model": "MLModel",
-    "mlserver.repository": "ModelRepository",
+    "mlserver.metrics.context": "log register",
+    "mlserver.metrics.server": "MetricsServer",
+    "mlserver.model": "MLModel decode_inference_request get_decoded",
+    "mlserver.repository": "ModelRepository SchemalessModelRepository",
+    "mlserver.repository.load": "load_model_settings",
+    "mlserver.repository.repository": "ModelRepository SchemalessModelRepository",
     "mlserver.server": "MLServer",
-    "mlserver.settings": "CORSSettings ModelParameters ModelSettings Settings",
+    "mlserver.settings": "BaseSettings CORSSettings ModelParameters ModelSettings Settings",
     "mlserver.types": (
         "Datatype InferenceErrorResponse InferenceRequest InferenceResponse MetadataModelErrorResponse "
         "MetadataModelResponse MetadataServerErrorResponse MetadataServerResponse MetadataTensor Parameters "
         "RepositoryIndexRequest RepositoryIndexResponse RepositoryIndexResponseItem RepositoryLoadErrorResponse "
         "RepositoryUnloadErrorResponse RequestInput RequestOutput ResponseOutput State TensorData"
     ),
+    "mlserver.types.base": "BaseModel",
     "mlserver.types.dataplane": "InferenceRequest InferenceResponse",
     "mlserver.types.model_repository": "RepositoryIndexResponse State",
-    "mlserver.utils": "extract_headers generate_uuid get_model_uri insert_headers to_absolute_path",
+    "mlserver.utils": (
+        "InvalidModelURI extract_headers generate_uuid get_model_uri get_wrapped_method insert_headers "
+        "install_uvloop_event_loop to_absolute_path"
+    ),
     "mlserver.version": "__version__",
 }
 
@@ -182,6 +203,28 @@ def test_an_installed_runtime_of_ours_is_found_by_its_old_name(
             del sys.modules[name]
 
 
+def test_modules_are_attributes_after_a_bare_import() -> None:
+    """All but those below `mlserver.cli`, whose `main` is the function of that name, as on MLServer."""
+    modules = [one for one in NAMES if one != "mlserver" and not one.startswith("mlserver.cli.")]
+    reads = "\n".join(f"{module}.{NAMES[module].split()[0]}" for module in reversed(modules))
+    assert run(f"from mlserve import compat\ncompat.install()\nimport mlserver\n{reads}") == ""
+
+
+def test_the_base_of_codecs_is_mlservers_whichever_way_it_is_reached(alias: None) -> None:
+    import mlserver
+
+    assert mlserver.codecs.base is importlib.import_module("mlserver.codecs.base")
+    assert mlserver.codecs.base.find_input_codec("np") is mlserver.codecs.NumpyCodec
+
+
+def test_what_neither_has_is_told_with_the_place_to_look(alias: None) -> None:
+    for module in ("mlserver.codecs", "mlserver.handlers", "mlserver"):
+        with pytest.raises(AttributeError, match=r"no 'nothing_of_the_kind'.*docs/migrating.md"):
+            print(importlib.import_module(module).nothing_of_the_kind)
+    with pytest.raises(ImportError):
+        importlib.import_module("mlserver.parallel.worker")
+
+
 # -- the alias itself ---------------------------------------------------------------------------------------------
 
 
@@ -213,6 +256,7 @@ def test_installing_twice_is_installing_once() -> None:
 
 def test_uninstalling_leaves_nothing() -> None:
     names_of_types = set(vars(mlserve.types))
+    importlib.import_module("mlserve.handlers")
     names = set(vars(mlserve))
     compat.install()
     for module in NAMES:
@@ -220,6 +264,10 @@ def test_uninstalling_leaves_nothing() -> None:
     compat.uninstall()
     assert not old_modules()
     assert set(vars(mlserve.types)) == names_of_types
+    for module in ("mlserve.codecs", "mlserve.codecs.string", "mlserve.handlers"):
+        assert "__getattr__" not in vars(sys.modules[module])
+    assert not hasattr(sys.modules["mlserve.handlers"], "__path__")
+    assert importlib.import_module("mlserve.codecs").base is sys.modules["mlserve.codecs.base"]
     assert {name for name in vars(mlserve) if name not in names} <= {
         "batch_processing",
         "cli",

@@ -19,6 +19,8 @@ from mlserve.codecs.encoding import encode_inference_response, encode_response_o
 from mlserve.codecs.numpy import NumpyCodec, NumpyRequestCodec, to_datatype, to_dtype
 from mlserve.codecs.pandas import PandasCodec
 from mlserve.codecs.registry import (
+    InputCodecLike,
+    RequestCodecLike,
     find_input_codec,
     find_request_codec,
     register_input_codec,
@@ -33,10 +35,12 @@ __all__ = [
     "DatetimeCodec",
     "DecodedParameterName",
     "InputCodec",
+    "InputCodecLike",
     "NumpyCodec",
     "NumpyRequestCodec",
     "PandasCodec",
     "RequestCodec",
+    "RequestCodecLike",
     "StringCodec",
     "StringRequestCodec",
     "decode_args",

@@ -110,9 +110,9 @@ def decode_inference_request(
     model_settings: Any = None,
     metadata_inputs: Mapping[str, MetadataTensor] | None = None,
 ) -> Any | None:
-    """The object in a request, by its content type or the model's; None if neither names a known codec."""
+    """The object in a request, by its content type or the model's; the request if neither names a known codec."""
     decoded = decoded_request(inference_request, model_settings, metadata_inputs)
-    return None if decoded is NOTHING else decoded
+    return inference_request if decoded is NOTHING else decoded
 
 
 def decoded_request(

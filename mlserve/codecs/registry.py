@@ -14,6 +14,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from mlserve.codecs.base import InputCodec, RequestCodec
 
 __all__ = [
+    "InputCodecLike",
+    "RequestCodecLike",
     "find_input_codec",
     "find_input_codec_by_payload",
     "find_input_codec_by_type_hint",

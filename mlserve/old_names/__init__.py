@@ -7,6 +7,7 @@ Code that is written for mlserve imports nothing from here.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import mlserve
@@ -25,29 +26,21 @@ __all__ = [
     "types",
 ]
 
-_PLACES = {
-    "MLServer": "mlserve.old_names.server",
-    "logging": "mlserve.old_names",
-    "metrics": "mlserve.old_names",
-    "server": "mlserve.old_names",
-    "utils": "mlserve.old_names",
-}
+_OLD = "mlserver"
 
 
 def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
-    if place is None:
-        return _of_ours(name)
-    if place == __name__:
-        return importlib.import_module(f"{place}.{name}")
-    return getattr(importlib.import_module(place), name)
-
-
-def _of_ours(name: str) -> Any:
-    try:
+    if name in mlserve.__all__:
         return getattr(mlserve, name)
-    except AttributeError:
-        raise AttributeError(f"'mlserver' is mlserve here, which has no '{name}': see docs/migrating.md") from None
+    if name == "MLServer":
+        return importlib.import_module("mlserve.old_names.server").MLServer
+    if not name.startswith("_") and sys.modules.get(_OLD) is sys.modules[__name__]:  # the alias is in use
+        try:
+            return importlib.import_module(f"{_OLD}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{_OLD}.{name}":
+                raise
+    raise AttributeError(f"'mlserver' is mlserve here, which has no '{name}': see docs/migrating.md")
 
 
 def __dir__() -> list[str]:

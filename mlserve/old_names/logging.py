@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["logger"]
+__all__ = ["configure_logger", "get_logger", "logger"]
 
 logger = logging.getLogger("mlserver")
+
+
+def get_logger() -> logging.Logger:
+    """The logger."""
+    return logger
+
+
+def configure_logger(settings: object = None) -> logging.Logger:
+    """The logger, which `mlserve start` has configured; other programs configure logging by themselves."""
+    return logger

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 from mlserve.artifacts import get_model_uri
+from mlserve.errors import InvalidModelURI
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 
-__all__ = ["extract_headers", "generate_uuid", "get_model_uri", "insert_headers", "to_absolute_path"]
+__all__ = [
+    "InvalidModelURI",
+    "extract_headers",
+    "generate_uuid",
+    "get_model_uri",
+    "get_wrapped_method",
+    "insert_headers",
+    "install_uvloop_event_loop",
+    "to_absolute_path",
+]
 
 
 def generate_uuid() -> str:
@@ -37,3 +50,13 @@ def extract_headers(inference_response: InferenceResponse) -> dict[str, str] | N
         return None
     headers: dict[str, str] | None = inference_response.parameters.pop("headers", None)
     return headers
+
+
+def get_wrapped_method(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The method below its decorators."""
+    wrapped: Callable[..., Any] = inspect.unwrap(f)
+    return wrapped
+
+
+def install_uvloop_event_loop() -> None:
+    """Nothing: `mlserve start` chooses the event loops of its processes."""

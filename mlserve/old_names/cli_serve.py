@@ -1,0 +1,15 @@
+"""`mlserver.cli.serve`: the settings of a folder, as programs with a server of their own read them."""
+
+from __future__ import annotations
+
+from mlserve.repository import open_repository
+from mlserve.settings import ModelSettings, Settings
+from mlserve.settings import load_settings as _load
+
+__all__ = ["load_settings"]
+
+
+async def load_settings(folder: str | None = None) -> tuple[Settings, list[ModelSettings]]:
+    """The settings of the server, and those of the models below the folder."""
+    settings = _load(folder)
+    return settings, open_repository(folder, settings).list() if folder is not None else []

@@ -17,7 +17,7 @@ from mlserve.plain_streams import EitherWay, in_thread
 from mlserve.types import InferenceRequest, InferenceResponse
 
 _logger = logging.getLogger("mlserve.model")
-_CLOSE_SECONDS = 5.0  # how long a generator's `finally` may take after its client has left
+CLOSE_SECONDS = 5.0  # how long a generator's `finally` may take after its client has left
 
 
 def complete(model: MLModel, request_id: str | None, response: Any) -> InferenceResponse:
@@ -111,7 +111,7 @@ async def stream(model: MLModel, incoming: AsyncIterator[InferenceRequest]) -> A
         async for response in generator:
             yield complete(model, request_id, response)
     finally:
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StopAsyncIteration):
+        with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(StopAsyncIteration):
             close = getattr(generator, "aclose", None)
             if close is not None:
                 await close()

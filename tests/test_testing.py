@@ -138,6 +138,14 @@ class Blocking(Double):
         return super().predict(payload)
 
 
+class Dozing(Double):
+    """The same, for a moment only."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        time.sleep(0.01)
+        return super().predict(payload)
+
+
 class Shared(Double):
     """Keeps the request of a call where the next one finds it."""
 
@@ -203,8 +211,30 @@ class Threaded(Double):
     """Starts a thread and never ends it."""
 
     async def load(self) -> bool:
-        threading.Thread(target=GATE.wait, daemon=True).start()
+        threading.Thread(target=GATE.wait, daemon=True, name="of the model").start()
         return await super().load()
+
+
+class Exchanging(Double):
+    """Starts a thread and never ends it, while another that was there before ends."""
+
+    async def load(self) -> bool:
+        threading.Thread(target=GATE.wait, daemon=True, name="of the model").start()
+        OTHERS.pop().end()
+        return await super().load()
+
+
+class Other:
+    """A thread that has nothing to do with the model."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Event()
+        self._thread = threading.Thread(target=self._gate.wait, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._gate.set()
+        self._thread.join()
 
 
 class Filing(Double):
@@ -216,6 +246,7 @@ class Filing(Double):
 
 
 GATE = threading.Event()
+OTHERS: list[Other] = []
 
 
 @pytest.fixture(autouse=True)
@@ -260,8 +291,8 @@ def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
         (Undeclared, r"output 'y' is not among metadata\(\)'s: \['z'\]"),
         (Unspeakable, "output 'y' cannot be sent"),
         (Clinging, r"is still there after unload\(\): list refers to it"),
-        (Threaded, "leaves threads behind"),
-        (Filing, "leaves open files behind"),
+        (Threaded, "leaves threads behind .*of the model"),
+        (Filing, "leaves open files behind .*test_testing.py"),
         (Streaming, "gives nothing"),
         (Chatty, r"metadata\(\) gave dict"),
     ],
@@ -270,6 +301,16 @@ def test_a_breach_is_told(model, said):
     asked = [REQUEST, request_of([[5.0, 6.0]])]
     with pytest.raises(AssertionError, match=said):
         check_runtime(model, asked, batches=model in (Greedy, Ragged, Centred, Sorting), longest_block_seconds=0.2)
+
+
+def test_a_thread_that_stays_is_seen_though_another_ends():
+    OTHERS.extend(Other() for _ in range(8))
+    try:
+        with pytest.raises(AssertionError, match=r"leaves threads behind .*of the model"):
+            check_runtime(Exchanging, REQUEST)
+    finally:
+        while OTHERS:
+            OTHERS.pop().end()
 
 
 def test_an_answer_that_is_not_the_expected_one_is_told():
@@ -282,7 +323,7 @@ def test_what_a_runtime_cannot_promise_can_be_left_out():
     check_runtime(Deaf, REQUEST, unknown_output=False)
     check_runtime(Fickle, REQUEST, repeatable=False)
     check_runtime(Clinging, REQUEST, leaks=False)
-    check_runtime(Blocking, REQUEST, longest_block_seconds=None)
+    check_runtime(Dozing, REQUEST, longest_block_seconds=None)
     check_runtime(ModelSettings(name="named", implementation=Double), [REQUEST, REQUEST])
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from mlserve import execute
+from mlserve.errors import CodecError, MLServeError
 from mlserve.model import MLModel
-from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-__all__ = ["check_expected", "check_same", "finish", "predicted", "values_of"]
+__all__ = ["bytes_of", "check_expected", "check_same", "check_sendable", "finish", "predicted", "values_of"]
 
 
 async def finish(value: Any) -> Any:
@@ -22,6 +23,26 @@ async def finish(value: Any) -> Any:
 async def predicted(model: MLModel, request: InferenceRequest) -> InferenceResponse:
     """The answer to one request, with what the server fills in."""
     return execute.complete(model, request.id, await finish(model.predict(request)))
+
+
+def check_sendable(whose: str, output: ResponseOutput) -> None:
+    """Whether an output can go out in each form that a client may ask for."""
+    try:
+        output.model_copy(update={"data": []}).model_dump_json()
+        output.data.to_json(output.datatype)
+        output.data.to_raw(output.datatype)
+        if output.datatype != "BYTES":
+            output.data.to_numpy(output.datatype, output.shape)
+    except (MLServeError, TypeError) as error:
+        raise AssertionError(f"{whose}, output '{output.name}' cannot be sent: {error}") from error
+
+
+def bytes_of(tensor: Any) -> bytes:
+    """The values of an input or output as bytes of their own."""
+    try:
+        return bytes(tensor.data.to_raw(tensor.datatype))
+    except CodecError:  # a null among texts has no binary form
+        return bytes(tensor.data.to_json(tensor.datatype))
 
 
 def values_of(answer: InferenceResponse) -> dict[str, Any]:

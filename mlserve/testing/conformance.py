@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio
 
-from mlserve import execute
 from mlserve.errors import MLServeError
 from mlserve.loader import Loader, import_implementation
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
 from mlserve.testing.batches import check_batches
-from mlserve.testing.calling import check_expected, check_same, finish, predicted
+from mlserve.testing.calling import check_expected, check_same, check_sendable, finish, predicted
+from mlserve.testing.sharing import check_answer_stays, check_request_stays
+from mlserve.testing.streams import check_leaving, streamed
 from mlserve.testing.variants import copied, in_form, one_value_short
 from mlserve.testing.watching import check_leaks, loop_goes_on
 from mlserve.types import (
@@ -22,7 +23,6 @@ from mlserve.types import (
     InferenceResponse,
     MetadataModelResponse,
     RequestOutput,
-    ResponseOutput,
 )
 
 __all__ = ["check_runtime"]
@@ -47,9 +47,10 @@ def check_runtime(
     """Puts a runtime through what the server asks of it; its answers to the requests, to look at further.
 
     The model loads and is ready; its metadata can be sent, and is true; each request gives the same tensors whether it
-    came as JSON, as raw bytes, as typed contents, on a stream, or beside other calls; wrong requests are refused with
-    a 4xx; it can be unloaded and loaded again, and leaves nothing behind. AssertionError says what was expected and
-    what came.
+    came as JSON, as raw bytes, as typed contents, on a stream, or beside other calls; requests and earlier answers stay
+    as they are; a stream of its own gives chunks that can be sent, and ends when its client leaves; wrong requests are
+    refused with a 4xx; it can be unloaded and loaded again, and leaves nothing behind. AssertionError says what was
+    expected and what came.
 
     `expected` has the framework's own values for outputs of the first request, within `rtol`: 0 is bit for bit.
     `unknown_output=False` is for runtimes that take no notice of the outputs asked for, `repeatable=False` for those
@@ -84,6 +85,10 @@ def check_runtime(
                 await predicted(model, copied(asked[0]))
         answers = [await _check_ways(model, request, repeatable) for request in asked]
         _check_agreement(metadata, answers)
+        for request, answer in zip(asked, answers):
+            await _check_stream(model, request, answer, metadata, repeatable)
+            await check_request_stays(model, request)
+        await check_answer_stays(model, asked)
         check_expected(answers[0], expected or {}, rtol)
         if repeatable:
             await _check_at_once(model, asked, answers)
@@ -168,25 +173,26 @@ async def _check_ways(model: MLModel, request: InferenceRequest, repeatable: boo
             continue  # typed contents have no field for it
         response = await predicted(model, in_form(request, form))
         for output in response.outputs:
-            _check_output(model, output)
+            check_sendable(repr(model), output)
         first = first or (form, response)
         if repeatable:
             check_same(*first, form, response)
     assert first is not None
-    streamed = await _streamed(model, copied(request))
-    if repeatable and type(model).predict_stream is MLModel.predict_stream:
-        assert len(streamed) == 1, f"{model!r} has {len(streamed)} answers to one streamed request"
-        check_same(*first, "a stream", streamed[0])
     return first[1]
 
 
-async def _streamed(model: MLModel, request: InferenceRequest) -> list[InferenceResponse]:
-    async def only() -> AsyncIterator[InferenceRequest]:
-        yield request
-
-    answers = [response async for response in execute.stream(model, only())]
-    assert answers, f"{model!r}: predict_stream gives nothing"
-    return answers
+async def _check_stream(
+    model: MLModel, request: InferenceRequest, answer: InferenceResponse, metadata: MetadataModelResponse, same: bool
+) -> None:
+    """Whether the request can be streamed: a stream of predict's answers gives the same, one of its own agrees with
+    the metadata and ends when its client leaves."""
+    chunks = await streamed(model, copied(request))
+    if type(model).predict_stream is not MLModel.predict_stream:
+        _check_agreement(metadata, chunks)
+        await check_leaving(model, request)
+    elif same:
+        assert len(chunks) == 1, f"{model!r} has {len(chunks)} answers to one streamed request"
+        check_same("json", answer, "a stream", chunks[0])
 
 
 async def _check_refusals(model: MLModel, request: InferenceRequest, unknown_output: bool) -> None:
@@ -197,18 +203,6 @@ async def _check_refusals(model: MLModel, request: InferenceRequest, unknown_out
     if numeric:
         await _check_refused(model, one_value_short(request, numeric[0]), "an input with one value too few")
     await predicted(model, copied(request))  # and it goes on serving
-
-
-def _check_output(model: MLModel, output: ResponseOutput) -> None:
-    """Whether an output can go out in each form that a client may ask for."""
-    try:
-        output.model_copy(update={"data": []}).model_dump_json()
-        output.data.to_json(output.datatype)
-        output.data.to_raw(output.datatype)
-        if output.datatype != "BYTES":
-            output.data.to_numpy(output.datatype, output.shape)
-    except (MLServeError, TypeError) as error:
-        raise AssertionError(f"{model!r}, output '{output.name}' cannot be sent: {error}") from error
 
 
 async def _check_refused(model: MLModel, request: InferenceRequest, what: str) -> None:

@@ -9,19 +9,19 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from itertools import pairwise
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 
 from mlserve.model import MLModel
 
-__all__ = ["check_leaks", "loop_goes_on"]
+__all__ = ["check_leaks", "loop_goes_on", "what_stays"]
 
 _BEAT_SECONDS = 0.01
 _ROUNDS = 4  # the first is not counted: libraries make their thread pools then
 _DESCRIPTORS = "/proc/self/fd"
+_GRACE_SECONDS = 2.0
 
 
 @asynccontextmanager
@@ -50,23 +50,77 @@ async def loop_goes_on(what: str, limit_seconds: float) -> AsyncIterator[None]:
 
 async def check_leaks(round_trip: Callable[[], Awaitable[MLModel]]) -> None:
     """Whether what `round_trip` has loaded, used and unloaded goes away: the model, its threads, files and tasks."""
-    held: list[dict[str, int]] = []
+    left: list[dict[str, set[Any]]] = []  # of each round: what began in it
+    before = _held()
     for _ in range(_ROUNDS):
         model = await round_trip()
         name, seen = repr(model), weakref.ref(model)
         del model
         gc.collect()
         assert seen() is None, f"{name} is still there after unload(): {_holders(seen())} refers to it"
-        held.append(_held())
-    for kind in held[0]:
-        counts = [one[kind] for one in held]
-        grows = all(later > earlier for earlier, later in pairwise(counts))
-        assert not grows, f"{name} leaves {kind} behind each time that it is loaded and unloaded: {counts}"
+        after = _held()
+        left.append({kind: after[kind] - before[kind] for kind in after})
+        before = after
+    for kind in before:
+        stayed = await _after_grace(lambda: [one[kind] & _held()[kind] for one in left[1:]])  # noqa: B023  # awaited
+        if all(stayed):
+            raise AssertionError(
+                f"{name} leaves {kind} behind each time that it is loaded and unloaded, the last time "
+                f"{_listed(stayed[-1])}: end them in unload()"
+            )
 
 
-def _held() -> dict[str, int]:
-    files = len(os.listdir(_DESCRIPTORS)) if os.path.isdir(_DESCRIPTORS) else 0
-    return {"threads": threading.active_count(), "open files": files, "tasks": len(asyncio.all_tasks())}
+def what_stays() -> Callable[[], Awaitable[str]]:
+    """From here on, watches what begins; the result tells which of those tasks and threads have not ended."""
+    before = _held()
+
+    async def tell() -> str:
+        left = await _after_grace(lambda: [_begun("tasks") | _begun("threads")])
+        return _listed(left[0])
+
+    def _begun(kind: str) -> set[Any]:
+        return {one for one in _held()[kind] - before[kind] if not _is_of_pool(one)}
+
+    return tell
+
+
+async def _after_grace(look: Callable[[], list[set[Any]]]) -> list[set[Any]]:
+    """What is there in all of these; what is only about to end gets some time for it."""
+    until = time.perf_counter() + _GRACE_SECONDS
+    found = look()
+    while all(found) and time.perf_counter() < until:
+        await anyio.sleep(_BEAT_SECONDS)
+        found = look()
+    return found
+
+
+def _is_of_pool(one: Any) -> bool:
+    """Threads in which anyio and asyncio run plain functions: they stay for the next."""
+    return isinstance(one, threading.Thread) and one.name.startswith(("AnyIO worker thread", "asyncio_"))
+
+
+def _held() -> dict[str, set[Any]]:
+    """Threads, open files and tasks as themselves, so that one that ends does not hide one that begins."""
+    return {"threads": set(threading.enumerate()), "open files": _open_files(), "tasks": asyncio.all_tasks()}
+
+
+def _open_files() -> set[tuple[str, str]]:
+    """Number and target of each descriptor; sockets and pipes have numbers of their own in their targets."""
+    found = set()
+    for number in os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ():
+        with suppress(OSError):  # the one that the listing itself had open
+            found.add((number, os.readlink(f"{_DESCRIPTORS}/{number}")))
+    return found
+
+
+def _listed(things: set[Any]) -> str:
+    return ", ".join(sorted(map(_named, things))[:3])
+
+
+def _named(one: Any) -> str:
+    if isinstance(one, tuple):
+        return str(one[1])
+    return str(one.get_name() if isinstance(one, asyncio.Task) else one.name)
 
 
 def _holders(thing: Any) -> str:

@@ -1,0 +1,257 @@
+"""check_runtime: streams of a runtime's own, and memory that is shared with requests or answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from mlserve import execute
+from mlserve.codecs import NumpyCodec, decode_args
+from mlserve.errors import ModelError
+from mlserve.model import MLModel
+from mlserve.tensors import TensorData
+from mlserve.testing import check_runtime
+from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, ResponseOutput
+
+REQUEST = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([[1.0, 2.0], [3.0, 4.0]]))])
+
+
+class Twice(MLModel):
+    """Twice its input; as a stream, in two chunks. Keeps to all rules."""
+
+    async def load(self) -> bool:
+        self.outputs = [MetadataTensor(name="y", datatype="FP64", shape=[-1, 2])]
+        return True
+
+    def answer(self, payload: InferenceRequest) -> InferenceResponse:
+        array = self.decode(payload.inputs[0], NumpyCodec)
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", array * 2)])
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        return self.answer(payload)
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            for _ in range(2):
+                yield self.answer(payload)
+
+
+class Patient(Twice):
+    """Answers when all requests have come; awaits something in its `finally`."""
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        given = [payload async for payload in payloads]
+        try:
+            for payload in given:
+                yield self.answer(payload)
+                yield self.answer(payload)
+        finally:
+            await anyio.sleep(0)
+
+
+class Plain(Twice):
+    def predict_stream(self, payloads: Any) -> Iterator[InferenceResponse]:  # type: ignore[override]
+        for payload in payloads:
+            yield self.answer(payload)
+            yield self.answer(payload)
+
+
+class ByArguments(Twice):
+    @decode_args
+    async def predict(self, x: np.ndarray) -> np.ndarray:  # type: ignore[override]
+        return x * 2
+
+    @decode_args
+    async def predict_stream(self, x: np.ndarray) -> AsyncIterator[np.ndarray]:  # type: ignore[override]
+        for row in x:
+            yield row * 2
+
+    async def load(self) -> bool:
+        return True
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Nothing(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for _ in payloads:
+            yield None
+
+
+class Unspeakable(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            yield self.answer(payload)
+            odd = ResponseOutput(name="y", shape=[1], datatype="FP64", data=[object()])
+            yield InferenceResponse(model_name=self.name, outputs=[odd])
+
+
+class Misshapen(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for _ in payloads:
+            short = ResponseOutput(name="y", shape=[5, 2], datatype="FP64", data=[1.0])
+            yield InferenceResponse(model_name=self.name, outputs=[short])
+
+
+class Misnamed(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            answer = self.answer(payload)
+            answer.outputs[0].name = "z"
+            yield answer
+
+
+class Failing(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            yield self.answer(payload)
+            raise ModelError("out of words")
+
+
+class Stubborn(Twice):
+    """Takes its client's leaving for a failure of its own."""
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            try:
+                yield self.answer(payload)
+            except BaseException:
+                yield self.answer(payload)
+
+
+class StubbornPlainly(Twice):
+    def predict_stream(self, payloads: Any) -> Iterator[Any]:  # type: ignore[override]
+        for payload in payloads:
+            try:
+                yield self.answer(payload)
+            except BaseException:
+                yield self.answer(payload)
+
+
+class Slow(Twice):
+    """Tidies up for longer than anybody waits."""
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        async for payload in payloads:
+            try:
+                yield self.answer(payload)
+            finally:
+                await anyio.sleep(60)
+
+
+class Forgetful(Twice):
+    """Starts a task and a thread for each stream and lets them go on."""
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        task = asyncio.ensure_future(asyncio.sleep(3600))
+        task.set_name("the rest of the stream")
+        STARTED.append(task)
+        async for payload in payloads:
+            yield self.answer(payload)
+
+
+STARTED: list[Any] = []
+
+
+class SameChunk(Twice):
+    """Each chunk lies where the one before lay."""
+
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[Any]:
+        buffer = np.zeros((1, 2))
+        async for payload in payloads:
+            for row in self.decode(payload.inputs[0], NumpyCodec):
+                buffer[:] = row
+                yield _answer_in(self, buffer)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Aliasing(Twice):
+    """Answers in the array that it keeps."""
+
+    async def load(self) -> bool:
+        self.buffer = np.zeros((2, 2))
+        return await super().load()
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        self.buffer[:] = payload.inputs[0].data.to_numpy("FP64", [2, 2]) * 2
+        return _answer_in(self, self.buffer)
+
+
+class Scaling(Twice):
+    """Writes into the memory of the request, where it can."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        array = payload.inputs[0].data.to_numpy("FP64", [2, 2], writable=False)
+        answer = NumpyCodec.encode_output("y", array * 2)
+        if array.flags.writeable:
+            array *= 2
+        return InferenceResponse(model_name=self.name, outputs=[answer])
+
+
+class Sorting(Twice):
+    """Sorts the list of its input in place."""
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        answer = self.answer(payload)
+        payload.inputs[0].data.root.reverse()
+        return answer
+
+
+class Consuming(Twice):
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        answer = self.answer(payload)
+        payload.inputs.pop()
+        return answer
+
+
+def _answer_in(model: MLModel, buffer: np.ndarray) -> InferenceResponse:
+    output = ResponseOutput(name="y", shape=list(buffer.shape), datatype="FP64", data=TensorData(buffer))
+    return InferenceResponse(model_name=model.name, outputs=[output])
+
+
+@pytest.fixture(autouse=True)
+def close_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So that nobody waits 5 s for what does not end."""
+    monkeypatch.setattr(execute, "CLOSE_SECONDS", 0.5)
+    yield
+    STARTED.clear()
+
+
+@pytest.mark.parametrize("model", [Twice, Patient, Plain, ByArguments])
+def test_a_stream_that_keeps_to_the_rules_passes(model):
+    threads = set(threading.enumerate())
+    check_runtime(model, REQUEST, unknown_output=False, leaks=False)
+    assert not [one for one in set(threading.enumerate()) - threads if "worker" not in one.name]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Nothing, r"chunk 0 of predict_stream: model 'checked' returned no predictions"),
+        (Unspeakable, r"chunk 1 of predict_stream, output 'y' cannot be sent"),
+        (Misshapen, r"chunk 0 of predict_stream, output 'y' cannot be sent: shape"),
+        (Misnamed, r"output 'z' is not among metadata\(\)'s"),
+        (Failing, r"chunk 1 of predict_stream: out of words"),
+        (Stubborn, r"its client left, and predict_stream went on to yield. Let GeneratorExit"),
+        (StubbornPlainly, r"its client left, and predict_stream went on to yield. Let GeneratorExit"),
+        (Slow, r"its client left, and predict_stream took \d+\.\d s to end"),
+        (Forgetful, r"its client left, and predict_stream left the rest of the stream running"),
+        (SameChunk, r"chunk 0 of predict_stream changed when chunk 1 came: its output 'y'"),
+        (Aliasing, r"an answer changed when the next call was answered: its output 'y'"),
+        (Scaling, r"predict\(\) changed input 'x' of its request: it was FP64 \[2, 2\].* of other values"),
+        (Sorting, r"predict\(\) changed input 'x' of its request: it was FP64 \[2, 2\].* of other values"),
+        (Consuming, r"predict\(\) changed how many inputs"),
+    ],
+)
+def test_a_breach_is_told(model, said):
+    with pytest.raises(AssertionError, match=said):
+        check_runtime(model, REQUEST, unknown_output=False)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlserve import MLModel
 from mlserve.artifacts import get_model_uri
+from mlserve.batching import rule_of
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError, ModelLoadError
@@ -49,10 +50,11 @@ class AlibiDetectRuntime(MLModel):
 
     async def load(self) -> bool:
         """Reads the detector. InvalidModelURI if there is none, ModelLoadError if it cannot be served."""
-        if self._settings.max_batch_size > 1 and self._settings.max_batch_time:
+        if rule_of(self._settings).calls > 1:
             raise ModelLoadError(
                 f"model '{self.name}': a detector answers for all rows of a request together, so requests cannot be "
-                f"merged: leave max_batch_size out; parameters.extra.batch_size collects requests for one test"
+                f"merged: leave max_batch_size and max_batch_time out; parameters.extra.batch_size collects requests "
+                f"for one test"
             )
         self._folder = Path(await get_model_uri(self._settings))
         self._detector = load_detector(self._folder, self.name, self._threads)

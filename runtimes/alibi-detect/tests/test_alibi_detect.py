@@ -201,8 +201,14 @@ def test_settings_that_cannot_be_used_are_told(detectors: dict[str, Path], extra
 
 
 def test_requests_cannot_be_merged(detectors: dict[str, Path]) -> None:
-    with pytest.raises(ModelLoadError, match=r"leave max_batch_size out; parameters\.extra\.batch_size"):
+    with pytest.raises(
+        ModelLoadError, match=r"leave max_batch_size and max_batch_time out; parameters\.extra\.batch_size"
+    ):
         load(detectors["ks"], max_batch_size=4)
+    automatic = {"max_batch_time": "auto", "target_latency_seconds": 1.0}
+    settings = ModelSettings(name="d", implementation=AlibiDetectRuntime, **automatic)
+    with pytest.raises(ModelLoadError, match="requests cannot be merged"):
+        anyio.run(AlibiDetectRuntime(settings).load)
 
 
 def test_a_folder_without_a_detector_is_told(detectors: dict[str, Path], tmp_path: Path) -> None:

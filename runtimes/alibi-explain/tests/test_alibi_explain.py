@@ -294,6 +294,19 @@ def test_what_cannot_be_explained_is_refused(world: Any, request_: InferenceRequ
     assert re.search(words, str(error)), str(error)
 
 
+def test_requests_cannot_be_merged() -> None:
+    extra = {"explainer_type": "ale", "infer_uri": "http://127.0.0.1:1/v2/models/iris/infer", "init_parameters": {}}
+    for batching in (
+        {"max_batch_size": 4, "max_batch_time": 0.1},
+        {"max_batch_time": "auto", "target_latency_seconds": 1},
+    ):
+        settings = ModelSettings(
+            name="why", implementation=AlibiExplainRuntime, parameters={"extra": extra}, **batching
+        )
+        with pytest.raises(ModelLoadError, match="requests for explanations cannot be merged"):
+            anyio.run(AlibiExplainRuntime(settings).load)
+
+
 def test_each_class_of_alibi_is_served_or_has_a_reason_why_not() -> None:
     classes = [name for name in explainers.__all__ if isinstance(getattr(explainers, name), type)]
     assert "AnchorTabular" in classes

@@ -34,6 +34,7 @@ def kind(request: pytest.FixtureRequest) -> str:
         ([True, "b"], "a list of bool and str"),
         (("a", 1), "a list of int and str"),
         ([2**63, -1], "no integer type holds both -1 and 9223372036854775808"),
+        ([np.uint64(2**63), np.int64(-1)], "no integer type holds both -1"),
         ([2**53 + 1, 0.5], f"{2**53 + 1} would lose digits"),
         ([[0.5, 1], [2, 2**60 + 1]], f"{2**60 + 1} would lose digits"),
     ],
@@ -49,7 +50,15 @@ def test_lists_that_numpy_would_change_are_refused(values: Any, told: str) -> No
 
 def test_lists_that_numpy_keeps_are_sent(kind: str) -> None:
     with connected(kind) as client:
-        for values in ([2**53, 0.5], [1, 2.5], [2**63, 1], [-(2**63), 1], [[1], [2]], [True, False], [["a"], ["b"]]):
+        for values in (
+            [2**53, 0.5],
+            [1, 2.5],
+            [2**63, 1],
+            [-(2**63), 1],
+            [[1], [2]],
+            [True, False],
+            [["a"], [np.str_("b")]],
+        ):
             found = client.infer("echo", {"x": values}).outputs["x"]
             sent = np.asarray(found).astype(str if "a" in str(values) else object).ravel().tolist()
             assert sent == np.asarray(values, dtype=str if "a" in str(values) else object).ravel().tolist()

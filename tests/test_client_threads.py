@@ -201,7 +201,6 @@ def test_a_program_may_end_with_a_stream_open_and_nothing_closed(kind):
 
 
 def test_it_works_in_the_threads_of_a_trio_program_with_trio_asyncio():
-    pytest.importorskip("trio_asyncio")
     script = """
         import sys, trio, trio_asyncio
         from mlserve.client import Client

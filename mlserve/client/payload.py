@@ -15,6 +15,7 @@ from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOut
 
 __all__ = ["make_request"]
 
+_INTEGERS = (int, np.integer)
 _EXACT_UP_TO = 2.0**53  # Up to here a float is every integer.
 _ONLY = "input-1"  # as the codecs for whole requests call a single input
 
@@ -93,22 +94,26 @@ def _plain(what: str, value: Any) -> Any:
 def _kept(what: str, values: list[Any], array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array, with all values as they were; CodecError where numpy changed one to have them all in one."""
     if array.dtype.kind in "US":
-        kinds = sorted({type(one).__name__ for one in _leaves(values)})
+        kinds = sorted({_kind(one) for one in _leaves(values)})
         if len(kinds) > 1:
             raise CodecError(f"{what}: a list of {' and '.join(kinds)}; one tensor holds one kind: make them all text")
     elif array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= _EXACT_UP_TO:
         leaves = list(_leaves(values))
-        if all(isinstance(one, int) for one in leaves):
+        if all(isinstance(one, _INTEGERS) for one in leaves):
             if min(leaves) < 0:
                 told = f"no integer type holds both {min(leaves)} and {max(leaves)}; give an array of floats"
                 raise CodecError(f"{what}: {told}")
             return np.asarray(values, np.uint64)  # numpy prefers floats where some would fit int64
-        lost = next((one for one in leaves if isinstance(one, int) and int(float(one)) != one), None)
+        lost = next((one for one in leaves if isinstance(one, _INTEGERS) and int(float(one)) != one), None)
         if lost is not None:
             raise CodecError(
                 f"{what}: {lost} would lose digits as FP64, beside the floats; give an array, or floats only"
             )
     return array
+
+
+def _kind(value: Any) -> str:
+    return next((kind.__name__ for kind in (str, bytes) if isinstance(value, kind)), type(value).__name__)
 
 
 def _leaves(values: Any) -> Iterator[Any]:

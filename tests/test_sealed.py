@@ -31,8 +31,9 @@ class Tell(MLModel):
         headers = request.parameters.headers
         said = [len(request.inputs), request.id, headers.get("x-mine"), headers["Ce-Id"]]
         said += [str(request.inputs[-1].data.to_numpy("INT64", [1])), request.parameters.get("mine")]
-        output = ResponseOutput(name="said", shape=[len(said)], datatype="BYTES", data=[str(one) for one in said])
-        return InferenceResponse(model_name=self.name, id="another", outputs=[output])
+        output = ResponseOutput(name="said", shape=[len(said)], datatype="BYTES", data=[str(one)[:99] for one in said])
+        sent_back = {"p": request.parameters.get("mine")}
+        return InferenceResponse(model_name=self.name, id="another", outputs=[output], parameters=sent_back)
 
     async def predict_stream(self, requests):
         async for request in requests:
@@ -147,9 +148,30 @@ def test_a_stream_takes_it_too(url):
 def test_one_that_cannot_be_read_is_refused_and_the_next_one_served(url, verb):
     bad = httpx.post(f"{url}/tell/{verb}", json=_body(inputs=[{"name": "x"}] * READ_HERE_PARTS), timeout=60)
     assert bad.status_code == 422 and "inputs[0].shape: missing" in bad.json()["error"]
-    deep = httpx.post(f"{url}/tell/{verb}", content=b"[" * 200_000, timeout=60)
-    assert deep.status_code == 400 and "nested too deep" in deep.json()["error"]
     assert httpx.post(f"{url}/tell/{verb}", json=_body(), timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("verb", ["infer", "generate", "infer_stream", "generate_stream"])
+@pytest.mark.parametrize("padding", [b"", b"[]," * READ_HERE_PARTS], ids=["read here", "sealed"])
+def test_nesting_gives_a_4xx_or_an_answer_however_deep_it_is(url, verb, padding):
+    """The model sends the parameters back, through every encoder and decoder on the way."""
+    for depth in (10, 400, 501, 900, 960, 970, 980, 990, 1000, 1100, 100_000):
+        nested = b"[" * depth + b"]" * depth
+        text = (
+            b'{"x":[%s 1],"inputs":[{"name":"x","shape":[1],"datatype":"INT64","data":[7],"parameters":{"p":%s}}],'
+            b'"parameters":{"mine":%s}}' % (padding, nested, nested)
+        )
+        answer = httpx.post(f"{url}/tell/{verb}", content=text, timeout=60)
+        assert answer.status_code == (200 if depth < 900 and (depth < 500 or not padding) else answer.status_code)
+        if answer.status_code != 200:
+            says = answer.json()["error"]
+            assert answer.status_code == 400 and ("nested too deep" in says or "recursion depth" in says), depth
+        else:
+            assert "event: error" not in answer.text
+    for text in (b"[" * 100_000, b'{"ready":' + b"[" * 100_000, b'{"a":' * 100_000):
+        assert httpx.post(f"{url}/tell/{verb}", content=text, timeout=60).status_code == 400
+        index = httpx.post(url.replace("models", "repository/index"), content=text, timeout=60)
+        assert index.status_code in (400, 422) and index.json()["error"]
 
 
 def test_the_server_does_not_read_it(url, monkeypatch, request):

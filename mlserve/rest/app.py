@@ -24,6 +24,7 @@ from mlserve.rest.infer import InferEndpoints, Infers
 from mlserve.rest.metrics_page import MetricsApp, run_lifespan
 from mlserve.rest.replies import CLIENT_GONE, Reply, error_reply, send_reply
 from mlserve.rest.requests import ClientGone, Request, patient_send
+from mlserve.rest.slashes import DECODED_PATH, keep_slashes, with_slashes
 from mlserve.settings import Settings
 from mlserve.unsent import Unsent
 
@@ -96,6 +97,8 @@ class RestApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if b"%2" in scope.get("raw_path", b""):
+                scope = keep_slashes(scope)
             if DISCONNECT_EXTENSION not in scope.get("extensions", ()):
                 send = patient_send(send, self._send_seconds)
             await self._entry(scope, receive, send)
@@ -150,6 +153,8 @@ class RestApp:
                 found = _split_infer_path(path)
                 if found is not None:
                     template, params = found
+                    if DECODED_PATH in scope:
+                        params = with_slashes(params)
                     request = Request(scope, receive, send, params)
                     await self.count("POST", template, partial(self.answer, self._infer[template], request))
                     return
@@ -167,7 +172,9 @@ class RestApp:
             await self.send(error_reply(error), Request(scope, receive, send, {}))
 
     async def _custom(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Looks among the routes that models brought along."""
+        """Looks among the routes that models brought along, which know names with a slash as they are."""
+        if DECODED_PATH in scope:
+            scope = {**scope, "path": scope[DECODED_PATH]}
         routes = self._custom_routes()
         if routes != self._custom_now:
             self._custom_now = list(routes)
@@ -216,7 +223,8 @@ class _Framed:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        respond = partial(self._app.answer, self._endpoint, Request(scope, receive, send, scope["path_params"]))
+        params = with_slashes(scope["path_params"]) if DECODED_PATH in scope else scope["path_params"]
+        respond = partial(self._app.answer, self._endpoint, Request(scope, receive, send, params))
         if self._template is None:
             await respond()
         else:

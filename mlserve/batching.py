@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from mlserve.auto_batching import Auto
 from mlserve.calls import Batch, Call
-from mlserve.merging import rows_of
+from mlserve.merging import may_merge, rows_of
 from mlserve.settings import ModelSettings
 from mlserve.tally import Tally
 from mlserve.types import InferenceRequest, Parameters
@@ -43,21 +43,18 @@ class Rule(Struct, frozen=True):
 
 
 def rule_of(settings: ModelSettings) -> Rule:
-    """The rule that a model's settings ask for. As in MLServer, batching needs both a size and a time; with "auto",
-    the size is only an upper bound, and may be left out."""
+    """The rule that a model's settings ask for."""
     size, wait, rows, eager = (
         settings.max_batch_size,
         settings.max_batch_time,
         settings.max_batch_rows,
         settings.batch_eager,
     )
-    if size == 1:
+    if not may_merge(settings):
         return Rule()
     if wait == "auto":
         assert settings.target_latency_seconds is not None, "settings are checked when they are read"
         return Rule(size or _ANY_NUMBER, 0.0, rows, eager, settings.target_latency_seconds, settings.name)
-    if not size or not wait:
-        return Rule()
     return Rule(size, wait, rows, eager, model=settings.name)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import CodecError, ModelError
+from mlserve.settings import ModelSettings
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
@@ -31,6 +32,13 @@ def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
         inputs=[_merge_inputs([one.inputs[place] for one in requests]) for place in range(len(first.inputs))],
         outputs=first.outputs,
     )
+
+
+def may_merge(settings: ModelSettings) -> bool:
+    """Whether requests to a model may come merged. As in MLServer, batching needs both a size and a time; with "auto",
+    the size is only an upper bound, and may be left out. For models that cannot take that."""
+    size, wait = settings.max_batch_size, settings.max_batch_time
+    return size != 1 if wait == "auto" else size > 1 and wait > 0
 
 
 def members_of(request: InferenceRequest) -> list[InferenceRequest]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from mlserve import MLModel
 from mlserve.artifacts import get_model_uri
-from mlserve.batching import rule_of
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError, ModelLoadError
 from mlserve.extra import Extra
+from mlserve.merging import may_merge
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, Parameters, ResponseOutput
@@ -50,7 +50,7 @@ class AlibiDetectRuntime(MLModel):
 
     async def load(self) -> bool:
         """Reads the detector. InvalidModelURI if there is none, ModelLoadError if it cannot be served."""
-        if rule_of(self._settings).calls > 1:
+        if may_merge(self._settings):
             raise ModelLoadError(
                 f"model '{self.name}': a detector answers for all rows of a request together, so requests cannot be "
                 f"merged: leave max_batch_size and max_batch_time out; parameters.extra.batch_size collects requests "

@@ -12,11 +12,11 @@ import numpy as np
 
 from mlserve import MLModel
 from mlserve.artifacts import get_model_uri
-from mlserve.batching import rule_of
 from mlserve.codecs import StringCodec
 from mlserve.errors import InferenceError, MLServeError, ModelError, ModelLoadError, ModelParametersMissing
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
+from mlserve.merging import may_merge
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse
@@ -73,7 +73,7 @@ class AlibiExplainRuntime(MLModel):
     async def load(self) -> bool:
         """Reads the explainer. A black-box one asks its model for the first time at the first request, since that
         model may be loaded after this one. ModelLoadError if it cannot be served."""
-        if rule_of(self._settings).calls > 1:
+        if may_merge(self._settings):
             raise ModelLoadError(
                 f"model '{self.name}': requests for explanations cannot be merged: each has arguments of its own, and "
                 f"one explanation may be for all rows of a request. Leave max_batch_size and max_batch_time out"

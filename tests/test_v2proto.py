@@ -297,3 +297,27 @@ def test_converters_take_messages_of_any_generated_code() -> None:
     for use_raw in (False, True):
         answer = ModelInferResponseConverter.from_types(response, use_raw=use_raw)
         assert ModelInferResponseConverter.to_types(answer).outputs[0].data.tolist() == [3]
+
+
+@pytest.mark.parametrize("of", ["inputs", "outputs", "parameters", "parameters of an input"])
+def test_a_request_with_more_parts_than_can_be_read_in_a_moment_is_refused(of: str) -> None:
+    def message(inputs: int, outputs: int, parameters: int, inner: int) -> bytes:
+        made = pb.ModelInferRequest(model_name="m")
+        for at in range(inputs):
+            one = made.inputs.add(name="x", shape=[1], datatype="FP32")
+            one.contents.fp32_contents.append(1.0)
+            for number in range(inner if at == 0 else 0):
+                one.parameters[f"k{number}"].bool_param = True
+        for _ in range(outputs):
+            made.outputs.add(name="y")
+        for number in range(parameters):
+            made.parameters[f"k{number}"].bool_param = True
+        return made.SerializeToString()
+
+    most = {"inputs": (10_000, 0, 0, 0), "outputs": (1, 9_999, 0, 0), "parameters": (1, 0, 50_000, 0)}
+    counts = most.get(of, (1, 0, 1, 49_999))
+    assert len(decode_request(message(*counts)).request.inputs) == counts[0]
+    at = ("inputs", "outputs", "parameters", "parameters of an input").index(of)
+    more = tuple(count + (place == at) for place, count in enumerate(counts))
+    with pytest.raises(InvalidRequest, match=r"over gRPC it may have (10000|50000)"):
+        decode_request(message(*more))

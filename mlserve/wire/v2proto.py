@@ -43,6 +43,9 @@ _STREAM_ERROR, _STREAM_RESPONSE = 1, 2
 
 # Messages up to this size are given to upb whole: copying their tensors costs less than looking for them.
 _SMALL_BYTES = 32 * 1024
+# Some 60 ms of the event loop each.
+_MOST_TENSORS = 10_000
+_MOST_PARAMETERS = 50_000
 # Elements of larger BYTES tensors are counted where they are decoded, one by one, and not on the event loop.
 _COUNTED_BYTES = 256 * 1024
 
@@ -63,6 +66,8 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str | bytes] | N
     do not fit the shape, an unknown datatype.
     """
     message, contents, raw = _parse(_Request, data, _REQUEST_INPUTS, _REQUEST_RAW)
+    if len(data) > _SMALL_BYTES:
+        _check_counts(message)
     parameters = _read_parameters(message.parameters)
     if headers is not None:
         parameters = Parameters() if parameters is None else parameters
@@ -186,6 +191,16 @@ def _cut(view: memoryview, tensors: int, raw: int, contents: dict[int, memoryvie
         contents[at] = inner[1][0]
         head += [field(tensors, sum(map(len, inner[0]))), *inner[0]]
     return b"".join(head), list(raws)
+
+
+def _check_counts(message: Any) -> None:
+    """InvalidRequest for a request that would hold the event loop up for long: its parts are read one by one."""
+    tensors = len(message.inputs) + len(message.outputs)
+    if tensors > _MOST_TENSORS:
+        raise InvalidRequest(f"the message has {tensors} inputs and outputs; over gRPC it may have {_MOST_TENSORS}")
+    parameters = len(message.parameters) + sum(len(one.parameters) for one in (*message.inputs, *message.outputs))
+    if parameters > _MOST_PARAMETERS:
+        raise InvalidRequest(f"the message has {parameters} parameters; over gRPC it may have {_MOST_PARAMETERS}")
 
 
 def _inputs(tensors: Sequence[Any], contents: Mapping[int, memoryview], raw: Sequence[Chunk]) -> list[RequestInput]:

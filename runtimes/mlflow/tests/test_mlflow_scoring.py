@@ -126,8 +126,9 @@ def test_csv_is_answered_as_by_mlflow(both: Any, name: str, content_type: str) -
 
 
 JSON = "application/json"
-WRONG: list[tuple[str, Any, str, str]] = [
+WRONG: list[Any] = [
     ("columns", b"{broken", JSON, "Ensure that input is a valid JSON formatted string"),
+    pytest.param("columns", b"[" * 100_000, JSON, "recursion", id="deep"),
     ("columns", b"[1, 2]", JSON, "The input must be a JSON dictionary with exactly one of the input fields"),
     ("columns", b"7", JSON, "The input must be a JSON dictionary"),
     ("columns", b'{"rows": [1]}', JSON, "Received dictionary with input fields: []"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mlserve.errors import MLServeError
 from mlserve.model import MLModel
 from mlserve.tensors import TensorData
 from mlserve.testing.calling import bytes_of, predicted
@@ -38,7 +37,7 @@ async def check_answer_stays(model: MLModel, asked: Sequence[InferenceRequest]) 
     answer = await predicted(model, copied(asked[0]))
     snapshot = Snapshot(answer)
     for other in [*asked[1:], _reversed(asked[0])]:
-        with suppress(MLServeError):  # a model may well refuse the reversed one
+        with suppress(Exception):  # what it makes of the reversed one is not asked here
             await predicted(model, copied(other))
         snapshot.check(f"{model!r}: an answer", "the next call was answered")
 

@@ -23,15 +23,15 @@ __all__ = ["check_leaving", "streamed"]
 async def streamed(model: MLModel, request: InferenceRequest) -> list[InferenceResponse]:
     """The chunks of the answer to a stream of one request, each of which can be sent and stays as it was given."""
     chunks: list[InferenceResponse] = []
-    snapshots: list[Snapshot] = []
+    last: Snapshot | None = None
     try:
         async for chunk in execute.stream(model, _one_request(request)):
             for output in chunk.outputs:
                 check_sendable(f"{model!r}, chunk {len(chunks)} of predict_stream", output)
-            for at, snapshot in enumerate(snapshots):
-                snapshot.check(f"{model!r}: chunk {at} of predict_stream", f"chunk {len(chunks)} came")
+            if last is not None:
+                last.check(f"{model!r}: chunk {len(chunks) - 1} of predict_stream", f"chunk {len(chunks)} came")
             chunks.append(chunk)
-            snapshots.append(Snapshot(chunk))
+            last = Snapshot(chunk)
     except MLServeError as error:
         raise AssertionError(f"{model!r}, chunk {len(chunks)} of predict_stream: {error}") from error
     assert chunks, f"{model!r}: predict_stream gives nothing"

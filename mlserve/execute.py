@@ -17,7 +17,7 @@ from mlserve.plain_streams import EitherWay, in_thread
 from mlserve.types import InferenceRequest, InferenceResponse
 
 _logger = logging.getLogger("mlserve.model")
-CLOSE_SECONDS = 5.0  # how long a generator's `finally` may take after its client has left
+CLOSE_SECONDS = 5.0  # how long a call may take to end once nobody waits for it: until then its `finally` may await
 
 
 def complete(model: MLModel, request_id: str | None, response: Any) -> InferenceResponse:
@@ -107,6 +107,11 @@ async def stream(model: MLModel, incoming: AsyncIterator[InferenceRequest]) -> A
         generator = await generator
     if isinstance(generator, Iterator):
         generator = in_thread(generator)
+    if not hasattr(generator, "__aiter__"):
+        raise ModelError(
+            f"model '{model.name}': predict_stream() returned {type(generator).__name__}, not a generator; write it "
+            "with `yield`"
+        )
     try:
         async for response in generator:
             yield complete(model, request_id, response)

@@ -1,11 +1,12 @@
 """Plain generators among asynchronous ones: their steps may block, so each runs in a thread.
 
-A stream has its own limit of one thread, not a share of a common one: many generators may wait for their clients'
+A stream has its own limit of threads, not a share of a common one: many generators may wait for their clients'
 next requests for as long as these like, and none of them keeps another from running.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -21,13 +22,22 @@ _END: Any = object()
 
 async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
     """What a plain generator gives. Closing this closes it, after the step that it is in."""
-    limiter = anyio.CapacityLimiter(1)
+    limiter = anyio.CapacityLimiter(2)  # the step that nobody awaits any more, and who waits to close it
+    one_at_a_time = threading.Lock()
+
+    def step() -> T:
+        with one_at_a_time:
+            return next(steps, _END)
+
+    def close() -> None:
+        with one_at_a_time:
+            steps.close()  # type: ignore[attr-defined]  # asked for below
+
     try:
-        while (found := await anyio.to_thread.run_sync(next, steps, _END, limiter=limiter)) is not _END:
+        while (found := await anyio.to_thread.run_sync(step, limiter=limiter)) is not _END:
             yield found
     finally:
-        close = getattr(steps, "close", None)
-        if close is not None:
+        if hasattr(steps, "close"):
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(close, limiter=limiter)
 

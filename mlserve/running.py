@@ -36,6 +36,7 @@ from mlserve.types import InferenceRequest, InferenceResponse
 _PROGRESS = struct.Struct("<Q")
 _HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
 _CANCELLED_STATUS = 499
+_LOOK_SECONDS = 0.005  # between two looks at the end whether all calls are over
 _QUICK_STEPS = 8  # after so many quick chunks of a stream, the next ones leave together
 
 
@@ -94,6 +95,14 @@ class Running:
             scope.cancelled = True
             scope.cancel()
         return True
+
+    async def cancel_all(self) -> None:
+        """Cancels all calls, and waits until they have ended, or their time for that is over."""
+        for call in list(self._scopes):
+            self.cancel(call)
+        with anyio.move_on_after(execute.CLOSE_SECONDS):
+            while self._scopes:
+                await anyio.sleep(_LOOK_SECONDS)
 
     # -- unary calls --------------------------------------------------------------------------------------------------
 
@@ -263,29 +272,32 @@ class Running:
 
     async def run_stream(self, frame: frames.Open, loaded: LoadedModel) -> None:
         """Runs one streamed call; `begin_stream` came before."""
-        stream = self.streams[frame.call]
-        scope = stream.scope
+        stream, scope = self.streams[frame.call], self._scopes[frame.call]
+        stream.task = asyncio.current_task()
         try:
             bind_model(loaded.model.name, loaded.model.version)
-            with scope:
-                await self._send_chunks(loaded, stream, frame.form)
-            if scope.cancelled_caught:
-                raise Cancelled
+            await self._send_chunks(loaded, stream, scope, frame.form)
             self._outbox.put(frames.End(frame.call))
         except BaseException as error:
             if self._is_ending(error):
                 raise
+            if scope.cancelled and isinstance(error, asyncio.CancelledError):
+                error = Cancelled()
             self.failed(frame.call, loaded.model, None, error, 0.0)
         finally:
             del self._scopes[frame.call]
             self.streams.pop(frame.call).close()
 
-    async def _send_chunks(self, loaded: LoadedModel, stream: Stream, form: str) -> None:
+    async def _send_chunks(self, loaded: LoadedModel, stream: Stream, scope: _Scope, form: str) -> None:
+        if scope.cancelled:
+            raise Cancelled  # before it began
         answers = execute.stream(loaded.model, self._requests(loaded, stream))
         began = last_turn = time.perf_counter()
         quick = 0  # steps in a row that took no time to speak of
         try:
             async for answer in answers:
+                if scope.cancelled:
+                    raise Cancelled  # which the model swallowed
                 quick = quick + 1 if time.perf_counter() - began < FLUSH_SECONDS else 0
                 await stream.until_credit()
                 message = self._pack(None, answer, form)
@@ -360,7 +372,8 @@ class Stream:
     def __init__(self, call: int, credit: int) -> None:
         self.call = call
         self.credit = credit  # chunks are sent while some is left, until the client has taken some
-        self.scope = anyio.CancelScope()
+        self.task: asyncio.Task[Any] | None = None  # set when it begins to run
+        self._again: asyncio.TimerHandle | None = None
         self._credit_came: Waiter | None = None
         # The pool bounds how many requests wait here.
         self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest | MLServeError](float("inf"))
@@ -388,13 +401,21 @@ class Stream:
         self._incoming.close()
 
     def cancel(self) -> None:
-        """Nobody waits for it any more. A thread that waits for the next request learns it by there being none."""
+        """Nobody waits for it any more. A thread that waits for the next request learns it by there being none.
+
+        By the task and once, not by a scope, in which no `finally` could await anything. Again after a while: one that
+        takes too long is broken off, and a model may have swallowed it.
+        """
         self.close_requests()
-        self.scope.cancel()
+        if self.task is not None:
+            self.task.cancel()
+            self._again = asyncio.get_running_loop().call_later(execute.CLOSE_SECONDS, self.cancel)
 
     def close(self) -> None:
         self.close_requests()
         self.requests.close()
+        if self._again is not None:
+            self._again.cancel()
 
 
 class _Scope:

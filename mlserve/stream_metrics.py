@@ -59,7 +59,7 @@ class StreamMetrics:
 
     def opened(self, model: str, version: str | None) -> Flow:
         """Begins to count one streamed call."""
-        return Flow(self._models.setdefault((model, str(version)), _Streams()))
+        return Flow(self._models.setdefault((model, str(version or None)), _Streams()))
 
     def collect(self) -> Iterator[Metric]:
         """The families, as prometheus_client wants them."""

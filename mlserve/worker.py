@@ -136,7 +136,7 @@ class Worker:
         elif kind is frames.Ping:
             self._outbox.put(frames.Pong())
         elif kind is frames.Stop:
-            self._life.cancel()
+            self._tasks.start_soon(self._end)
         else:
             self._stream_control(frame)
 
@@ -254,6 +254,12 @@ class Worker:
                 malloc.trim()
                 trimmed = self._taken
             seen = self._taken
+
+    async def _end(self) -> None:
+        """Ends this worker. What still runs is cancelled before, since the end lets no `finally` await anything."""
+        self._inbox.clear()
+        await self._running.cancel_all()
+        self._life.cancel()
 
     # -- models -------------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class Caller:
         path: str,
         body: bytes | dict[str, Any] = b"",
         extensions: Any = None,
-        on_send: Callable[[Any], None] = lambda message: None,
+        on_send: Callable[[Any], Any] = lambda message: None,  # may be asynchronous
         **headers: str,
     ) -> Answer:
         content = json.dumps(body).encode() if isinstance(body, dict) else body
@@ -92,8 +92,10 @@ class Caller:
 
         async def send(message: Any) -> None:
             await anyio.lowlevel.checkpoint()
-            on_send(message)
+            waiting = on_send(message)
             sent.append(message)
+            if waiting is not None:
+                await waiting
 
         await self.app(scope, receive, send)
         return Answer(sent)

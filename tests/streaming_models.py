@@ -132,3 +132,28 @@ class Steps(MLModel):
         for word in text[0].split():
             time.sleep(0.5)
             yield [word]
+
+
+class Cleaner(MLModel):
+    """Needs some time, and other tasks, to clean up."""
+
+    async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
+        place = -1
+        helper = asyncio.ensure_future(asyncio.sleep(1000))
+        try:
+            async for payload in payloads:
+                for place in range(wish(payload, "count", 10)):
+                    await asyncio.sleep(wish(payload, "pause", 0))
+                    yield token(self, payload, place)
+        finally:
+            helper.cancel()
+            await asyncio.wait([helper])
+            await asyncio.sleep(0.05)
+            note(self, f"cleaned up at {place}")
+
+
+class Listing(MLModel):
+    """Gives all at once, which is no stream."""
+
+    def predict_stream(self, payloads: Any) -> Any:
+        return [InferenceResponse(model_name=self.name, outputs=[])]

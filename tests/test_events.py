@@ -153,6 +153,23 @@ async def test_once_a_comment_was_sent_an_error_is_an_event() -> None:
 
 
 @VIRTUAL_TIME
+async def test_no_comment_comes_behind_the_end() -> None:
+    """Though the client takes its time with the end."""
+    times: list[float] = []
+    messages: list[Any] = []
+
+    async def slowly(sent: Any) -> None:
+        messages.append(sent)
+        if not sent.get("more_body", True):
+            await anyio.sleep(100)
+        times.append(anyio.current_time())
+
+    await pausing(1)("POST", STREAM, text_request(""), on_send=slowly)
+    assert times[-1] > 100
+    assert [one.get("more_body") for one in messages] == [None, True, False]
+
+
+@VIRTUAL_TIME
 @pytest.mark.parametrize("setting", [None, 0])
 async def test_comments_can_be_switched_off(setting: float | None) -> None:
     call = pausing(100)

@@ -10,7 +10,7 @@ import pytest
 
 from mlserve.errors import BodyTooLarge
 from mlserve.rest.h1_body import IN_PLACE_BYTES, RESERVE_BYTES, Body
-from mlserve.rest.h1_exchange import ClientGone, Exchange
+from mlserve.rest.h1_exchange import LAST_WORDS, ClientGone, Exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +26,7 @@ class RecordingLink:
     def __init__(self) -> None:
         self.written = b""
         self.happened: list[str] = []
+        self.is_stopping = False
         self.on_wanted: Callable[[], None] = lambda: None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -47,7 +48,7 @@ class RecordingLink:
         return b""
 
     def stopping(self) -> bool:
-        return False
+        return self.is_stopping
 
 
 def make(app: Any = None, length: int | None = 0, *pieces: bytes) -> tuple[Exchange, RecordingLink]:
@@ -215,6 +216,39 @@ async def test_a_message_after_the_end_raises_and_the_answer_stands() -> None:
     exchange, link = make(app)
     await exchange.run()
     assert link.written.endswith(b"\r\n\r\nx")
+
+
+@pytest.mark.parametrize("http_version", ["1.1", "1.0"])
+async def test_a_stream_that_is_broken_off_ends_with_its_last_words(http_version: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [], LAST_WORDS: b"farewell"})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        link.is_stopping = True
+        raise RuntimeError("broken off")
+
+    exchange, link = make(app)
+    exchange.scope["http_version"] = http_version
+    await exchange.run()
+    assert link.happened == ["answered"]
+    assert link.written.endswith(b"3\r\none\r\n8\r\nfarewell\r\n0\r\n\r\n" if http_version == "1.1" else b"onefarewell")
+    assert not exchange.say_last_words(), "once"
+
+
+async def test_nothing_comes_behind_the_last_piece_while_that_is_on_its_way() -> None:
+    """The client may be slow to take it."""
+    exchange, link = make()
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": [], LAST_WORDS: b"farewell"})
+    await exchange.send({"type": "http.response.body", "body": b"one", "more_body": True})
+    taken = anyio.Event()
+    link.drain = taken.wait  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exchange.send, {"type": "http.response.body", "body": b"two"})
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError, match="after the end"):
+            await exchange.send({"type": "http.response.body", "body": b": still there", "more_body": True})
+        assert not exchange.say_last_words()
+        taken.set()
+    assert link.written.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
 async def test_head_and_body_are_one_write_and_a_buffer_of_wider_items_is_sent_whole() -> None:

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Iterable
 import anyio
 import msgspec
 
+from mlserve.errors import MLServeError
+from mlserve.rest.h1_exchange import LAST_WORDS
 from mlserve.rest.replies import error_reply
 from mlserve.rest.requests import Request
 from mlserve.types import InferenceResponse
@@ -22,6 +24,8 @@ from mlserve.wire.v2json import encode_json, encode_response
 
 __all__ = ["EventStream"]
 
+Answers = AsyncGenerator[list[InferenceResponse], None]
+
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _COMMENT = b": still there\n\n"
 
@@ -29,57 +33,56 @@ _COMMENT = b": still there\n\n"
 class EventStream:
     """Sends the chunks of one call to its client; a slow client slows whoever makes them."""
 
-    def __init__(self, http: Request, keep_alive_seconds: float | None, unsent: Unsent) -> None:
+    def __init__(self, http: Request, keep_alive_seconds: float, unsent: Unsent) -> None:
         self._http = http
         self._keep_alive_seconds = keep_alive_seconds
         self._unsent = unsent
         self._started = False
         self._silent = True  # nothing was sent since the keep-alive looked last
 
-    async def send(self, answers: AsyncGenerator[list[InferenceResponse], None], request_id: str | None) -> None:
+    async def send(self, answers: Answers, request_id: str | None) -> None:
         """Sends everything. Raises what goes wrong before anything was sent; after that it is the last event."""
-        if not self._keep_alive_seconds:
-            await self._send(answers, request_id)
-            return
-        failure: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_alive, self._keep_alive_seconds)
-            try:
-                await self._send(answers, request_id)
-            except Exception as error:
-                failure = error  # raised outside of the group, which would wrap it
-            tasks.cancel_scope.cancel()
+        failure = await (self._send_beside_comments(answers) if self._keep_alive_seconds else self._send(answers))
         if failure is not None:
-            raise failure
+            if not self._started or isinstance(failure, ConnectionError):
+                raise failure
+            await self._put(_error(failure, request_id))
+        await self._put(b"", more=False)  # no comment may come behind it
 
-    async def _send(self, answers: AsyncGenerator[list[InferenceResponse], None], request_id: str | None) -> None:
+    async def _send_beside_comments(self, answers: Answers) -> Exception | None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_alive)
+            failure = await self._send(answers)
+            tasks.cancel_scope.cancel()
+        return failure
+
+    async def _send(self, answers: Answers) -> Exception | None:
+        """Sends the chunks; what went wrong is returned, since a task group would wrap it."""
         try:
             async for chunks in answers:
                 data = _events(chunks)
                 with self._unsent.holding(len(data)):
                     await self._put(data)
         except Exception as error:
-            if not self._started or isinstance(error, ConnectionError):
-                raise
-            reply = error_reply(error, request_id)
-            told = {**msgspec.json.decode(reply.chunks[0]), "status": reply.status}
-            await self._put(_framed(b"event: error\ndata: ", encode_json(told)))
-        await self._put(b"", more=False)
+            return error
+        return None
 
     async def _put(self, data: bytes, *, more: bool = True) -> None:
         self._silent = False
         if not self._started:
             self._started = True
-            await self._http.send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await self._http.send(
+                {"type": "http.response.start", "status": 200, "headers": _HEADERS, LAST_WORDS: _STOPPED}
+            )
             if not data and not more:  # a stream of nothing is a stream all the same, not a body of known length
                 await self._http.send({"type": "http.response.body", "body": b"", "more_body": True})
         await self._http.send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _keep_alive(self, seconds: float) -> None:
+    async def _keep_alive(self) -> None:
         """Sends comments so that there is no silence longer than this: proxies take silence for death."""
         while True:
             self._silent = True
-            await anyio.sleep(seconds / 2)
+            await anyio.sleep(self._keep_alive_seconds / 2)
             if self._silent:
                 try:
                     await self._put(_COMMENT)
@@ -92,8 +95,17 @@ def _events(chunks: Iterable[InferenceResponse]) -> bytes:
     return b"".join(_framed(b"data: ", b"".join(encode_response(chunk, binary=False)[0])) for chunk in chunks)
 
 
+def _error(error: Exception, request_id: str | None) -> bytes:
+    reply = error_reply(error, request_id)
+    told = {**msgspec.json.decode(reply.chunks[0]), "status": reply.status}
+    return _framed(b"event: error\ndata: ", encode_json(told))
+
+
 def _framed(head: bytes, text: bytes) -> bytes:
     """An event of one line: JSON that came from a client may have line breaks between its values."""
     if b"\n" in text or b"\r" in text:
         text = text.replace(b"\n", b" ").replace(b"\r", b" ")
     return head + text + b"\n\n"
+
+
+_STOPPED = _error(MLServeError("the server stopped before the end of the stream", 503), None)

@@ -17,6 +17,9 @@ Two extensions of the scope save an application the queue and the task that plai
     await scope["extensions"]["mlserve.body"](limit_bytes)  the whole body, bytes or a bytearray that the caller owns;
                                                             BodyTooLarge as soon as length or content are over the
                                                             limit, ClientGone if the client leaves before the end.
+
+And one of the message `http.response.start`: its "mlserve.last_words", bytes, end a body of unknown length that the
+server has to break off, as when it stops. Without them the client sees that the answer is cut off.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from mlserve.rest.h1_response import ResponseHead, error_response, response_head
 __all__ = [
     "BODY_EXTENSION",
     "DISCONNECT_EXTENSION",
+    "LAST_WORDS",
     "Application",
     "ClientGone",
     "Exchange",
@@ -45,6 +49,7 @@ __all__ = [
 
 BODY_EXTENSION = "mlserve.body"
 DISCONNECT_EXTENSION = "mlserve.disconnect"
+LAST_WORDS = "mlserve.last_words"
 
 STREAM_AHEAD_BYTES = 256 * 1024  # of a body that the application takes piece by piece, so much is read ahead
 COPY_BYTES = 64 * 1024  # up to here a body is copied behind its head to save a write
@@ -92,6 +97,7 @@ class Exchange:
     __slots__ = (
         "_app",
         "_arrival",
+        "_ended",
         "_expects_continue",
         "_framing",
         "_given_whole",
@@ -126,6 +132,7 @@ class Exchange:
         self._on_leave: Callable[[], None] | None = None
         self._start: Message | None = None
         self._framing: ResponseHead | None = None  # set once the head is sent
+        self._ended = False  # the last piece of the body is written
         self._left: int | None = None  # bytes of body that the head promised and that were not sent yet
         scope["extensions"] = {DISCONNECT_EXTENSION: self.on_disconnect, BODY_EXTENSION: self.read_body}
 
@@ -243,9 +250,10 @@ class Exchange:
             raise ClientGone("the client left before the end of its answer")
         kind = message["type"]
         start = self._start
-        if kind == "http.response.body" and start is not None and not self.answered:
+        if kind == "http.response.body" and start is not None and not (self._ended or self.answered):
             last = not message.get("more_body", False)
             self._send_body(start, message.get("body", b""), last)
+            self._ended = last
             await self._link.drain()
             if last and not self.lost:
                 self._finish()
@@ -320,7 +328,10 @@ class Exchange:
         self.keep_alive = False
         self.arrived()
         if self.head_sent or self.client_left:
-            self._link.cut_off(self)
+            if self._link.stopping() and self.say_last_words():
+                self._link.answered(self)
+            else:
+                self._link.cut_off(self)
             return
         if self._link.stopping():
             self._link.write(self.error(503, "the server stopped before the answer was there"))
@@ -328,12 +339,25 @@ class Exchange:
             self._link.write(self.error(500, "the application gave no answer; the server's log says why"))
         self._link.answered(self)
 
+    def say_last_words(self) -> bool:
+        """Ends a body that is under way with what its application gave for this case; False if it gave nothing."""
+        words = b"" if self._start is None else self._start.get(LAST_WORDS, b"")
+        framing = self._framing
+        if not words or framing is None or framing.bodiless or self._ended or self.lost or self._left is not None:
+            return False
+        self._ended = True
+        if framing.chunked:
+            self._write(b"%x\r\n" % len(words), words, b"\r\n0\r\n\r\n")
+        else:
+            self._write(b"", words, b"")
+        return True
+
     def error(self, status: int, reason: str) -> bytes:
         """A whole answer of the server's own, for this request."""
         with_body = self.scope["method"] != "HEAD"
         return error_response(status, reason, date_line=self._link.date_line(), with_body=with_body)
 
     def _progress(self) -> str:
-        if self.answered:
+        if self._ended or self.answered:
             return "after the end of the answer"
         return "before http.response.start" if self._start is None else "after http.response.start"

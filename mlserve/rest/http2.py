@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from hypercorn.events import Event, Updated
+from hypercorn.protocol import h2
 
 from mlserve.rest.h1_server import H1Server
 from mlserve.unsent import Reading
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
 
 else:
     _Base = object
+
+
+class _Buffer(h2.StreamBuffer):
+    """What one stream has not sent yet. Who fills it waits until the client has made room.
+
+    Hypercorn's lets the next piece in as soon as little went out, also where nothing can go out, since the client's
+    window is closed: memory would grow for as long as a model has something to say.
+    """
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < h2.BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+h2.StreamBuffer = _Buffer  # type: ignore[misc]  # Hypercorn has no other place for it
 
 
 class Http2Mixin(_Base):

@@ -59,7 +59,7 @@ class InferEndpoints:
         self._dataplane = dataplane
         self._unsent = unsent
         self._limit_bytes = settings.max_body_bytes
-        self._keep_alive_seconds = settings.stream_keep_alive_seconds
+        self._keep_alive_seconds = settings.stream_keep_alive_seconds or 0.0
 
     async def unary(self, http: Request) -> Reply:
         """The answer to one request. Any MLServeError; ClientGone, which also cancels the call."""

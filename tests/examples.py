@@ -55,6 +55,6 @@ def run_example(
 
 
 def _python(folder: Path, *args: str) -> str:
-    done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout

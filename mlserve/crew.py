@@ -231,7 +231,7 @@ class Crew:
             return f"could not be started ({error})", False, "died"
         link = Link(launched, self._arena, self._observer, self.now)
         link.bounds = self._bounds
-        link.on_room = self.on_room
+        link.on_room, link.on_orphans = self.on_room, self.on_orphans
         self._all.append(link)
         try:
             how = await self._attend(launched, link, seat, task_status)

@@ -12,6 +12,7 @@ Pool to worker                              Worker to pool
     Credit    the client took so much          Waiting   the call gave way: it awaits something
     Cancel    nobody waits any more
     Attach    slots that a batch will name     Apart     the calls of a batch run one by one after all
+                                               Skipped   the call was taken back before it began
     Grant     a slot to answer in              Need      a slot of so many bytes, please
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
     Forget    slots that were given back       Observed, Registered   custom metrics
@@ -226,6 +227,10 @@ class Apart(Struct, array_like=True, tag="apart"):
     call: int  # one of the batch
 
 
+class Skipped(Struct, array_like=True, tag="skipped"):
+    call: int
+
+
 class Pulled(Struct, array_like=True, tag="u"):
     call: int
 
@@ -264,6 +269,7 @@ ToPool = Union[
     Handled,
     Waiting,
     Apart,
+    Skipped,
     Pulled,
     Need,
     Freed,

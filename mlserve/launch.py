@@ -23,6 +23,7 @@ from mlserve.arena import unnamed_segment
 from mlserve.cores import thread_variables
 from mlserve.environments import Environment
 from mlserve.frames import Channel, ToPool, ToWorker
+from mlserve.progress import SIZE_BYTES
 
 _POLL_SECONDS = 0.05
 _NUMBERS = re.compile(r"\d+(,\d+)*")
@@ -42,7 +43,7 @@ class Launched(Protocol):
 
     channel: Channel
     pid: int
-    progress: Any  # 8 bytes that the worker writes: the number of the last call that it began
+    progress: Any  # memory that both ends share: see progress.py
 
     async def wait(self) -> str:
         """Waits until the worker has ended; says how."""
@@ -168,7 +169,7 @@ class _Thread:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.pid = os.getpid()
-        self.progress = bytearray(8)
+        self.progress = bytearray(SIZE_BYTES)
         self.channel = Channel(ours, ToPool)
         self._failure: BaseException | None = None
         self._given_up = False

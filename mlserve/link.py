@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import struct
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import anyio
@@ -14,18 +12,18 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds, window_of
 from mlserve.calls import Batch, Call, HandleCall, Question, StreamCall, error_of
-from mlserve.errors import InvalidRequest, MLServeError, ModelError, ModelLoadError, WorkerDied
+from mlserve.errors import MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
-from mlserve.frames import ChannelClosed, SlotRef, credit_of
+from mlserve.frames import ChannelClosed, credit_of
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
+from mlserve.progress import Progress
 from mlserve.recovery import Blame, blame_for
+from mlserve.sending import Sending
 
 _logger = logging.getLogger("mlserve.pool")
-_PROGRESS = struct.Struct("<Q")
 _SMOOTHING = 0.2
-_DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253
 CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large ones counting for several
 
 
@@ -52,6 +50,7 @@ class Link:
         self.open = 0  # Invariant: the number of calls in `calls` that are not waiting
         self.calls: dict[int, Call] = {}  # by number, in order of sending
         self.service_seconds: float | None = None
+        self.window = window_of(None)  # so many calls that are not waiting it may have; 0: one of them takes long
         self.why = "died"  # how its end will be counted
         self.was_ready = False  # it came up and held its models, at least once
         self.worn = anyio.Event()  # it has had its share of calls or memory
@@ -64,14 +63,16 @@ class Link:
         self._now = now
         self._launched = launched
         self._channel = launched.channel
+        self._progress = Progress(launched.progress)
         self._lending = Lending(arena)
+        self._out = Sending(self._channel, self._lending)
         self._observer = observer
         self.next_number = 1  # of the next call
         self._questions: dict[int, Question] = {}  # who waits for Loaded or Unloaded, by model
         self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
         self._hello = anyio.Event()
-        self._backlog = anyio.Event()
         self.on_room: Any = None  # called when the worker may take another call
+        self.on_orphans: Any = None  # called with calls that the worker did not begin
         self.on_given_up: Any = None  # called when a call becomes one that nobody waits for
 
     def __repr__(self) -> str:
@@ -87,7 +88,7 @@ class Link:
         return (
             not self.loading
             and not self._over
-            and self.open < window_of(self.service_seconds)
+            and self.open < self.window
             and self.running.get(model, 0) < self.bounds.get(model, _DEFAULT_BOUNDS).max_running_calls
         )
 
@@ -97,14 +98,14 @@ class Link:
         """Sends a call. MLServeError if its request cannot be laid out, ChannelClosed if the worker is gone."""
         call.number = self.next_number
         if isinstance(call, StreamCall):
-            self._send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
+            self._out.send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
         elif isinstance(call, HandleCall):
             call.frame.call = call.number
-            self._send(call.frame)
+            self._out.send(call.frame)
         else:
             infer = self._infer_frame(call)
-            self._send_requests(infer, [infer.request.slot])
+            self._out.send_requests(infer, [infer.request.slot])
         self._enter(call)
         call.waiting = False
         self.open += 1
@@ -123,24 +124,14 @@ class Link:
         if not made:
             return
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
-        self._attach_ahead([infer.request for _, infer in made])
-        self._send_requests(batch, [infer.request.slot for _, infer in made])
+        self._out.attach_ahead([infer.request for _, infer in made])
+        self._out.send_requests(batch, [infer.request.slot for _, infer in made])
         sent = Batch([call for call, _ in made], self._now(), on_end)
         for call, _ in made:
             self._enter(call)
             call.waiting, call.batch = True, sent
         made[0][0].waiting = False
         self.open += 1
-
-    def _attach_ahead(self, messages: list[frames.Message]) -> None:
-        """Sends the descriptors of a large batch before it: a socket takes some 250 with one message."""
-        fresh = [one for one in messages if one.slot is not None and one.slot.fresh]
-        while len(fresh) > _DESCRIPTORS:
-            part, fresh = fresh[:_DESCRIPTORS], fresh[_DESCRIPTORS:]
-            slots = [one.slot for one in part if one.slot is not None]
-            self._send(frames.Attach(slots), slots)
-            for one, slot in zip(part, slots):
-                one.slot = SlotRef(slot.number, slot.size_bytes)
 
     def _infer_frame(self, call: Call) -> frames.Infer:
         assert call.request is not None, "streams are opened, not inferred"
@@ -157,22 +148,22 @@ class Link:
     def push(self, call: StreamCall, request: Any) -> None:
         """Sends one more request of a stream."""
         message = pack_request(request, self._lending.lease)
-        self._send_requests(frames.Push(call.number, message), [message.slot])
+        self._out.send_requests(frames.Push(call.number, message), [message.slot])
 
     def close_requests(self, call: StreamCall) -> None:
         """Says that a stream gets no more requests."""
-        self._send(frames.Close(call.number))
+        self._out.send(frames.Close(call.number))
 
     def took(self, call: StreamCall, credit: int) -> None:
         """Lets the worker send so much more."""
         if call.number in self.calls:
-            self._tell(frames.Credit(call.number, credit))
+            self._out.tell(frames.Credit(call.number, credit))
 
     def cancel(self, call: Call) -> None:
         """Tells the worker that nobody waits for a call. It still answers, so that the window stays true."""
         call.abandoned = True
         if self.calls.get(call.number) is call:
-            self._tell(frames.Cancel(call.number))
+            self._out.tell(frames.Cancel(call.number))
             patience = self.bounds.get(call.model, _DEFAULT_BOUNDS).hard_timeout_seconds
             if patience:
                 now = self._now()
@@ -198,7 +189,33 @@ class Link:
             if busy_seconds:
                 known = self.service_seconds
                 self.service_seconds = busy_seconds if known is None else known + _SMOOTHING * (busy_seconds - known)
+            self.window = window_of(self.service_seconds)
         return call
+
+    def take_back(self) -> int:
+        """Asks the worker not to begin what it has not begun: up to which call. `withdraw` does the rest, later."""
+        self.window = 0
+        self._progress.take_back(self.next_number - 1)
+        return self.next_number - 1
+
+    def withdraw(self, last: int) -> list[Call]:
+        """The calls up to this one that the worker will not begin, in order; no longer its own."""
+        begun = self.begun
+        calls = [call for number, call in self.calls.items() if begun < number <= last]
+        calls = self._withdrawn([call for call in calls if not isinstance(call, StreamCall)])
+        if self.open:
+            self.window = 0  # until the next answer
+        return calls
+
+    def _withdrawn(self, calls: list[Call]) -> list[Call]:
+        """Lets go of calls, of batches as a whole; those that somebody waits for."""
+        for call in calls:
+            if call.batch is not None:
+                call.batch.on_end = None  # it says nothing about batches
+            self._leave(call.number, 0.0, answered=False)
+        for call in calls:
+            call.link, call.waiting, call.batch = None, False, None
+        return [call for call in calls if not call.abandoned]
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -226,7 +243,7 @@ class Link:
         question = self._questions[model] = Question()
         self.loading += 1
         try:
-            self._send(frame)
+            self._out.send(frame)
             await question.done.wait()
         except ChannelClosed:
             pass  # the answer stays None
@@ -243,7 +260,7 @@ class Link:
     async def run(self) -> None:
         """Reads and writes until the channel closes."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._drain)
+            tasks.start_soon(self._out.drain)
             await watch(self._channel.sock, self._on_readable)
             tasks.cancel_scope.cancel()
 
@@ -254,16 +271,16 @@ class Link:
 
     def ping(self) -> None:
         """Asks the worker for a sign of life: any frame moves `heard_at`."""
-        self._tell(frames.Ping())
+        self._out.tell(frames.Ping())
 
     def stop(self) -> None:
         """Asks the worker to end."""
-        self._tell(frames.Stop())
+        self._out.tell(frames.Stop())
 
     def forget_slot(self, number: int) -> None:
         """The arena gave a slot back to the system: the worker shall unmap it."""
         if self._lending.forget(number):
-            self._tell(frames.Forget([number]))
+            self._out.tell(frames.Forget([number]))
 
     def lost(self) -> tuple[list[Call], Blame]:
         """Winds up after the end: begun calls fail; gives those that had not begun, in order, and who is to blame."""
@@ -284,12 +301,13 @@ class Link:
         for question in self._questions.values():
             question.done.set()
         self._lending.discard()
+        self._progress.close()
         return again, blame
 
     @property
     def begun(self) -> int:
         """The number of the last call that the worker has begun."""
-        return int(_PROGRESS.unpack_from(self._launched.progress, 0)[0])
+        return self._progress.begun
 
     @property
     def stuck_at(self) -> float | None:
@@ -317,7 +335,7 @@ class Link:
             self._launched.kill()
             return False
         if self._lending.freed:
-            self._tell(frames.Return(self._lending.take_freed()))
+            self._out.tell(frames.Return(self._lending.take_freed()))
         self._room()
         return True
 
@@ -340,6 +358,7 @@ class Link:
             if call is not None and not call.waiting:
                 call.waiting = True
                 self.open -= 1
+                self.window = window_of(self.service_seconds)
         elif kind is frames.Freed:
             self._lending.give_back(frame.slots)
         elif kind is frames.Need:
@@ -373,6 +392,11 @@ class Link:
             handled: Any = self._leave(frame.call, 0.0)
             if handled is not None and not handled.abandoned:
                 handled.handled(frame)
+        elif kind is frames.Skipped:
+            call = self.calls.get(frame.call)
+            if call is not None:  # it was not sure any more, when it was taken back, that it would not begin
+                members = [call] if call.batch is None else call.batch.calls
+                self.on_orphans(self._withdrawn([one for one in members if self.calls.get(one.number) is one]))
         elif kind is frames.Apart:
             self.calls[frame.call].batch.is_whole = False  # type: ignore[union-attr]  # it was sent as a batch
         elif kind is frames.Pulled:
@@ -403,44 +427,10 @@ class Link:
         if not stream.abandoned:
             stream.deliver(response, credit_of(message))
 
-    # -- frames and slots ---------------------------------------------------------------------------------------------
-
-    def _send(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
-        self._channel.send(frame, self._lending.descriptors(slots))
-        if self._channel.backlog:
-            self._backlog.set()
-
-    def _tell(self, frame: Any, slots: Sequence[SlotRef | None] = ()) -> None:
-        """Sends what a worker that is gone need not know: its supervisor sees its end too."""
-        with suppress(ChannelClosed):
-            self._send(frame, slots)
-
-    def _send_requests(self, frame: Any, slots: Sequence[SlotRef | None]) -> None:
-        """Sends a frame with requests; takes their slots back if the frame cannot be made."""
-        try:
-            self._send(frame, slots)
-        except ChannelClosed:
-            raise
-        except Exception as error:  # what cannot be encoded: huge numbers, endless nesting
-            self._lending.take_back(slots)
-            raise InvalidRequest(f"the parameters of the request cannot be passed on: {error!r}") from error
-
-    async def _drain(self) -> None:
-        """Writes on when the worker reads slower than calls come in."""
-        while True:
-            await self._backlog.wait()
-            self._backlog = anyio.Event()
-            while self._channel.backlog:
-                try:
-                    await anyio.wait_writable(self._channel.sock)
-                    self._channel.flush()
-                except (ChannelClosed, OSError):
-                    return  # its supervisor sees it too
-
     def _grant(self, size_bytes: int) -> None:
         if not self._over:
             ref = self._lending.grant(size_bytes)
-            self._tell(frames.Grant(ref), [ref])
+            self._out.tell(frames.Grant(ref), [ref])
 
     def _room(self) -> None:
         if self.on_room is not None:

@@ -41,6 +41,7 @@ from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.link import CHUNK_CREDIT, Link, Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
 from mlserve.recycling import NO_WEAR, Wear
+from mlserve.taking_back import TakingBack
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve.unsent import Unsent
 
@@ -69,6 +70,7 @@ class Pool:
         self.crew = Crew(name, workers, launcher, arena, observer, wear)
         self._lines: dict[int, Line] = {}  # the calls that wait, by model
         self._waiting: dict[int, Line] = {}  # Invariant: those of them that are not empty
+        self._taking_back = TakingBack(self.crew.links, self._take_back)
         self._timer = anyio.Event()  # a line wants to be looked at again later
         self._unsent = unsent or Unsent()
         self.crew.on_room = self._dispatch
@@ -299,6 +301,8 @@ class Pool:
                 link.start(calls[0], on_end)
             else:
                 link.start_batch(calls, on_end)
+            if link.open > 1 and not self._taking_back.watching:
+                self._taking_back.watch()
         except ChannelClosed:
             for call in reversed(calls):
                 self._add(line, call, in_front=True)
@@ -365,6 +369,7 @@ class Pool:
         self._now = clock_of()
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._look_again)
+            self._tasks.start_soon(self._taking_back.run)
             await self._tasks.start(self.crew.run)
             task_status.started()
 
@@ -382,8 +387,12 @@ class Pool:
         if line is not None and error is not None:
             _fail(line.take_all(), error)
 
+    def _take_back(self, calls: list[Call]) -> None:
+        self._put_back(calls)
+        self._dispatch()
+
     def _put_back(self, calls: list[Call]) -> None:
-        """Calls that a dead worker had not begun wait again, in front of the others."""
+        """Calls that a worker had not begun wait again, in front of the others."""
         for call in reversed(calls):
             line = self._lines.get(call.model)
             refusal = self.crew.refusal(call.model)

@@ -1,14 +1,13 @@
 """Calls that run in a worker: unary, batched and streamed ones, each answered exactly once.
 
-Before a call begins, its number is written to the progress cell, memory that the pool shares: when this process dies,
-the pool knows which calls had begun. A call is answered by Reply, Failed or End, whatever happens to it; a cancelled
-one by Failed.
+Before a call begins, its number is written to memory that the pool shares (progress.py): when this process dies, the
+pool knows which calls had begun. A call is answered by Reply, Failed or End, whatever happens to it; a cancelled one by
+Failed, one that the pool has taken back before it began by Skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,10 +29,10 @@ from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
 from mlserve.outbox import FLUSH_SECONDS, Outbox
+from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
 from mlserve.types import InferenceRequest, InferenceResponse
 
-_PROGRESS = struct.Struct("<Q")
 _HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
 _CANCELLED_STATUS = 499
 _LOOK_SECONDS = 0.005  # between two looks at the end whether all calls are over
@@ -63,7 +62,7 @@ class Running:
 
     def __init__(
         self,
-        progress: Any,
+        progress: Progress,
         views: Views,
         reply_slots: ReplySlots,
         outbox: Outbox,
@@ -110,7 +109,9 @@ class Running:
         """Runs one call."""
         if loaded.slow:
             self._outbox.flush()
-        self._begin(frame.call)
+        if not self._progress.begin(frame.call):
+            self._skip(frame)
+            return
         started = time.perf_counter()
         request: InferenceRequest | None = None
         response: Any = None
@@ -183,7 +184,9 @@ class Running:
 
     async def handle(self, frame: frames.Handle, loaded: LoadedModel) -> None:
         """Runs one call of a custom handler."""
-        self._begin(frame.call)
+        if not self._progress.begin(frame.call):
+            self._outbox.put(frames.Skipped(frame.call))
+            return
         bind_model(loaded.model.name, loaded.model.version)
         try:
             handler = loaded.handlers[frame.place]
@@ -192,11 +195,6 @@ class Running:
             if self._is_ending(error):
                 raise
             self.failed(frame.call, loaded.model, None, error, 0.0)
-
-    def _begin(self, call: int) -> None:
-        """Notes that all calls up to this one have begun; never falls: calls of a batch may run again alone."""
-        if call > _PROGRESS.unpack_from(self._progress, 0)[0]:
-            _PROGRESS.pack_into(self._progress, 0, call)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -209,14 +207,19 @@ class Running:
             if one.call in dropped:
                 self.drop(one.request)
                 self.refuse(one.call, "the call was cancelled", _CANCELLED_STATUS, "CANCELLED")
-        if len(members) <= 1 or await self._try_as_one(members, loaded):
-            return members if len(members) == 1 else []
+        if len(members) <= 1:
+            return members
+        if not self._progress.begin(members[-1].call):
+            for one in members:
+                self._skip(one)
+            return []
+        if await self._try_as_one(members, loaded):
+            return []
         self._outbox.put(frames.Apart(members[0].call))
         return members
 
     async def _try_as_one(self, members: list[frames.Infer], loaded: LoadedModel) -> bool:
         """Runs calls as one; False, with nothing answered, if they have to run one by one."""
-        self._begin(members[-1].call)
         started = time.perf_counter()
         holds: dict[int, Any] = {}
 
@@ -265,7 +268,7 @@ class Running:
 
     def begin_stream(self, frame: frames.Open) -> None:
         """Notes that a stream begins, so that it can be cancelled from now on."""
-        self._begin(frame.call)
+        self._progress.begin(frame.call)  # whatever it says: streams are not taken back
         stream = self.streams[frame.call]
         self._scopes[frame.call] = _Scope(stream.cancel, {frame.call})
         self._outbox.put(frames.Waiting(frame.call))
@@ -347,6 +350,11 @@ class Running:
         """Gives the slot of a request back that nobody will look at."""
         if message.slot is not None:
             self._views.hold(message.slot.number)
+
+    def _skip(self, frame: frames.Infer) -> None:
+        """Leaves a call alone that the pool has given to another worker."""
+        self.drop(frame.request)
+        self._outbox.put(frames.Skipped(frame.call))
 
     def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that never begins."""

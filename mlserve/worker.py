@@ -37,6 +37,7 @@ from mlserve.layout import unpack_request
 from mlserve.loader import Loader, import_implementation
 from mlserve.model import MLModel
 from mlserve.outbox import Outbox
+from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
 from mlserve.running import LoadedModel, Running, Stream
 from mlserve.settings import ModelSettings
@@ -50,7 +51,7 @@ _TURN_SECONDS = 0.001  # runners give way to the loop at least this often, betwe
 class Worker:
     """Serves one channel until it closes or a Stop frame comes."""
 
-    def __init__(self, channel: Channel, progress: Any) -> None:
+    def __init__(self, channel: Channel, progress: Progress) -> None:
         self._channel = channel
         self._progress = progress
         self._views = Views()

@@ -15,6 +15,7 @@ import anyio
 
 from mlserve import compat, logs, malloc, osdep
 from mlserve.frames import Channel, ToWorker
+from mlserve.progress import Progress
 from mlserve.settings import Settings
 from mlserve.worker import Worker
 
@@ -35,7 +36,7 @@ def main() -> None:
 def serve(channel: Channel, progress: object) -> None:
     """Runs a worker on a new event loop of this thread until its channel closes."""
     try:
-        anyio.run(Worker(channel, progress).run, backend_options={"use_uvloop": _has_uvloop()})
+        anyio.run(Worker(channel, Progress(progress)).run, backend_options={"use_uvloop": _has_uvloop()})
     finally:
         channel.close()
 

@@ -16,6 +16,7 @@ from mlserve.eventloop import watch
 from mlserve.frames import Channel, ToPool, ToWorker
 from mlserve.launch import ProcessLauncher
 from mlserve.pool import Pool
+from mlserve.progress import SIZE_BYTES
 from tests.engine import Observed
 
 
@@ -29,6 +30,7 @@ class Scripted(ProcessLauncher):
         self.dies_at_once = False
         self.says_hello = True
         self.workers: list[ScriptedWorker] = []
+        self.asked: ScriptedWorker | None = None  # whose frame the script is given
 
     def start(self, place: int = 0) -> Any:
         worker = ScriptedWorker(self)
@@ -42,7 +44,7 @@ class ScriptedWorker:
     def __init__(self, launcher: Scripted) -> None:
         ours, theirs = socket.socketpair()
         self.pid = 1000 + len(launcher.workers)
-        self.progress = bytearray(8)
+        self.progress = bytearray(SIZE_BYTES)
         self.channel = Channel(ours, ToPool)
         self.killed_at: float | None = None
         self.there = Channel(theirs, ToWorker)
@@ -64,6 +66,7 @@ class ScriptedWorker:
         for frame in self.there.receive():
             if isinstance(frame, frames.Stop):
                 self._ended.set()
+            self._launcher.asked = self
             answer = self._launcher.script(frame)
             if answer is not None:
                 self.there.send(answer)

@@ -1,0 +1,46 @@
+"""Memory that a pool shares with one worker: the last call that has begun, and the last one that was taken back.
+
+Two numbers of calls, which rise in the order of sending. Each is written by one side only, in one piece (a memoryview
+of native words copies a word at once), and stays readable when the other process has died or is busy.
+
+The worker writes what it begins before it reads what was taken back; the pool writes what it takes back, waits a moment
+(`taking_back.py`), and reads what has begun. So whatever the order, a call that the worker runs is seen to have begun.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIZE_BYTES = 16
+_BEGUN, _TAKEN_BACK = 0, 1
+
+
+class Progress:
+    """One end of it."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, memory: Any) -> None:
+        self._words = memoryview(memory).cast("B")[:SIZE_BYTES].cast("Q")
+
+    @property
+    def begun(self) -> int:
+        """The number of the last call that the worker has begun."""
+        return self._words[_BEGUN]
+
+    def begin(self, call: int) -> bool:
+        """Notes that all calls up to this one have begun. False if the pool has taken it back: it must not run."""
+        words = self._words
+        if call <= words[_BEGUN]:
+            return True  # one of a batch, which runs again alone
+        words[_BEGUN] = call
+        return call > words[_TAKEN_BACK]
+
+    def take_back(self, call: int) -> None:
+        """Asks the worker not to begin the calls up to this one that it has not begun."""
+        self._words[_TAKEN_BACK] = call
+
+    def close(self) -> None:
+        """Lets go of the memory; what it said last can still be read."""
+        words, self._words = self._words, memoryview(self._words.tobytes()).cast("Q")
+        words.release()

@@ -93,6 +93,11 @@ EVIL = {
     "an absolute link": ([link("lib/out", "/etc")], "'lib/out' leads out of its folder, to '/etc'"),
     "a link that climbs": ([link("lib/out", "../../..")], "leads out of its folder"),
     "a link of links that climbs": ([link("a", "b/../.."), link("b", "c")], "leads out of its folder"),
+    "a link through a link": (
+        [("sub/deep/f", b"x"), link("sub/deep/l", "../.."), link("x", "sub/deep/l/../secret")],
+        "'x' leads out of its folder, to 'sub/deep/l/../secret'",
+    ),
+    "a link through one that comes later": ([link("x", "a/b/../secret"), link("a/b", "..")], "'x' leads out"),
     "an absolute link to look like python": ([link("lib/bin/pythonic", "/etc")], "leads out"),
     "a file through a link": ([link("lib", "bin"), ("lib/x", b"")], "'lib/x' would be written through a link"),
     "a file through python": ([link("bin/python", "/tmp"), ("bin/python/x", b"")], "through a link"),

@@ -73,6 +73,7 @@ class _Unpacking:
         self._check = check
         self._free = max(0, shutil.disk_usage(folder).free - _SPARE_BYTES)
         self._room = min(MOST_BYTES, self._free)
+        self._links: dict[Path, str] = {}  # by path, as the archive names them: but for the interpreter of a venv
         self._folders = {folder}  # Invariant: real folders below ours, no links
 
     def run(self, tar: tarfile.TarFile) -> None:
@@ -97,6 +98,7 @@ class _Unpacking:
             else:
                 raise _Refused(f"'{member.name}' is a device or pipe")
         self._read_rest(tar)
+        self._check_links()
 
     def _read_rest(self, tar: tarfile.TarFile) -> None:
         """Reads what follows the last member: the checksums of compressed archives come last of all."""
@@ -149,11 +151,16 @@ class _Unpacking:
 
     def _link(self, member: tarfile.TarInfo, path: Path) -> None:
         target = member.linkname
-        inside = os.path.normpath(path.parent.relative_to(self._folder) / target)
-        outside = os.path.isabs(target) or inside.startswith("..")
-        if outside and not _INTERPRETER.fullmatch(path.relative_to(self._folder).as_posix()):
-            raise _Refused(f"its link '{member.name}' leads out of its folder, to '{target}'")
+        if not _INTERPRETER.fullmatch(path.relative_to(self._folder).as_posix()):
+            self._links[path] = member.name
         path.symlink_to(target)
+
+    def _check_links(self) -> None:
+        """Where links lead is known when all of them are there: one may lead through another."""
+        root = self._folder.resolve()
+        for path, name in self._links.items():
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise _Refused(f"its link '{name}' leads out of its folder, to '{os.readlink(path)}'")
 
     def _link_hard(self, member: tarfile.TarInfo, path: Path) -> None:
         target = self._path(member.linkname)

@@ -144,7 +144,7 @@ class Auto:
     def served(self, now: float, rows: int, busy_seconds: float, overhead_seconds: float) -> None:
         """A batch has ended: the worker's time for it, and the other time between sending and answer."""
         self.cost.learn(now, rows, busy_seconds)
-        overhead = min(overhead_seconds, 2 * self._overhead + 0.001)
+        overhead = max(0.0, min(overhead_seconds, 2 * self._overhead + 0.001))  # the clocks are two
         self._overhead += _WEIGHT * (overhead - self._overhead)
         self._room = max(0.0, _SHARE * self.target_seconds - self._overhead)
         self._choose()

@@ -195,7 +195,8 @@ class _Thread:
     def kill(self) -> None:
         """A thread cannot be killed: it is left alone, and ends when its model gives way, or with the process."""
         self._given_up = True
-        self.channel.close()
+        with suppress(OSError):
+            self.channel.sock.shutdown(socket.SHUT_RDWR)  # closed later: somebody may be reading it at this moment
 
     def close(self) -> None:
         self.channel.close()

@@ -97,6 +97,7 @@ class Link:
     def start(self, call: Call, on_end: Callable[[Batch], None] | None = None) -> None:
         """Sends a call. MLServeError if its request cannot be laid out, ChannelClosed if the worker is gone."""
         call.number = self.next_number
+        sent_at = 0.0 if on_end is None else self._now()  # before it is sent: the worker may be faster than we are
         if isinstance(call, StreamCall):
             self._out.send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
@@ -110,7 +111,7 @@ class Link:
         call.waiting = False
         self.open += 1
         if on_end is not None:
-            call.batch = Batch([call], self._now(), on_end)
+            call.batch = Batch([call], sent_at, on_end)
 
     def start_batch(self, calls: list[Call], on_end: Callable[[Batch], None] | None = None) -> None:
         """Sends calls to run as one, in one place of the window. `on_end` is called when all of them are answered."""
@@ -123,10 +124,11 @@ class Link:
                 call.fail(error)
         if not made:
             return
+        sent_at = self._now()
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
         self._out.attach_ahead([infer.request for _, infer in made])
         self._out.send_requests(batch, [infer.request.slot for _, infer in made])
-        sent = Batch([call for call, _ in made], self._now(), on_end)
+        sent = Batch([call for call, _ in made], sent_at, on_end)
         for call, _ in made:
             self._enter(call)
             call.waiting, call.batch = True, sent
@@ -172,16 +174,18 @@ class Link:
                     self.on_given_up()
 
     def _leave(self, number: int, busy_seconds: float, answered: bool = True) -> Call | None:
-        call = self.calls.pop(number, None)
+        call = self.calls.get(number)
         if call is None:
             return None
+        if call.batch is not None:  # first: if that fails, the call is still here, and not forgotten
+            busy_seconds = call.batch.leaves(busy_seconds, answered)
+        del self.calls[number]
         self.running[call.model] -= 1
         if self.given_up:
             self.given_up.pop(number, None)
         placed = call  # what takes the place in the window
         if call.batch is not None:
             placed = call.batch.calls[0]
-            busy_seconds = call.batch.leaves(busy_seconds, answered)
             if call.batch.left:
                 return call
         if not placed.waiting:

@@ -153,3 +153,13 @@ def test_whoever_looks_sees_what_it_thinks():
     assert repr(auto) == "<Auto 0.1 s held: up to 6 rows, wait 0.0000 s>"
     assert auto.rate(0.0) == 3.0
     assert auto.rate(10.0) < 0.001
+
+
+def test_an_answer_that_seems_to_come_before_it_was_asked_for_does_no_harm():
+    """The worker's clock and ours are two, and the machine may stop us in between."""
+    auto = Auto(TARGET)
+    for n, overhead in enumerate([-0.011, -0.5, *[0.001] * 100]):
+        auto.served(0.02 * n, 1, 0.016, overhead)
+    rows, _ = auto.decide(3.0, 3.0, 1)
+    assert rows == 1
+    assert 0.0 < auto._overhead < 0.002

@@ -155,6 +155,15 @@ async def test_a_batch_that_ran_apart_teaches_nothing(tmp_path):
         assert ended == [(3, False), (2, True)]
 
 
+async def test_no_call_is_forgotten_where_counting_a_batch_fails(tmp_path, caplog):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, calls=1 << 30, eager=False, target_seconds=0.5, wait_seconds=0.0)
+        pool.line_of(1).ended = lambda batch, now, workers: 1 / 0
+        (answer,) = await _ask_all(pool, [request([1.0])])
+    assert "the worker process died" in answer
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_a_wrong_number_of_rows_is_in_the_log_once(tmp_path, caplog):
     async with running_pool() as (pool, _):
         await _batched_pool(pool, tmp_path, calls=4, wait_seconds=30.0, eager=False)

@@ -136,7 +136,7 @@ async def _answers(pool, model, several):
     return [found[place] for place in range(len(several))]
 
 
-@pytest.mark.parametrize("rule", [Rule(8, 0.5, eager=False), Rule(8, 0.5, rows=4), Rule(1 << 30, target_seconds=0.1)])
+@pytest.mark.parametrize("rule", [Rule(8, 0.05, eager=False), Rule(8, 0.05, rows=4), Rule(1 << 30, target_seconds=0.1)])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(several=crowds())
 def test_a_batch_gives_everybody_what_he_gets_alone(tmp_path, rule, several):

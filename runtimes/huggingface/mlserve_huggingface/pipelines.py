@@ -14,6 +14,7 @@ import transformers
 from mlserve.errors import InferenceError, MLServeError, ModelError
 from mlserve_huggingface.codecs.text import json_text
 from mlserve_huggingface.inputs import Arguments, Column, fresh
+from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.streaming import Detokenizer, Pieces
 from mlserve_huggingface.tasks import GENERATING
 from mlserve_huggingface.work import Job, Stopped
@@ -79,8 +80,10 @@ class Caller:
         options = fresh(arguments.options)
         if self._generates:
             more["stopping_criteria"] = job.criteria()
+        if isinstance(self._pipeline, QuestionAnswering):
+            more |= {"batch_size": self._batch_size, "between": job.give_way}
         try:
-            return self._pipeline(*values, **named, **options, **more)
+            return self._pipeline(*values, **{**named, **options, **more})
         except (MLServeError, Stopped):
             raise
         except torch.OutOfMemoryError as error:

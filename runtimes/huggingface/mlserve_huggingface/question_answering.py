@@ -1,11 +1,14 @@
 """Extractive question answering, whose pipeline transformers 5 dropped: finds the answer to a question in a text.
 
-Each pair of question and context is cut into overlapping spans that the model can take. Of each span, every start and
-end within `max_answer_len` tokens is a candidate, worth the product of both probabilities (Devlin et al. 2019, 4.2).
+Each pair of question and context is cut into overlapping spans that the model can take, and the model computes
+`batch_size` of them at once, of whichever pairs. Of each span, every start and end within `max_answer_len` tokens is a
+candidate, worth the product of both probabilities (Devlin et al. 2019, 4.2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from mlserve.errors import InferenceError
 
 __all__ = ["QuestionAnswering"]
+
+_PARTS = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}  # of an encoding
 
 
 class QuestionAnswering:
@@ -41,12 +46,24 @@ class QuestionAnswering:
         question: Any = None,
         context: Any = None,
         batch_size: int = 1,
+        between: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> Any:
-        """`{"score", "start", "end", "answer"}` of one pair; a list of them for lists, and for top_k > 1."""
+        """`{"score", "start", "end", "answer"}` of one pair; a list of them for lists, and for top_k > 1.
+
+        `between` is called before each `batch_size` of spans, and may raise to end it all.
+        """
         settings = self._sanitize_parameters(**options)
         pairs = _pairs(inputs, question, context)
-        answers = [self._answer(asked, text, settings) for asked, text in pairs]
+        found = [_Answers() for _ in pairs]
+        for batch in _batches(self._spans(pairs, settings), batch_size):
+            between()
+            for (at, span), starts, ends in zip(batch, *self._logits([span for _, span in batch])):
+                first, last = _probabilities(starts, span), _probabilities(ends, span)
+                found[at].nothing = min(found[at].nothing, float(first[0] * last[0]))
+                first[0] = last[0] = 0.0
+                found[at].add(self._candidates(first, last, span, pairs[at][1], settings))
+        answers = [one.best(settings["top_k"], settings["impossible"]) for one in found]
         return answers[0] if len(answers) == 1 else answers
 
     def _sanitize_parameters(
@@ -77,31 +94,16 @@ class QuestionAnswering:
             "align": align_to_words,
         }
 
-    def _answer(self, question: str, context: str, settings: dict[str, Any]) -> Any:
-        if not isinstance(question, str) or not isinstance(context, str) or not question or not context:
-            raise ValueError("question and context are texts that are not empty")
-        spans = self._spans(question, context, settings)
-        names = [name for name in spans if name in self.tokenizer.model_input_names]
-        tensors = {name: torch.tensor(spans[name], device=self.device) for name in names}
-        with torch.inference_mode():
-            output = self.model(**tensors)
-        starts, ends = (one.float().cpu().numpy() for one in (output.start_logits, output.end_logits))
-        found: list[dict[str, Any]] = []
-        nothing = 1.0  # the least probability, over all spans, that there is no answer
-        for at in range(len(starts)):
-            mask = _mask(spans, at)
-            first, last = _probabilities(starts[at], mask), _probabilities(ends[at], mask)
-            nothing = min(nothing, float(first[0] * last[0]))
-            first[0] = last[0] = 0.0
-            found += self._candidates(first, last, spans, at, context, settings)
-        merged = _merged(found)
-        if settings["impossible"]:
-            merged.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
-        best = sorted(merged, key=lambda one: one["score"], reverse=True)[: settings["top_k"]]
-        return best[0] if settings["top_k"] == 1 and best else best
+    def _spans(self, pairs: list[tuple[Any, Any]], settings: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """The encodings of all pairs, each with the pair's place: as many as it takes for each context."""
+        for at, (question, context) in enumerate(pairs):
+            if not isinstance(question, str) or not isinstance(context, str) or not question or not context:
+                raise ValueError("question and context are texts that are not empty")
+            for span in self._encoded(question, context, settings).encodings:
+                yield at, span
 
-    def _spans(self, question: str, context: str, settings: dict[str, Any]) -> Any:
-        """The encoded pair: as many rows as it takes, each with the question and a part of the context."""
+    def _encoded(self, question: str, context: str, settings: dict[str, Any]) -> Any:
+        """One pair: each row has the question and a part of the context."""
         asked = self.tokenizer(
             question, add_special_tokens=False, truncation=True, max_length=settings["max_question_len"]
         )
@@ -118,26 +120,35 @@ class QuestionAnswering:
             max_length=settings["max_seq_len"],
             stride=settings["stride"],
             return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            padding="longest",
         )
 
+    def _logits(self, spans: list[Any]) -> tuple[list[Any], list[Any]]:
+        """For each token of each span, how well an answer starts there, and how well one ends there."""
+        names = [name for name in _PARTS if name in self.tokenizer.model_input_names]
+        rows = {name: [getattr(span, _PARTS[name]) for span in spans] for name in names}
+        padded = self.tokenizer.pad(rows, padding="longest", return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            output = self.model(**padded)
+        starts, ends = (one.float().cpu().numpy() for one in (output.start_logits, output.end_logits))
+        right = self.tokenizer.padding_side == "right"
+        used = [slice(0, len(span)) if right else slice(-len(span), None) for span in spans]
+        return [one[part] for one, part in zip(starts, used)], [one[part] for one, part in zip(ends, used)]
+
     def _candidates(
-        self, first: Any, last: Any, spans: Any, at: int, context: str, settings: dict[str, Any]
+        self, first: Any, last: Any, span: Any, context: str, settings: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """The best answers in one span."""
         scores = np.tril(np.triu(np.outer(first, last)), settings["max_answer_len"] - 1)
         # Whole words make some candidates the same, so that more are needed than are wanted.
         wanted = settings["top_k"] * 2 + 10 if settings["align"] else settings["top_k"]
         order = np.argsort(-scores, axis=None, kind="stable")[:wanted]
-        offsets, found = spans["offset_mapping"][at], []
+        offsets, found = span.offsets, []
         for start, end in zip(*np.unravel_index(order, scores.shape)):
             if scores[start, end] <= 0:
                 continue
             begin, stop = offsets[start][0], offsets[end][1]
             if settings["align"]:
-                begin, stop = self._words(spans[at], int(start), int(end), begin, stop)
+                begin, stop = self._words(span, int(start), int(end), begin, stop)
             answer = {"score": float(scores[start, end]), "start": begin, "end": stop, "answer": context[begin:stop]}
             found.append(answer)
         return found
@@ -170,26 +181,41 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[Any, Any]]:
     return list(zip(asked, texts))
 
 
-def _mask(spans: Any, at: int) -> Any:
-    """Where an answer may be: in the context, but for special tokens; the first token means "none"."""
-    ids = spans[at].sequence_ids
+def _batches(spans: Iterable[tuple[int, Any]], size: int) -> Iterator[list[tuple[int, Any]]]:
+    rest = iter(spans)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _probabilities(logits: Any, span: Any) -> Any:
+    """Of each token; zero where no answer may be: outside the context. The first token means "none"."""
+    ids = span.sequence_ids
     of_context = 1 if 1 in ids else 0
     mask = np.array([one == of_context for one in ids])
     mask[0] = True
-    return mask
-
-
-def _probabilities(logits: Any, mask: Any) -> Any:
     masked = np.where(mask, logits, -10000.0)
     exponents = np.exp(masked - masked.max())
     return exponents / exponents.sum()
 
 
-def _merged(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What says the same, at another place or in another span, counts as one answer with all their probability."""
-    merged: dict[str, dict[str, Any]] = {}
-    for one in found:
-        known = merged.setdefault(one["answer"].lower(), one)
-        if known is not one:
-            known["score"] += one["score"]
-    return list(merged.values())
+class _Answers:
+    """The answers to one question, gathered span by span."""
+
+    def __init__(self) -> None:
+        self.nothing = 1.0  # the least probability, over all spans, that there is no answer
+        self._found: dict[str, dict[str, Any]] = {}
+
+    def add(self, candidates: list[dict[str, Any]]) -> None:
+        """What says the same, at another place or in another span, is one answer with all their probability."""
+        for one in candidates:
+            known = self._found.setdefault(one["answer"].lower(), one)
+            if known is not one:
+                known["score"] += one["score"]
+
+    def best(self, count: int, impossible: bool) -> Any:
+        """The best answer, or so many as a list, with the empty one if it is wanted."""
+        found = list(self._found.values())
+        if impossible:
+            found.append({"score": self.nothing, "start": 0, "end": 0, "answer": ""})
+        ordered = sorted(found, key=lambda one: one["score"], reverse=True)[:count]
+        return ordered[0] if count == 1 and ordered else ordered

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mlserve.errors import InferenceError
+from mlserve_huggingface import loading
 from mlserve_huggingface.question_answering import QuestionAnswering
 from runtimes.huggingface.tests.asking import IS_5, ask, load, pipeline, request, settings_for, tensor
 
@@ -42,6 +45,66 @@ def test_several_are_answered_in_order_and_alike(own: Any) -> None:
     best = own(question=ASKED, context=SHORT, top_k=3)
     assert len(best) == 3 and best == sorted(best, key=lambda one: -one["score"])
     assert best[0] == own(question=ASKED, context=SHORT)
+
+
+def test_the_model_never_sees_more_spans_than_batch_size_says(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(own, monkeypatch)
+    alone = own(question=ASKED, context=LONG)
+    assert len(seen) > 5 and set(seen) == {1}
+    total = len(seen)
+    seen.clear()
+    assert own(question=ASKED, context=LONG, batch_size=4) == {**alone, "score": pytest.approx(alone["score"])}
+    assert seen == [4] * (total // 4) + [total % 4] * bool(total % 4)
+    seen.clear()
+    assert len(own(question=[ASKED] * 6, context=SHORT, batch_size=4)) == 6
+    assert seen == [4, 2]  # of different pairs
+
+
+def test_a_call_ends_between_two_batches_of_spans_when_nobody_waits(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not IS_5:  # there it is transformers' own pipeline
+        monkeypatch.setattr(loading, "_IS_5", True)
+    model = load(settings_for(models["question-answering"], task="question-answering", batch_size=3))
+    seen = watched(model._caller._pipeline, monkeypatch)
+
+    async def leave() -> None:
+        with anyio.CancelScope() as scope:
+            seen.after(3, scope)
+            await model.predict(request(tensor("question", [ASKED]), tensor("context", [LONG * 100])))
+        assert scope.cancelled_caught
+
+    anyio.run(leave)
+    assert set(seen) == {3} and len(seen) < 100
+
+
+class Seen(list[int]):
+    """How many spans the model got in each of its calls."""
+
+    def after(self, calls: int, scope: anyio.CancelScope) -> None:
+        """Has the scope cancelled in that call, and the call wait until it is."""
+        self.calls, self.scope, self.loop = calls, scope, asyncio.get_running_loop()
+
+    def add(self, count: int) -> None:
+        self.append(count)
+        if len(self) == getattr(self, "calls", 0):
+            asyncio.run_coroutine_threadsafe(self._cancel(), self.loop).result()
+
+    async def _cancel(self) -> None:
+        self.scope.cancel()
+        for _ in range(10):  # until the call has heard of it
+            await asyncio.sleep(0)
+
+
+def watched(answering: QuestionAnswering, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    seen, forward = Seen(), answering.model.forward
+
+    def counted(*values: Any, **named: Any) -> Any:
+        seen.add(len(named["input_ids"]))
+        return forward(*values, **named)
+
+    monkeypatch.setattr(answering.model, "forward", counted)
+    return seen
 
 
 def test_what_is_no_question_is_refused(own: Any) -> None:

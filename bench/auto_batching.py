@@ -1,6 +1,6 @@
 """Does "max_batch_time": "auto" hold its target over changing load, and how do fixed settings do there?
 
-    python bench/auto_batching.py                      about 6 minutes: four costs, five ways of batching
+    python bench/auto_batching.py                      about 6 minutes: four costs, six ways of batching
     python bench/auto_batching.py --costs knee --ways "auto;size 64"
     python bench/auto_batching.py --simulated          the same rules and loads on a simulated timeline: half a minute
 
@@ -46,6 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "auto": {"max_batch_time": "auto", "target_latency_seconds": TARGET},
     "auto, patient": {"max_batch_time": "auto", "target_latency_seconds": TARGET, "batch_eager": False},
     "size 8": {"max_batch_size": 8, "max_batch_time": 0.1},
+    "size 32": {"max_batch_size": 32, "max_batch_time": 0.1},
     "size 64": {"max_batch_size": 64, "max_batch_time": 0.1},
     "size 64, patient": {"max_batch_size": 64, "max_batch_time": 0.1, "batch_eager": False},
 }

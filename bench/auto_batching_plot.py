@@ -16,6 +16,7 @@ STYLES = {
     "auto": ("tab:green", 2.2),
     "auto, patient": ("tab:olive", 1.6),
     "size 8": ("tab:red", 1.1),
+    "size 32": ("tab:orange", 1.1),
     "size 64": ("tab:blue", 1.1),
     "size 64, patient": ("tab:purple", 1.1),
 }

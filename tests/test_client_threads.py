@@ -55,12 +55,16 @@ def interrupting(when: threading.Event) -> Iterator[None]:
             signal.pthread_kill(here, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        try:
-            yield
-        finally:
-            thread.join(LONG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                yield
+            finally:
+                thread.join(LONG)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def clients() -> list[threading.Thread]:

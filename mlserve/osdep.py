@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+from contextlib import suppress
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -70,3 +72,17 @@ def shared_memory_bytes() -> int:
         return min(memory, room.f_frsize * room.f_bavail)
     except OSError:
         return memory
+
+
+def end_within(seconds: float) -> None:
+    """Ends this process after so many seconds, if it still runs then: Python waits for the threads of models."""
+    timer = threading.Timer(seconds, _end)
+    timer.daemon = True
+    timer.start()
+
+
+def _end() -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+        print("mlserve: threads that models have started still run; the process ends without them", file=sys.stderr)
+    os._exit(0)

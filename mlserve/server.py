@@ -43,6 +43,7 @@ _NOT_YET = ("kafka_enabled", "cache_enabled", "parallel_backend")
 _NOT_YET_OF_MODELS = ("cache_enabled",)
 _IDLE_SECONDS = 10.0  # without calls for this long, memory goes back to the system
 _ANSWER_SECONDS = 0.5  # before the end of a drain, for transports to tell their clients that their calls are cut off
+_EXIT_SECONDS = 0.5  # for Python to end by itself, however long the drain took
 _WORKER_SECONDS = 0.5  # kept of a drain for workers to end by themselves, however long the calls took
 
 
@@ -137,11 +138,13 @@ class Server:
             _logger.warning("stopping with %d calls unfinished", self.dataplane.in_flight)
         transports.cancel_scope.cancel()
 
+    def seconds_left(self) -> float:
+        """What is left of the time to stop in; none after a second signal."""
+        return 0.0 if self._stop_now.is_set() else max(0.0, self._end_at - anyio.current_time())
+
     def _seconds_for_workers(self) -> float:
-        """How long workers may take to end, of what is left of the whole; no time after a second signal."""
-        if self._stop_now.is_set():
-            return 0.0
-        return max(0.0, min(self.settings.parallel_workers_timeout, self._end_at - anyio.current_time()))
+        """How long workers may take to end."""
+        return min(self.settings.parallel_workers_timeout, self.seconds_left())
 
     def _grace_seconds(self) -> float:
         """How long transports may wait for calls, once they are told to close."""
@@ -255,6 +258,7 @@ async def _main(settings: Settings, folder: Path) -> int:
         tasks.cancel_scope.cancel()
     if failed:
         raise StartupError("no model could be loaded; the lines above say why")
+    osdep.end_within(max(_EXIT_SECONDS, server.seconds_left()))
     return 0
 
 

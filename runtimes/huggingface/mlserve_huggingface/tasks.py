@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from mlserve.errors import ModelLoadError
+from mlserve_huggingface.task_of_model import tasks_of_model
 
-__all__ = ["GENERATING", "MEDIA_OF_TASK", "Interface", "resolve_task"]
+__all__ = ["GENERATING", "Interface", "resolve_task"]
 
 # Those that transformers 5 dropped; question answering is served by our own code there.
 _GONE = (
@@ -27,28 +27,30 @@ _GONE = (
 )
 # Tasks whose pipelines hand keyword arguments on to `generate`, so that it can be told to stop, or to stream.
 GENERATING = frozenset({"text-generation", "text2text-generation", "summarization", "translation"})
-# What a task's first argument is, where that is no text.
-MEDIA_OF_TASK = {
-    "audio-classification": "audio",
-    "automatic-speech-recognition": "audio",
-    "depth-estimation": "image",
-    "document-question-answering": "image",
-    "image-classification": "image",
-    "image-feature-extraction": "image",
-    "image-segmentation": "image",
-    "image-text-to-text": "image",
-    "image-to-image": "image",
-    "image-to-text": "image",
-    "keypoint-matching": "image",
-    "mask-generation": "image",
-    "object-detection": "image",
-    "video-classification": "video",
-    "visual-question-answering": "image",
-    "vqa": "image",
-    "zero-shot-audio-classification": "audio",
-    "zero-shot-image-classification": "image",
-    "zero-shot-object-detection": "image",
+# The tasks whose first argument is no text.
+_TASKS_OF_MEDIUM = {
+    "audio": ("audio-classification", "automatic-speech-recognition", "zero-shot-audio-classification"),
+    "image": (
+        "depth-estimation",
+        "document-question-answering",
+        "image-classification",
+        "image-feature-extraction",
+        "image-segmentation",
+        "image-text-to-text",
+        "image-to-image",
+        "image-to-text",
+        "keypoint-matching",
+        "mask-generation",
+        "object-detection",
+        "visual-question-answering",
+        "vqa",
+        "zero-shot-image-classification",
+        "zero-shot-object-detection",
+    ),
+    "video": ("video-classification",),
 }
+_MEDIUM_OF_TASK = {task: medium for medium, tasks in _TASKS_OF_MEDIUM.items() for task in tasks}
+_MEDIUM_OF_NAME = {name: medium for medium in _TASKS_OF_MEDIUM for name in (medium, f"{medium}s")}
 # Options that pipelines take without naming them in a signature.
 _UNNAMED_OPTIONS = frozenset(
     {
@@ -62,26 +64,13 @@ _UNNAMED_OPTIONS = frozenset(
     }
 )
 _ANY_FIRST = frozenset({"args", "array_inputs", "inputs", "text_inputs"})
-_MEDIA_NAMES = {
-    "audio": "audio",
-    "audios": "audio",
-    "image": "image",
-    "images": "image",
-    "video": "video",
-    "videos": "video",
-}
 
 
 def resolve_task(task: str, folder: str | None, name: str) -> str:
     """The task to serve: the one named, else the one that the model in the folder was made for. ModelLoadError."""
     known = list(PIPELINE_REGISTRY.get_supported_tasks())
     version = transformers.__version__
-    task = task or _task_of_model(folder)
-    if not task:
-        raise ModelLoadError(
-            f"model '{name}': parameters.extra.task is not set, and the model does not tell it; known are "
-            f"{', '.join(known)}"
-        )
+    task = task or _task_of_model(folder, known, name)
     if task in known or task == "question-answering" or (task.startswith("translation_") and "translation" in known):
         return task
     if task in _GONE or task.startswith("translation_"):
@@ -99,40 +88,16 @@ def resolve_task(task: str, folder: str | None, name: str) -> str:
     raise ModelLoadError(f"model '{name}': transformers {version} has no task '{task}'{meant}")
 
 
-def _task_of_model(folder: str | None) -> str:
-    """The first task whose model classes include the one in config.json; empty if there is none."""
-    path = Path(folder or "") / "config.json"
-    if folder is None or not path.is_file():
-        return ""
-    try:
-        architectures = json.loads(path.read_text()).get("architectures") or []
-    except (OSError, ValueError, AttributeError):
-        return ""
-    if any(one.endswith("ForQuestionAnswering") for one in architectures):
-        return "question-answering"
-    aliases = ("ner", "sentiment-analysis", "text-to-speech", "vqa")
-    tasks = [one for one in PIPELINE_REGISTRY.get_supported_tasks() if one not in aliases]
-    tasks.sort(key=_generality)
-    for task in tasks:
-        _, targeted, _ = PIPELINE_REGISTRY.check_task("translation_xx_to_yy" if task == "translation" else task)
-        if any(one in _class_names(auto) for auto in targeted["pt"] for one in architectures):
-            return str(task)
-    if any(one in _class_names(transformers.AutoModelForSeq2SeqLM) for one in architectures):
-        return "text2text-generation"
-    return ""
-
-
-def _generality(task: str) -> int:
-    """Of several tasks for one class, the plainest goes first."""
-    order = ("text-classification", "text-generation", "text2text-generation", "automatic-speech-recognition")
-    return order.index(task) if task in order else len(order) + task.startswith(("zero-shot", "any-", "decision"))
-
-
-def _class_names(auto: Any) -> set[str]:
-    names: set[str] = set()
-    for one in auto._model_mapping._model_mapping.values():
-        names.update(one if isinstance(one, tuple | list) else (one,))
-    return names
+def _task_of_model(folder: str | None, known: list[str], name: str) -> str:
+    """The only task that a model is for. ModelLoadError if there are several, or none."""
+    made_for, tasks = tasks_of_model(Path(folder)) if folder is not None else ("", [])
+    if len(tasks) == 1:
+        return tasks[0]
+    unset = f"model '{name}': parameters.extra.task is not set, and"
+    if tasks:
+        raise ModelLoadError(f"{unset} a {made_for} (config.json) can serve several: {', '.join(tasks)}; set one")
+    what = f"transformers has no task for a {made_for} (config.json)" if made_for else "the model does not tell it"
+    raise ModelLoadError(f"{unset} {what}; known are {', '.join(known)}")
 
 
 class Interface:
@@ -140,7 +105,7 @@ class Interface:
 
     def __init__(self, task: str, pipeline: Any) -> None:
         self.task = task.partition("_")[0]
-        self.media = MEDIA_OF_TASK.get(self.task)
+        self.media = _MEDIUM_OF_TASK.get(self.task)
         signature = inspect.signature(type(pipeline).__call__)
         self._named = [
             one.name
@@ -160,15 +125,15 @@ class Interface:
             return True
         if name in self._named:
             return name == self._named[0]
-        return _MEDIA_NAMES.get(name) is not None and _MEDIA_NAMES[name] == self.media
+        return self.media is not None and _MEDIUM_OF_NAME.get(name) == self.media
 
     def media_of(self, name: str) -> str | None:
         """ "image", "audio" or "video", where an input of this name is one."""
-        return _MEDIA_NAMES.get(name) or (self.media if self.is_first(name) else None)
+        return _MEDIUM_OF_NAME.get(name) or (self.media if self.is_first(name) else None)
 
     def is_data(self, name: str) -> bool:
         """Whether an input has one value a row, as against options, which are for all rows."""
-        return self.is_first(name) or name in _MEDIA_NAMES or (self.task, name) in _COLUMNS
+        return self.is_first(name) or name in _MEDIUM_OF_NAME or (self.task, name) in _COLUMNS
 
 
 _COLUMNS = {("question-answering", "question"), ("question-answering", "context")}
@@ -179,7 +144,7 @@ def _options_of(task: str, pipeline: Any) -> frozenset[str]:
     names = set(inspect.signature(sanitize).parameters) if sanitize is not None else set()
     if task in GENERATING:
         names.update(transformers.GenerationConfig().to_dict())
-    if MEDIA_OF_TASK.get(task) == "audio":
+    if _MEDIUM_OF_TASK.get(task) == "audio":
         names.add("sampling_rate")
     return frozenset(names | _UNNAMED_OPTIONS) - {"kwargs", "generate_kwargs"} | (
         {"generate_kwargs"} if task not in GENERATING and "generate_kwargs" in names else set()

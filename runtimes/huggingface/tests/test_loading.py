@@ -109,7 +109,7 @@ def test_a_folder_that_holds_no_model_is_told(models: dict[str, Path], tmp_path:
     with pytest.raises(InvalidModelURI, match="does not exist"):
         load(settings_for(tmp_path / "gone"))
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Strange"], "model_type": "bert"}))
-    assert "task is not set, and the model does not tell it" in refusal(settings_for(tmp_path))
+    assert "transformers has no task for a Strange (config.json); known are" in refusal(settings_for(tmp_path))
     assert "no pipeline for 'fill-mask'" in refusal(settings_for(tmp_path, task="fill-mask"))
 
 

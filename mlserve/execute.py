@@ -13,6 +13,7 @@ import anyio
 from mlserve.datatypes import DATATYPES
 from mlserve.errors import MLServeError, ModelError, from_exception
 from mlserve.model import MLModel
+from mlserve.nesting import MOST_LEVELS, is_too_deep
 from mlserve.plain_streams import EitherWay, in_thread
 from mlserve.types import InferenceRequest, InferenceResponse
 
@@ -45,9 +46,9 @@ def _check(model: MLModel, response: InferenceResponse) -> None:
     headers = None if response.parameters is None else response.parameters.headers
     if headers is not None and not isinstance(headers, dict):
         raise ModelError(f"model '{model.name}' returned headers that are no dict: {headers!r:.80}")
-    _check_keys(model, response)
+    _check_parameters(model, response)
     for place, output in enumerate(response.outputs):
-        _check_keys(model, output)
+        _check_parameters(model, output)
         shape = output.shape
         if not isinstance(output.name, str) or output.datatype not in DATATYPES:
             raise ModelError(
@@ -58,10 +59,14 @@ def _check(model: MLModel, response: InferenceResponse) -> None:
             raise ModelError(f"model '{model.name}' returned output '{output.name}' with shape {shape!r:.80}")
 
 
-def _check_keys(model: MLModel, owner: Any) -> None:
+def _check_parameters(model: MLModel, owner: Any) -> None:
     parameters = owner.parameters
-    if parameters and not all(isinstance(key, str) for key in parameters):
+    if not parameters:
+        return
+    if not all(isinstance(key, str) for key in parameters):
         raise ModelError(f"model '{model.name}' returned parameters with a key that is no text: {parameters!r:.80}")
+    if is_too_deep(parameters):
+        raise ModelError(f"model '{model.name}' returned parameters with more than {MOST_LEVELS} levels")
 
 
 def sendable(error: MLServeError) -> tuple[str, int, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from mlserve.cloudevents import event_ids
 from mlserve.errors import InvalidRequest
 from mlserve.frames import Message
+from mlserve.nesting import MOST_LEVELS, is_too_deep
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, Parameters, RequestInput
 from mlserve.wire.v2json import Buffer, decode_request
@@ -22,7 +23,6 @@ __all__ = ["is_sealed", "open_sealed", "read_or_seal"]
 # and a parameter one, lists and objects; a tensor's data is one list, or as many as it has rows.
 READ_HERE_BYTES = 4 << 20
 READ_HERE_PARTS = 20_000
-_MOST_LEVELS = 500
 
 
 def read_or_seal(body: Buffer, header_length: int | None) -> InferenceRequest:
@@ -44,24 +44,6 @@ def _is_costly(body: Buffer, header_length: int | None) -> bool:
     return sum(text.count(mark, 0, size) for mark in (b":", b"[", b"{")) > READ_HERE_PARTS
 
 
-def _check_depth(parameters: Parameters | None) -> None:
-    """InvalidRequest for parameters so deep that an answer with them could not be read at the other end.
-
-    How deep a decoder goes depends on the calls around it, and there are fewer here than in the server.
-    """
-    level: list[Any] = [parameters] if parameters else []
-    for _ in range(_MOST_LEVELS):
-        if not level:
-            return
-        level = [
-            value
-            for one in level
-            for value in (one.values() if isinstance(one, dict) else one)
-            if isinstance(value, (dict, list))
-        ]
-    raise InvalidRequest(f"the body: nested too deep, parameters may have {_MOST_LEVELS} levels")
-
-
 def is_sealed(message: Message) -> bool:
     """Whether a message holds a request that nobody has read yet."""
     return len(message.parts) == 1 and message.parts[0].form == "body"
@@ -72,7 +54,8 @@ def open_sealed(message: Message, body: Any) -> InferenceRequest:
     outer = message.parameters or {}
     request = decode_request(memoryview(body), (message.parts[0].parameters or {}).get("header_length"))
     for owner in (request, *request.inputs, *(request.outputs or ())):
-        _check_depth(owner.parameters)
+        if is_too_deep(owner.parameters):
+            raise InvalidRequest(f"the body: nested too deep, parameters may have {MOST_LEVELS} levels")
     headers = dict(outer.get("headers") or {})
     if request.id is None:
         request.id = message.id

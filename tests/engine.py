@@ -71,6 +71,19 @@ class Sleeper(MLModel):
         return answer(self, request)
 
 
+class Occupied(MLModel):
+    """Computes in a thread, and takes nothing else on meanwhile."""
+
+    busy_while_awaiting = True
+
+    async def predict(self, request):
+        Path(__file__).with_name(f"begun-{request.id}").touch()
+        gate = Path(__file__).with_name("gate")
+        while gate.exists():
+            await asyncio.sleep(0.002)
+        return answer(self, request)
+
+
 class Blocker(MLModel):
     """Blocks its worker while a file is there."""
 
@@ -125,9 +138,9 @@ class Odd(MLModel):
             raise KeyboardInterrupt
         elif kind == "cancelled":
             raise asyncio.CancelledError
-        elif kind == "deep":
+        elif kind.startswith("deep"):
             nested = []
-            for _ in range(100_000):
+            for _ in range(int(kind[5:])):
                 nested = [nested]
             response.parameters = {"nested": nested}
         return response

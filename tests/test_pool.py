@@ -265,7 +265,20 @@ async def test_a_caller_that_says_it_leaves_is_told_so_and_its_call_is_dropped(f
 
 # -- what an attack found ---------------------------------------------------------------------------------------------
 
-ODD = ["id", "name", "shape", "datatype", "key", "error", "surrogate", "interrupt", "cancelled", "deep"]
+ODD = [
+    "id",
+    "name",
+    "shape",
+    "datatype",
+    "key",
+    "error",
+    "surrogate",
+    "interrupt",
+    "cancelled",
+    "deep 600",
+    "deep 970",
+    "deep 100000",
+]
 
 
 async def test_an_answer_of_the_wrong_types_fails_its_call_and_nothing_else(folder):
@@ -277,6 +290,29 @@ async def test_an_answer_of_the_wrong_types_fails_its_call_and_nothing_else(fold
             assert 400 <= caught.value.http_status <= 599, kind
             assert values(await pool.infer(1, request([2.0], id="fine"), "json")) == [2.0]
         assert pool.crew.restarts == 0
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_model_that_is_busy_while_it_awaits_is_sent_one_call_after_the_other(tmp_path, busy):
+    folder = write_models(tmp_path)
+    (folder / "models.py").write_text(
+        (folder / "models.py").read_text().replace("awaiting = True", f"awaiting = {busy}")
+    )
+    gate, second = folder / "gate", folder / "begun-2"
+    async with running_pool() as (pool, _):
+        await load(pool, 1, "Occupied", folder)
+        gate.touch()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.infer, 1, request([1.0], id="1"), "json")
+            await until((folder / "begun-1").exists)
+            tasks.start_soon(pool.infer, 1, request([1.0], id="2"), "json")
+            if busy:
+                await until(lambda: pool.waiting_for(1) == 1)
+                assert not second.exists()
+            else:
+                await until(second.exists)
+            gate.unlink()
+        assert second.exists()
 
 
 async def test_a_cancelled_error_that_a_model_lets_out_is_the_models_failure(folder):

@@ -77,7 +77,7 @@ class Crew:
         self._bounds: dict[int, Bounds] = {}
         self._asides: dict[int, Aside] = {}
         self._strikes = Strikes()
-        self._recycling = Recycling(name, wear)
+        self._recycling = Recycling(name, wear, observer)
         self._load_lock = anyio.Lock()  # workers load one after the other, so that the peak of memory stays low
         self._trial_lock = anyio.Lock()  # and so do processes that are there for one load only
         self._all: list[Link] = []  # `links`, those that are still coming up, and those that finish their last calls

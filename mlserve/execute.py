@@ -16,6 +16,7 @@ from mlserve.model import MLModel
 from mlserve.nesting import MOST_LEVELS, is_too_deep
 from mlserve.plain_streams import EitherWay, in_thread
 from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.wire.json_data import encodable
 
 _logger = logging.getLogger("mlserve.model")
 CLOSE_SECONDS = 5.0  # how long a call may take to end once nobody waits for it: until then its `finally` may await
@@ -75,7 +76,7 @@ def sendable(error: MLServeError) -> tuple[str, int, str]:
     text = message if isinstance(message, str) else _text_of(message)
     if not isinstance(status, int) or not 400 <= status <= 599:
         status = 500
-    return text.encode("utf-8", "replace").decode(), status, name if isinstance(name, str) else "INTERNAL"
+    return encodable(text), status, name if isinstance(name, str) else "INTERNAL"
 
 
 def _text_of(value: object) -> str:

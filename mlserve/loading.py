@@ -16,7 +16,7 @@ from mlserve.recovery import is_waited_for
 
 _logger = logging.getLogger("mlserve.pool")
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
-_UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
+UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
 _LOOK_SECONDS = 0.05  # between two looks at whether the worker is free by now
 
 _T = TypeVar("_T")
@@ -43,7 +43,7 @@ async def load_in(link: Link, frame: frames.Load, limit_seconds: float) -> frame
 async def unload_in(link: Link, model: int) -> None:
     """Unloads a model in one worker, which is killed if that takes too long."""
     try:
-        await _in_time(link, link.unload(model), _UNLOAD_SECONDS, "an unload")
+        await _in_time(link, link.unload(model), UNLOAD_SECONDS, "an unload")
     except (TimeoutError, WorkerDied):
         pass  # then it is unloaded
 
@@ -95,7 +95,7 @@ async def load_apart(launched: Launched, link: Link, frame: frames.Load, limit_s
         except MLServeError as error:
             outcome.append(error)
         link.stop()  # it unloads the model, as it would anywhere
-        await anyio.sleep(_UNLOAD_SECONDS)
+        await anyio.sleep(UNLOAD_SECONDS)
         launched.kill()
 
     try:

@@ -290,12 +290,17 @@ class Models:
             old = None
         try:
             loaded = await self._load_in_pool(model)
+            model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
+            model.details = msgspec.json.decode(loaded.details)
         except MLServeError as error:
             model.state, model.reason = State.UNAVAILABLE, error.message
             _log_failure(model, error)
             raise
-        model.metadata = MetadataModelResponse.model_validate_json(loaded.metadata)
-        model.details = msgspec.json.decode(loaded.details)
+        except Exception as error:  # nobody foresaw it: one model must not end the server
+            _logger.exception("model %s failed to load", _title(model))
+            failure = ModelLoadError(from_exception(error).message)
+            model.state, model.reason = State.UNAVAILABLE, failure.message
+            raise failure from error
         model.wanted = True
         model.state = State.READY if loaded.ready else State.UNKNOWN
         self._put(model)
@@ -319,7 +324,7 @@ class Models:
         served = any(one.state is State.READY for one in self._models[model.name].values())
         try:
             return await pool.load(frame, model.rule, self._bounds_of(model.settings), apart=served)
-        except MLServeError:
+        except Exception:
             await self._pools.leave(pool)
             raise
 

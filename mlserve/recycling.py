@@ -13,7 +13,8 @@ import anyio
 
 from mlserve import osdep
 from mlserve.errors import StartupError
-from mlserve.link import Link
+from mlserve.link import Link, Observer
+from mlserve.loading import UNLOAD_SECONDS
 
 _logger = logging.getLogger("mlserve.pool")
 _LOOK_SECONDS = 0.25  # between two looks at a worker's memory
@@ -46,8 +47,9 @@ class Seat:
 class Recycling:
     """The exchange of workers in one pool, one after the other: there is never more than one too many coming up."""
 
-    def __init__(self, pool_name: str, wear: Wear) -> None:
+    def __init__(self, pool_name: str, wear: Wear, observer: Observer) -> None:
         self._pool_name = pool_name
+        self._observer = observer
         self._wear = wear
         self._lock = anyio.Lock()
 
@@ -69,7 +71,23 @@ class Recycling:
         link.on_room = lambda: None if link.calls else finished.set()
         link.on_room()
         await finished.wait()
+        async with self._lock:  # the next exchange begins when this one is over: old processes never pile up
+            await self._end(link)
+
+    async def _end(self, link: Link) -> None:
+        """Ends a worker: politely, then by force. Cancelled as soon as it has ended."""
+        seconds = UNLOAD_SECONDS * max(1, len(link.models))
         link.stop()
+        await anyio.sleep(seconds)
+        _logger.error(
+            "worker %d of pool %s is killed: it did not end within %g s after another took its seat (an unload() that "
+            "hangs, or a thread that is no daemon?)",
+            link.pid,
+            self._pool_name,
+            seconds,
+        )
+        self._observer.worker_restarted(self._pool_name, "lingered")
+        link.kill("lingered")
 
 
 async def until_worn(link: Link, wear: Wear) -> str:

@@ -148,10 +148,18 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     if any(entry.name in _ENVIRONMENT_MARKS for entry in entries):
         return
     for entry in entries:
-        if entry.name == MODEL_SETTINGS_FILE and entry.is_file():
+        if entry.name == MODEL_SETTINGS_FILE and _is(entry.is_file):
             yield Path(entry.path)
-        elif not entry.name.startswith((".", "__pycache__")) and entry.is_dir():
+        elif not entry.name.startswith((".", "__pycache__")) and _is(entry.is_dir):
             yield from _walk(Path(entry.path), above | {place})
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """What an entry says that it is; one that cannot be looked at, such as a link to itself, is nothing."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _only_artifact(folder: Path) -> Path | None:

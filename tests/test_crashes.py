@@ -187,7 +187,7 @@ async def test_a_load_that_hangs_fails_after_its_time_and_the_others_go_on(folde
 
 
 async def test_an_unload_that_blocks_ends_after_a_bounded_time(folder, soon, monkeypatch):
-    monkeypatch.setattr(loading, "_UNLOAD_SECONDS", 0.3)
+    monkeypatch.setattr(loading, "UNLOAD_SECONDS", 0.3)
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "UnloadHanger", folder)
         await load(pool, 2, "Double", folder / "good")

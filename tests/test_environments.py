@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,12 +127,10 @@ from pathlib import Path
 from mlserve.environments.archive import unpack
 from mlserve.environments.once import make_once
 
-archive, folder, left = open(sys.argv[1], "rb"), Path(sys.argv[2]), 3
+archive, folder = open(sys.argv[1], "rb"), Path(sys.argv[2])
 
 def check():
-    global left
-    left -= 1
-    if not left:
+    if (folder / "mlserve-complete").exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
 async def make(lock):
@@ -142,7 +141,11 @@ anyio.run(make_once, folder, make)
 
 
 @pytest.mark.slow
-async def test_what_a_killed_server_left_is_not_taken_for_whole(environments, packed, tmp_path):
+async def test_what_a_killed_server_left_is_not_taken_for_whole(environments, venv, tmp_path):
+    """Whatever the names are of what is in the archive."""
+    shutil.copytree(venv, tmp_path / "venv", symlinks=True)
+    (tmp_path / "venv" / "mlserve-complete").touch()
+    packed = pack(tmp_path / "venv", tmp_path / "env.tar.gz")
     first = await Environments(tmp_path / "elsewhere").of_model(_model(environment_tarball=str(packed)))
     folder = tmp_path / ".envs" / Path(first.python).parent.parent.name
     command = [sys.executable, "-c", _KILLED, str(packed), str(folder)]
@@ -153,6 +156,28 @@ async def test_what_a_killed_server_left_is_not_taken_for_whole(environments, pa
     environment = await environments.of_model(_model(environment_tarball=str(packed)))
     assert Path(environment.python).parent.parent == folder
     assert not (folder / "left-over").exists()
+    assert (folder / "pyvenv.cfg").exists()
+
+
+async def test_a_folder_that_somebody_deleted_is_made_again(tmp_path):
+    folder = tmp_path / "made"
+
+    async def make(lock):
+        (folder / "whole").touch()
+
+    async def fail(lock):
+        raise ValueError
+
+    await make_once(folder, make)
+    shutil.rmtree(folder)
+    await make_once(folder, make)
+    assert (folder / "whole").exists()
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError):
+        await make_once(folder, fail)
+    folder.mkdir()  # as one that was killed before it could clean up leaves it
+    await make_once(folder, make)
+    assert (folder / "whole").exists()
 
 
 async def test_a_making_that_fails_or_is_cancelled_leaves_nothing(tmp_path):
@@ -263,6 +288,8 @@ BAD = {
     "python of Windows": ([("Scripts/python.exe", b"MZ"), ("python.exe", b"MZ")], "was made on Windows"),
     "another processor": ([("bin/python", _OTHER_ELF)], "is a program for Linux s390x, and this machine is"),
     "macOS": ([("bin/python", b"\xcf\xfa\xed\xfe" + bytes(60))], "is a program for macOS, and this machine is"),
+    "a beginning of a program": ([("bin/python", b"\x7fELF")], "bin/python is cut off after 4 bytes"),
+    "a link to itself": ([link("bin/python", "python")], "bin/python is a link that leads back to itself"),
     "no program": ([("bin/python", b"\x00\x01 nothing")], "is no program that"),
     "a python that is not there": (
         [link("bin/python", "/opt/no-such-python/bin/python3.11")],
@@ -297,6 +324,8 @@ async def test_a_real_python_that_is_too_old_is_refused(environments, tmp_path):
 
 async def test_what_is_not_there_or_of_the_other_kind_is_named(environments, packed, venv, tmp_path):
     for parameters, expected in [
+        ({"environment_path": "a" * 5000}, "aaa"),
+        ({"environment_path": "a\0b"}, "is not there"),
         ({"environment_tarball": "/no/such/env.tar.gz"}, "the environment /no/such/env.tar.gz is not there"),
         ({"environment_path": "/no/such/env"}, "the environment /no/such/env is not there"),
         ({"environment_tarball": str(venv)}, "is a folder; is it meant as environment_path?"),

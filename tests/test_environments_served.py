@@ -290,7 +290,7 @@ def test_broken_environments_fail_their_models_only_and_say_why(tmp_path):
             assert answer.status_code >= 400 and words in answer.json()["error"]
         assert not (tmp_path / ".envs" / "evil").exists()
         assert all(
-            (folder / "mlserve-complete").exists()
+            folder.with_name(f"{folder.name}.complete").exists()
             for folder in (tmp_path / ".envs").glob("environment-*")
             if folder.is_dir()
         )

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mlserve.dataplane import DataPlane
-from mlserve.errors import ModelNotFound, ModelNotReady
+from mlserve.errors import ModelLoadError, ModelNotFound, ModelNotReady
 from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pools import Pools
@@ -131,3 +131,34 @@ async def test_a_model_that_is_unloaded_before_its_turn_stays_away(folder):
         assert [one.state for one in models.index()] == [State.READY, State.UNAVAILABLE]
         assert models.all_ready()
     assert not (folder / "b" / "loads").exists()
+
+
+async def test_what_nobody_foresaw_in_one_models_load_fails_that_model_only(folder, caplog, monkeypatch):
+    place_of = Pools.of
+
+    async def of(pools, settings):
+        if settings.name == "a":
+            raise IndexError("a surprise")
+        return await place_of(pools, settings)
+
+    monkeypatch.setattr(Pools, "of", of)
+    settings = Settings(parallel_workers=0)
+    pools = Pools(settings, Metrics())
+    models = Models(ModelRepository(folder), pools, settings)
+    expected = models.expect_all()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(pools.run)
+        await tasks.start(models.run)
+        await models.load_all(expected)
+        assert [(one.state, one.reason) for one in models.index()] == [
+            (State.UNAVAILABLE, "IndexError: a surprise"),
+            (State.READY, ""),
+        ]
+        assert "model 'a' failed to load" in caplog.text and "Traceback" in caplog.text
+        with pytest.raises(ModelLoadError, match="IndexError: a surprise"):
+            await models.load("a")
+        monkeypatch.undo()
+        await models.load("a")
+        assert models.all_ready()
+        models.stop()
+        await pools.stop(3.0)

@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 LEAKY = """
 import os
+import threading
+import time
 import numpy as np
 from pathlib import Path
 from mlserve import MLModel
@@ -41,6 +43,21 @@ class Once(Leaky):
 
     async def load(self):
         assert Path(__file__).with_name("allowed").exists(), "not allowed"
+
+
+class Threaded(Leaky):
+    '''Has a thread that no end of the process can wait for.'''
+
+    async def load(self):
+        threading.Thread(target=time.sleep, args=(100_000,)).start()
+
+    async def unload(self):
+        Path(__file__).with_name("unloaded").touch()
+
+
+class Hanging(Leaky):
+    async def unload(self):
+        time.sleep(100_000)
 """
 
 
@@ -199,6 +216,40 @@ async def test_a_pool_can_be_stopped_while_a_worker_is_exchanged(tmp_path, caplo
             await until(lambda: "a fresh one takes its seat" in caplog.text)
             links = list(pool.crew._all)
         assert all(not Path(f"/proc/{link.pid}").exists() for link in links)
+
+
+@pytest.mark.parametrize("kind", ["Threaded", "Hanging"])
+async def test_a_worker_that_does_not_end_when_it_is_exchanged_is_killed(tmp_path, caplog, monkeypatch, kind):
+    monkeypatch.setattr("mlserve.recycling.UNLOAD_SECONDS", 0.2)
+    folder = write_models(tmp_path, LEAKY)
+    async with running_pool(1, wear=Wear(calls=2)) as (pool, _):
+        await load(pool, 1, kind, folder)
+        old = pool.pids[0]
+        for _ in range(2):
+            await pool.infer(1, request([1.0]), "raw")
+        await until(lambda: old not in pool.pids and not Path(f"/proc/{old}").exists())
+        assert f"worker {old} of pool test is killed: it did not end within 0.2 s" in caplog.text
+        assert pool.crew.restarts == 0
+        assert pool.crew._observer.restarts == [("test", "lingered")]
+        assert values(await pool.infer(1, request([1.0]), "raw")) != [float(old)]
+
+
+@pytest.mark.slow
+async def test_the_next_exchange_waits_until_the_process_before_has_ended(tmp_path, caplog):
+    folder = write_models(tmp_path, LEAKY)
+    with caplog.at_level(logging.INFO, "mlserve.pool"):
+        async with running_pool(1, stop_seconds=0.2, wear=Wear(calls=1)) as (pool, _):
+            await load(pool, 1, "Threaded", folder)
+            first = pool.pids[0]
+            await pool.infer(1, request([1.0]), "raw")
+            await until((folder / "unloaded").exists)
+            assert pool.pids != [first]
+            second = pool.pids[0]
+            for _ in range(20):
+                await pool.infer(1, request([1.0]), "raw")
+            assert pool.pids == [second] and len(pool.crew._all) == 2
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: pool.pids != [second])
 
 
 async def test_a_failing_call_counts_as_any_other(tmp_path):

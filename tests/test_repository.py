@@ -82,6 +82,9 @@ def test_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -> None:
     (root / "linked").symlink_to(tmp_path / "outside" / "iris")
     (root / "loop").symlink_to(root)
     (root / "dangling").symlink_to(root / "nowhere")
+    (root / "itself").symlink_to("itself")
+    (root / "settings").mkdir()
+    (root / "settings" / "model-settings.json").symlink_to("model-settings.json")
     assert names(ModelRepository(root)) == ["linked"]
 
 

@@ -235,6 +235,11 @@ def test_a_wrong_value_names_its_key_and_what_was_expected(wrong: dict[str, Any]
     [
         ({"max_batch_time": "soon"}, "'max_batch_time': expected a number or 'auto', got \"soon\""),
         ({"max_batch_time": -1}, "'max_batch_time': expected a number >= 0, got -1"),
+        ({"devices": [-1]}, "'devices.0': expected a number from 0 on, or a UUID such as \"GPU-…\", got -1"),
+        ({"devices": [0, ""]}, '\'devices.1\': expected a number from 0 on, or a UUID such as "GPU-…", got ""'),
+        ({"devices": ["0,-1"]}, "'devices.0': expected a number from 0 on"),
+        ({"devices": ["0,"]}, "'devices.0': expected a number from 0 on"),
+        ({"devices": [0.5]}, "'devices': expected a whole number or text for each member"),
         ({"inputs": {}}, "'inputs': expected a list of {name, datatype, shape}, got {}"),
         ({"inputs": [{"name": "x"}]}, "'inputs.0': has no 'datatype'"),
         ({"inputs": [{"name": "x", "datatype": "FP33", "shape": [1]}]}, "'inputs.0.datatype': "),

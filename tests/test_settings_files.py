@@ -12,6 +12,7 @@ from mlserve.settings import (
     parse_model_settings,
     setting_from_text,
 )
+from mlserve.settings.files import resolve_path
 from tests.clean_place import clean_place, write  # noqa: F401  # for every test here
 
 
@@ -115,6 +116,11 @@ def test_a_model_takes_name_artifact_and_paths_from_its_folder(tmp_path: Path) -
     assert settings.name == "other" and settings.parameters is not None
     assert settings.parameters.uri == str(tmp_path / "iris" / "m.joblib")
     assert settings.parameters.environment_tarball == str(tmp_path / "iris" / "env.tar.gz")
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "~nobody-of-this-name/x", "\ud800"])
+def test_what_can_be_no_path_is_left_to_the_load_of_the_model(tmp_path: Path, path: str) -> None:
+    assert resolve_path(path, tmp_path) == str(tmp_path / path)
 
 
 def test_a_path_that_only_exists_from_the_working_directory_is_found_there(tmp_path: Path) -> None:

@@ -16,14 +16,28 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
+from mlserve.environments.contents import Contents, Refused, unpacked
 from mlserve.errors import ModelLoadError
 
 MOST_BYTES = 64 * 1024**3  # unpacked; environments with every GPU library take some 15 GiB
 MOST_MEMBERS = 1_000_000
 _SPARE_BYTES = 64 * 1024**2  # of the disk, that stay free
+_MOST_GLOBAL_HEADERS = 100
 _PIECE = 1 << 20
+_BROKEN = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    ArithmeticError,  # these and the rest are what tarfile makes of odd headers
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _INTERPRETER = re.compile(r"([^/]+/)?bin/python[0-9.]*t?")
 _SIGNATURES = {
     b"PK": "it is a zip archive",
@@ -33,10 +47,6 @@ _SIGNATURES = {
 }
 
 
-class _Refused(Exception):
-    """What an archive has that no environment needs."""
-
-
 def unpack(archive: BinaryIO, folder: Path, check: Callable[[], None]) -> None:
     """Unpacks a tar archive, compressed or not, into an empty folder. Blocks; calls `check` often, which may raise.
 
@@ -44,11 +54,12 @@ def unpack(archive: BinaryIO, folder: Path, check: Callable[[], None]) -> None:
     """
     place = Path(archive.name)
     try:
-        with tarfile.open(fileobj=archive, mode="r:*") as tar:
-            _Unpacking(folder, check).run(tar)
-    except _Refused as error:
+        contents = Contents(unpacked(archive), check)
+        with tarfile.open(fileobj=cast(IO[bytes], contents), mode="r:") as tar:
+            _Unpacking(folder, check).run(contents, tar)
+    except Refused as error:
         raise ModelLoadError(f"the environment {place} is refused: {error}") from None
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except _BROKEN as error:
         if isinstance(error, OSError) and error.errno:  # not of a decompressor
             raise
         raise ModelLoadError(f"the environment {place} cannot be unpacked: {_reason(archive, error)}") from error
@@ -73,49 +84,53 @@ class _Unpacking:
         self._check = check
         self._free = max(0, shutil.disk_usage(folder).free - _SPARE_BYTES)
         self._room = min(MOST_BYTES, self._free)
-        self._links: dict[Path, str] = {}  # by path, as the archive names them: but for the interpreter of a venv
+        self._links: list[Path] = []
         self._folders = {folder}  # Invariant: real folders below ours, no links
 
-    def run(self, tar: tarfile.TarFile) -> None:
-        for number, member in enumerate(tar):
+    def run(self, contents: Contents, tar: tarfile.TarFile) -> None:
+        number = 0
+        while (member := contents.next_member(tar)) is not None:
             self._check()
-            if number >= MOST_MEMBERS:
-                raise _Refused(f"it has more than {MOST_MEMBERS} members")
-            path = self._path(member.name)
-            if path == self._folder:
-                continue
-            if member.isdir():
-                self._make_folder(path, member.name)
-                continue
-            self._make_folder(path.parent, member.name)
-            self._clear(path, member.name)  # archives may hold a name twice: the last one counts
-            if member.isreg():
-                self._write(tar, member, path)
-            elif member.issym():
-                self._link(member, path)
-            elif member.islnk():
-                self._link_hard(member, path)
-            else:
-                raise _Refused(f"'{member.name}' is a device or pipe")
-        self._read_rest(tar)
+            number += 1
+            if number > MOST_MEMBERS:
+                raise Refused(f"it has more than {MOST_MEMBERS} members")
+            if len(tar.pax_headers) > _MOST_GLOBAL_HEADERS:
+                raise Refused(f"it has more than {_MOST_GLOBAL_HEADERS} headers that are for all members")
+            self._unpack(contents, member)
+        while piece := contents.take(_PIECE):  # the checksums of compressed archives come last of all
+            self._take(len(piece))
         self._check_links()
 
-    def _read_rest(self, tar: tarfile.TarFile) -> None:
-        """Reads what follows the last member: the checksums of compressed archives come last of all."""
-        assert tar.fileobj is not None, "it is open"
-        while piece := tar.fileobj.read(_PIECE):
-            self._take(len(piece))
+    def _unpack(self, contents: Contents, member: tarfile.TarInfo) -> None:
+        path = self._path(member.name)
+        if path == self._folder:
+            return
+        if member.isdir():
+            self._make_folder(path, member.name)
+            return
+        self._make_folder(path.parent, member.name)
+        self._clear(path, member.name)  # archives may hold a name twice: the last one counts
+        if member.issparse():
+            raise Refused(f"'{member.name}' is a sparse file: pack it without --sparse")
+        if member.isreg():
+            self._write(contents, member, path)
+        elif member.issym():
+            path.symlink_to(member.linkname)
+            self._links.append(path)
+        elif member.islnk():
+            self._link_hard(member, path)
+        else:
+            raise Refused(f"'{member.name}' is a device or pipe")
 
     def _take(self, count: int) -> None:
-        self._check()
         self._room -= count
         if self._room < 0:
-            raise _Refused(self._too_large())
+            raise Refused(self._too_large())
 
     def _path(self, name: str) -> Path:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\0" in name:
-            raise _Refused(f"its member '{name}' would be written outside of its folder")
+            raise Refused(f"its member '{name}' would be written outside of its folder")
         return self._folder.joinpath(*parts)
 
     def _make_folder(self, path: Path, name: str) -> None:
@@ -126,20 +141,23 @@ class _Unpacking:
             path.mkdir()
         except FileExistsError:
             if not stat.S_ISDIR(path.lstat().st_mode):
-                raise _Refused(f"its member '{name}' would be written through a link or a file") from None
+                raise Refused(f"its member '{name}' would be written through a link or a file") from None
         self._folders.add(path)
 
     def _clear(self, path: Path, name: str) -> None:
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():
-            raise _Refused(f"its member '{name}' is there as a folder already")
+            raise Refused(f"its member '{name}' is there as a folder already")
 
-    def _write(self, tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-        source = tar.extractfile(member)
-        assert source is not None, "a regular member has contents"
+    def _write(self, contents: Contents, member: tarfile.TarInfo, path: Path) -> None:
+        left = member.size
         with open(path, "xb") as target:
-            while piece := source.read(_PIECE):
+            while left:
+                piece = contents.take(left)
+                if not piece:
+                    raise EOFError(f"'{member.name}' is cut off")
+                left -= len(piece)
                 self._take(len(piece))
                 target.write(piece)
         path.chmod(0o755 if member.mode & 0o111 else 0o644)
@@ -149,23 +167,31 @@ class _Unpacking:
             return f"unpacked it takes more than the {self._free >> 20} MiB that are free at {self._folder.parent}"
         return f"unpacked it takes more than {MOST_BYTES >> 30} GiB"
 
-    def _link(self, member: tarfile.TarInfo, path: Path) -> None:
-        target = member.linkname
-        if not _INTERPRETER.fullmatch(path.relative_to(self._folder).as_posix()):
-            self._links[path] = member.name
-        path.symlink_to(target)
-
     def _check_links(self) -> None:
-        """Where links lead is known when all of them are there: one may lead through another."""
-        root = self._folder.resolve()
-        for path, name in self._links.items():
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-                raise _Refused(f"its link '{name}' leads out of its folder, to '{os.readlink(path)}'")
+        """Refuses links that lead out of the folder, on their own or through others.
+
+        Only now is it known where they lead; nothing is ever written through a link. One step of each is enough: where
+        it comes to another link, that one is looked at too.
+        """
+        root = os.path.realpath(self._folder)
+        for link in self._links:
+            self._check()
+            name = link.relative_to(self._folder).as_posix()
+            if _INTERPRETER.fullmatch(name) or not link.is_symlink():  # a later member may have taken its place
+                continue
+            if os.path.commonpath([root, _next_place(link)]) != root:
+                raise Refused(f"its link '{name}' leads out of its folder, to '{os.readlink(link)}'")
 
     def _link_hard(self, member: tarfile.TarInfo, path: Path) -> None:
         target = self._path(member.linkname)
         if target.parent not in self._folders or not target.exists() or not stat.S_ISREG(target.lstat().st_mode):
-            raise _Refused(
-                f"its member '{member.name}' is a second name of '{member.linkname}', which is no file of it"
-            )
+            raise Refused(f"its member '{member.name}' is a second name of '{member.linkname}', which is no file of it")
         os.link(target, path)
+
+
+def _next_place(link: Path) -> str:
+    """What a link leads to: its folder with all links followed, its name as it is."""
+    target = link.parent / os.readlink(link)
+    if target.name == "..":
+        return os.path.realpath(target)
+    return os.path.join(os.path.realpath(target.parent), target.name)

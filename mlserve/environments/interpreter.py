@@ -130,6 +130,8 @@ def last_lines(done: subprocess.CompletedProcess[bytes], count: int = 4) -> str:
 def why_not(python: Path, error: OSError) -> str:
     """Why an interpreter could not be started."""
     target = Path(os.path.realpath(python))
+    if error.errno == errno.ELOOP:
+        return f"its bin/python is a link that leads back to itself ({python}); make the environment anew"
     if not target.exists():
         return (
             f"its bin/python leads to {target}, which is not there. A venv only works on a machine that has its Python "
@@ -152,13 +154,16 @@ def _refuse_foreign(python: Path, title: str) -> None:
 
 
 _SCRIPT = "a script"
+_ELF_BYTES = 20  # up to the processor
 
 
 def _kind_of(target: Path) -> str:
     with open(target, "rb") as file:
-        head = file.read(20)
+        head = file.read(_ELF_BYTES)
     if head.startswith(b"#!"):
         return _SCRIPT
+    if head.startswith(b"\x7fELF") and len(head) < _ELF_BYTES:
+        return f"cut off after {len(head)} bytes"
     if head.startswith(b"\x7fELF"):
         machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
         return f"a program for Linux {_MACHINES.get(machine, f'machine {machine}')}"

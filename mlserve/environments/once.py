@@ -12,7 +12,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-_COMPLETE = "mlserve-complete"  # Invariant: this file is there only when all else in the folder is
 _LOOK_AGAIN_SECONDS = 0.1
 
 
@@ -22,17 +21,21 @@ async def make_once(folder: Path, make: Callable[[int], Awaitable[None]]) -> Non
     `make` gets the descriptor of the lock: a child process that writes into the folder must inherit it, so that the
     lock holds as long as anybody writes, also when this process is killed. What a killed one left is thrown away.
     """
-    if (folder / _COMPLETE).exists():
+    # Invariant: the mark is there only when the folder holds all that it should. It lies beside it, out of reach of
+    # what is unpacked into it.
+    complete = folder.with_name(f"{folder.name}.complete")
+    if complete.exists() and folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     async with _lock(folder.with_name(f"{folder.name}.lock")) as descriptor:
-        if (folder / _COMPLETE).exists():
+        if complete.exists() and folder.is_dir():
             return
+        complete.unlink(missing_ok=True)  # somebody may have deleted the folder
         await _remove(folder)
         folder.mkdir()
         try:
             await make(descriptor)
-            (folder / _COMPLETE).touch()
+            complete.touch()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await _remove(folder)

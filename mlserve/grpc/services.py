@@ -12,6 +12,7 @@ from mlserve.grpc.streaming import StreamInfer
 from mlserve.types import MetadataTensor, Parameters, RepositoryIndexRequest
 from mlserve.wire._proto import inference
 from mlserve.wire._proto.inference import model_repository
+from mlserve.wire.json_data import encodable
 from mlserve.wire.v2proto import decode_request, encode_response
 
 __all__ = ["InferenceService", "RepositoryService"]
@@ -31,7 +32,12 @@ class _RepositoryCalls:
         index = self._messages.RepositoryIndexResponseModelIndex
         return self._messages.RepositoryIndexResponse(
             models=[
-                index(name=one.name, version=one.version or "", state=str(one.state), reason=one.reason or "")
+                index(
+                    name=encodable(one.name),
+                    version=encodable(one.version or ""),
+                    state=str(one.state),
+                    reason=encodable(one.reason or ""),
+                )
                 for one in items
             ]
         )
@@ -104,9 +110,9 @@ class InferenceService(_RepositoryCalls, inference.GrpcInferenceServiceBase):
         """What a model says of itself."""
         found = self._plane.model_metadata(model_metadata_request.name, model_metadata_request.version or None)
         return inference.ModelMetadataResponse(
-            name=found.name,
-            versions=list(found.versions or ()),
-            platform=found.platform or "",
+            name=encodable(found.name),
+            versions=[encodable(one) for one in found.versions or ()],
+            platform=encodable(found.platform or ""),
             inputs=[_tensor(one) for one in found.inputs or ()],
             outputs=[_tensor(one) for one in found.outputs or ()],
             parameters=_parameters(found.parameters),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,9 +117,10 @@ def resolve_path(path: str, folder: Path) -> str:
     """
     if _SCHEME.match(path):
         return path
-    inside = (folder / Path(path).expanduser()).absolute()
+    inside = (folder / os.path.expanduser(path)).absolute()
     beside = Path(path).absolute()
-    return str(beside if path and not inside.exists() and beside.exists() else inside)
+    # os.path takes also what no path can be, as one that is not there: the model's load says it.
+    return str(beside if path and not os.path.exists(inside) and os.path.exists(beside) else inside)
 
 
 def read_json_object(path: Path) -> tuple[dict[str, Any], str]:

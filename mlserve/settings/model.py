@@ -65,6 +65,17 @@ def _parameters(value: Any, sources: Sources) -> ModelParameters | None:
     return made
 
 
+def _devices(value: Any, sources: Sources) -> list[int | str]:
+    devices: list[int | str] = convert(value, list[int | str])
+    for place, device in enumerate(devices):
+        # One that no driver can find would hide all that come after it, and so all of them.
+        if any(not part.strip() or part.strip().startswith("-") for part in str(device).split(",")):
+            raise BadValue(
+                (str(place),), f'expected a number from 0 on, or a UUID such as "GPU-…", got {shorten(device)}'
+            )
+    return devices
+
+
 def _implementation(value: Any, sources: Sources) -> Any:
     if isinstance(value, (type, str)):  # "" is what settings made in code have; files may not
         return value.strip() if isinstance(value, str) else value
@@ -118,6 +129,7 @@ class ModelSettings(SettingsBase):
     _converters: ClassVar[Mapping[str, Converter]] = {
         "implementation": _implementation,
         "parameters": _parameters,
+        "devices": _devices,
         "inputs": _tensors,
         "outputs": _tensors,
     }

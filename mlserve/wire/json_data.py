@@ -28,6 +28,7 @@ from mlserve.wire.raw_data import Buffer, aligned
 
 __all__ = [
     "check_utf8",
+    "encodable",
     "flatten",
     "numbers_from_json",
     "numbers_from_values",
@@ -310,6 +311,11 @@ def _plain_value(value: Any) -> Any:
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def encodable(text: str) -> str:
+    """Text as UTF-8 can hold it: lone surrogates, as names of files and models may have them, become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def text_of_bytes(value: Buffer) -> str:

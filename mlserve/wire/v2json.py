@@ -24,6 +24,7 @@ from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 from mlserve.types.dumping import json_hook
 from mlserve.wire.explain import json_fault, request_fault
+from mlserve.wire.json_data import encodable
 
 __all__ = ["decode_index_request", "decode_request", "encode_json", "encode_response"]
 
@@ -304,5 +305,21 @@ def _around(output: ResponseOutput, binary_size: int | None) -> bytes:
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON of metadata, indexes and errors; members that are None are left out."""
-    return _encode(value)
+    """JSON of metadata, indexes and errors; members that are None are left out.
+
+    Lone surrogates, which UTF-8 cannot hold, become question marks.
+    """
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _encode(_encodable(msgspec.to_builtins(value, enc_hook=json_hook)))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(one) for key, one in value.items()}
+    return value

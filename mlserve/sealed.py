@@ -33,7 +33,15 @@ def read_or_seal(body: Buffer, header_length: int | None) -> InferenceRequest:
             name="", shape=[], datatype="BYTES", parameters=parameters, data=TensorData.from_body(body)
         )
         return InferenceRequest(inputs=[whole])
-    return decode_request(body, header_length)
+    return _read(body, header_length)
+
+
+def _read(body: Buffer, header_length: int | None) -> InferenceRequest:
+    request = decode_request(body, header_length)
+    for owner in (request, *request.inputs, *(request.outputs or ())):
+        if owner.parameters and is_too_deep(owner.parameters):
+            raise InvalidRequest(f"the body: nested too deep, parameters may have {MOST_LEVELS} levels")
+    return request
 
 
 def _is_costly(body: Buffer, header_length: int | None) -> bool:
@@ -52,10 +60,7 @@ def is_sealed(message: Message) -> bool:
 def open_sealed(message: Message, body: Any) -> InferenceRequest:
     """The request in a sealed one. InvalidRequest says what is wrong with it, as the server would."""
     outer = message.parameters or {}
-    request = decode_request(memoryview(body), (message.parts[0].parameters or {}).get("header_length"))
-    for owner in (request, *request.inputs, *(request.outputs or ())):
-        if is_too_deep(owner.parameters):
-            raise InvalidRequest(f"the body: nested too deep, parameters may have {MOST_LEVELS} levels")
+    request = _read(memoryview(body), (message.parts[0].parameters or {}).get("header_length"))
     headers = dict(outer.get("headers") or {})
     if request.id is None:
         request.id = message.id

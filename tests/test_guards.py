@@ -31,6 +31,7 @@ ROOMS = [
         "bounds",
         "intake",
         "unsent",
+        "nesting",
     ],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["payload", "tensors", "types"],

@@ -14,6 +14,7 @@ from mlserve.artifacts import get_model_uri
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import threads_of_process
+from mlserve_huggingface.obstacles import check_packages, explain, warn_of_packages
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.settings import HuggingFaceSettings
 from mlserve_huggingface.tasks import resolve_task
@@ -53,13 +54,15 @@ def make_pipeline(settings: ModelSettings, chosen: HuggingFaceSettings, model: s
         task = _task_on_hub(model, settings.name)
     task = resolve_task(task, folder, settings.name)
     _check_framework(chosen, settings.name)
+    check_packages(task, settings.name)
     tokenizer = _near(chosen.pretrained_tokenizer, settings) if chosen.pretrained_tokenizer else None
     try:
         pipeline = _made(task, chosen, model, tokenizer, settings.name)
     except ModelLoadError:
         raise
     except Exception as error:
-        raise ModelLoadError(f"model '{settings.name}': {_explain(error, task, model)}") from error
+        raise ModelLoadError(f"model '{settings.name}': {explain(error, task, model, tokenizer)}") from error
+    warn_of_packages(task, pipeline, model, settings.name)
     tokenizer = getattr(pipeline, "tokenizer", None)
     if tokenizer is not None and tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token_id = tokenizer.eos_token_id  # without one, texts of unlike lengths cannot run together
@@ -71,7 +74,7 @@ def _task_on_hub(model: str, name: str) -> str:
     try:
         return str(transformers.pipelines.get_task(model))
     except Exception as error:
-        raise ModelLoadError(f"model '{name}': {_explain(error, '', model)}; or set parameters.extra.task") from error
+        raise ModelLoadError(f"model '{name}': {explain(error, '', model)}; or set parameters.extra.task") from error
 
 
 def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: Any, name: str) -> Any:
@@ -162,15 +165,3 @@ def _near(name: str, settings: ModelSettings) -> str:
     """A folder beside the settings file, if there is one of that name; else the name as it is."""
     folder = settings.source_dir / name if settings.source_dir is not None else None
     return str(folder) if folder is not None and folder.is_dir() else name
-
-
-def _explain(error: Exception, task: str, model: str | None) -> str:
-    of_task = f" for '{task}'" if task else ""
-    what = f"no pipeline{of_task} can be made of {model or 'the default model'}"
-    told = " ".join(str(error).split())
-    hint = ""
-    if isinstance(error, OSError | RuntimeError) and (model is None or not Path(model).is_dir()):
-        offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
-        why = "HF_HUB_OFFLINE is set" if offline else "it could not be fetched from the hub"
-        hint = f" ({why}; a folder written by save_pretrained needs no network)"
-    return f"{what}: {type(error).__name__}: {told[:600]}{hint}"

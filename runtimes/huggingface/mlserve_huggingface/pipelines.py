@@ -24,6 +24,10 @@ __all__ = ["Caller"]
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
 _TOO_LONG = re.compile(r"size of (?:the )?tensor|index out of range")
+# What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
+_OF_PIPELINES = (
+    AttributeError, ImportError, IndexError, KeyError, NameError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 _NEW_TEXT_ALONE = int(transformers.__version__.partition(".")[0]) >= 5  # decodes the new tokens without the prompt's
 
 
@@ -90,7 +94,7 @@ class Caller:
             raise MLServeError(
                 f"model '{self._name}': the device's memory is full: {_first_line(error)}", 503
             ) from error
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError) as error:
+        except _OF_PIPELINES as error:
             raise self._explained(error) from error
 
     def _together(self, job: Job, requests: list[Arguments]) -> list[list[Any]]:
@@ -153,7 +157,7 @@ class Caller:
             return InferenceError(
                 f"{start}: a text is longer than the model takes{limit}; shorten it, or set truncation"
             )
-        if isinstance(error, AttributeError | RuntimeError | OSError):
+        if isinstance(error, AttributeError | NameError | RuntimeError | OSError):
             return ModelError(f"{type(error).__name__}: {told}")
         return InferenceError(f"{start}: {told if not isinstance(error, KeyError) else f'it lacks {told}'}")
 

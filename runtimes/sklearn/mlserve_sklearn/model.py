@@ -19,6 +19,8 @@ from mlserve_sklearn.threads import Threads
 
 __all__ = ["SKLearnModel"]
 
+_DECLARED = ("predict", "predict_proba", "decision_function", "transform")  # in metadata, beside the default
+
 
 class SKLearnModel(TabularModel):
     """A scikit-learn estimator or pipeline from joblib, pickle or skops.
@@ -46,8 +48,13 @@ class SKLearnModel(TabularModel):
         return InputCheck(self._model)
 
     def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-        """Inputs and outputs, as far as the estimator knows them."""
-        return signature(self._model, self._default[0].name)
+        """Inputs and outputs, as far as the estimator knows them; it is asked with a few rows of zeros."""
+        names = dict.fromkeys([self._default[0].name, *_DECLARED])
+        return signature(self._model, [name for name in names if hasattr(self._model, name)], self._ask)
+
+    def _ask(self, name: str, data: Any) -> list[ResponseOutput]:
+        answer = self.call(getattr(self._model, name), self.input_check()(data))
+        return self.encode_answer(answer, RequestOutput(name=name))
 
     def call(self, method: Callable[..., Any], data: Any) -> Any:
         """The method within the bounds of `threads`."""

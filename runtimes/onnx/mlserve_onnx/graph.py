@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mlserve.datatypes import Datatype
 from mlserve.errors import ModelLoadError
 from mlserve.types import MetadataTensor
+from mlserve_onnx.ranks import names_with_shape
 
 __all__ = ["Graph", "Slot", "read_graph"]
 
@@ -34,7 +35,8 @@ class Slot(NamedTuple):
 
     def described(self) -> MetadataTensor:
         """As model metadata."""
-        return MetadataTensor(name=self.name, datatype=self.datatype, shape=self.shape or [-1, -1])
+        shape = [-1, -1] if self.shape is None else self.shape
+        return MetadataTensor(name=self.name, datatype=self.datatype, shape=shape)
 
 
 class Graph(NamedTuple):
@@ -45,30 +47,33 @@ class Graph(NamedTuple):
     outputs: dict[str, Slot]
 
 
-def read_graph(session: Any, name: str) -> Graph:
-    """The graph of a session. ModelLoadError for one that takes what the protocol cannot carry."""
+def read_graph(session: Any, path: str, name: str) -> Graph:
+    """The graph of a session on a file. ModelLoadError for one that takes what the protocol cannot carry."""
     inputs = {}
     defaults = session.get_overridable_initializers()
+    slots = (*session.get_inputs(), *defaults, *session.get_outputs())
+    shaped = names_with_shape(path) if any(one.shape == [] for one in slots) else frozenset[str]()
     for one in (*session.get_inputs(), *defaults):
-        slot = _slot(one)
+        slot = _slot(one, shaped)
         if slot is None or slot.form != "tensor":
             raise ModelLoadError(
                 f"model '{name}': its input '{one.name}' is a {one.type}, which no datatype of the protocol can hold; "
                 f"export it with another type, or with a Cast node in front"
             )
         inputs[one.name] = slot
-    outputs = {one.name: slot for one in session.get_outputs() if (slot := _slot(one)) is not None}
+    outputs = {one.name: slot for one in session.get_outputs() if (slot := _slot(one, shaped)) is not None}
     if not outputs:
         told = ", ".join(f"'{one.name}' is a {one.type}" for one in session.get_outputs())
         raise ModelLoadError(f"model '{name}': no datatype of the protocol can hold its outputs: {told}")
     return Graph(inputs, frozenset(one.name for one in defaults), outputs)
 
 
-def _slot(one: Any) -> Slot | None:
+def _slot(one: Any, shaped: frozenset[str]) -> Slot | None:
     """None where the protocol has no datatype for it."""
     for form, pattern in (("tensor", _TENSOR), ("maps", _MAPS), ("list", _LIST)):
         match = pattern.match(one.type)
         if match and match[1] in _DATATYPES:
-            shape = [size if isinstance(size, int) else -1 for size in one.shape] if form == "tensor" else None
-            return Slot(one.name, _DATATYPES[match[1]], shape or None, form)
+            known = form == "tensor" and (one.shape or one.name in shaped)
+            shape = [size if isinstance(size, int) else -1 for size in one.shape] if known else None
+            return Slot(one.name, _DATATYPES[match[1]], shape, form)
     return None

@@ -17,14 +17,13 @@ from mlserve.named_tensors import array_of, fit, inputs_by_name, output_of, outp
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
 from mlserve_onnx.graph import Graph, Slot, read_graph
-from mlserve_onnx.session import open_session
+from mlserve_onnx.session import open_session, without_place
 
 __all__ = ["OnnxModel"]
 
 WELLKNOWN_MODEL_FILENAMES = ("model.onnx", "model.ort")
 
 _NODE = re.compile(r"while running (\w+) node.*?Status Message: (.*)", re.DOTALL)
-_PLACE = re.compile(r"^\S+\.(?:h|cc|cpp):\d+ .*?\) (?=\S)")  # in the messages: a line of the source, and its function
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "out of memory")
 
 
@@ -44,7 +43,7 @@ class OnnxModel(MLModel):
         """Opens the file. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
         path = await get_model_uri(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
         self._session = open_session(path, self._settings)
-        self._graph = graph = read_graph(self._session, self.name)
+        self._graph = graph = read_graph(self._session, path, self.name)
         self.inputs = self.inputs or [slot.described() for slot in graph.inputs.values()]
         self.outputs = self.outputs or [slot.described() for slot in graph.outputs.values() if slot.form != "list"]
         return True
@@ -115,5 +114,5 @@ def _words_of(text: str) -> str:
     """ONNX Runtime's complaint, without the place in its source."""
     match = _NODE.search(text)
     if match:
-        return f"{match[1]}: {_PLACE.sub('', match[2]).strip().splitlines()[0]}"
+        return f"{match[1]}: {without_place(match[2]).strip().splitlines()[0]}"
     return " ".join(text.rpartition(" : ")[2].split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import onnxruntime
@@ -13,9 +14,10 @@ from mlserve.extra import Extra
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import threads_of_process
 
-__all__ = ["open_session"]
+__all__ = ["open_session", "without_place"]
 
 _logger = logging.getLogger("mlserve.onnx")
+_PLACE = re.compile(r"^\S+\.(?:h|cc|cpp):\d+ .*?\) (?=\S)")  # a line of the source, and its function
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _FATAL = (
@@ -32,9 +34,12 @@ def open_session(path: str, settings: ModelSettings) -> Any:
         foreign = foreign_kind(file.read(64))
     if foreign:
         raise ModelLoadError(f"model '{settings.name}': {path}: no ONNX model, but {foreign}")
+    options = _options(extra)
     try:
-        session = onnxruntime.InferenceSession(path, _options(extra), providers=providers)
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's have no base of their own
+        if extra.mapping("session_options") and _opens(path, _options(extra, plain=True), providers):
+            raise extra.refusal("session_options", f"what ONNX Runtime can use ({_text_of(error)})") from error
         raise ModelLoadError(f"model '{settings.name}': {path}: {_explain(error)}") from error
     _check_providers(settings.name, [_name(one) for one in providers], session.get_providers())
     return session
@@ -82,7 +87,17 @@ def _check_providers(name: str, wanted: list[str], found: list[str]) -> None:
 # -- how it runs ------------------------------------------------------------------------------------------------------
 
 
-def _options(extra: Extra) -> Any:
+def _opens(path: str, options: Any, providers: list[Any]) -> bool:
+    """Whether a file can be opened so."""
+    try:
+        onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception:
+        return False
+    return True
+
+
+def _options(extra: Extra, *, plain: bool = False) -> Any:
+    """What the settings say; `plain`: without `session_options`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     threads, inter_threads = extra.threads() or threads_of_process(), extra.count("inter_threads")
@@ -91,7 +106,7 @@ def _options(extra: Extra) -> Any:
     if inter_threads is not None:
         options.inter_op_num_threads = inter_threads
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    given = extra.mapping("session_options")
+    given = {} if plain else extra.mapping("session_options")
     for key, value in given.items():
         if key == "config":
             _add_config(options, extra, value)
@@ -104,7 +119,11 @@ def _add_config(options: Any, extra: Extra, entries: Any) -> None:
     if not isinstance(entries, dict):
         raise extra.refusal("session_options", '"config" to be an object {...}')
     for key, value in entries.items():
-        options.add_session_config_entry(key, str(value))
+        try:
+            options.add_session_config_entry(key, str(value))
+        except RuntimeError as error:
+            told = " ".join(str(error).split())
+            raise extra.refusal("session_options", f'entries of "config" that ONNX Runtime takes ({told})') from None
 
 
 def _set_option(options: Any, extra: Extra, key: str, value: Any) -> None:
@@ -119,7 +138,7 @@ def _set_option(options: Any, extra: Extra, key: str, value: Any) -> None:
         value = kind.__members__[value]
     try:
         setattr(options, key, value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise extra.refusal("session_options", f"{key} to be of type {kind.__name__}") from None
 
 
@@ -129,16 +148,27 @@ def _set_option(options: Any, extra: Extra, key: str, value: Any) -> None:
 def _explain(error: Exception) -> str:
     """Why ONNX Runtime could not open a file, and what helps."""
     installed = f"onnxruntime {onnxruntime.__version__} is installed"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].partition(" failed:")[2] or lines[0]
+    text = _text_of(error)
     if any(words in text for words in _NEWER):
-        told = text[text.find("Opset") :] if "Opset" in text else text[text.find("Unsupported") :]
+        told = text[text.find("Opset ") :] if "Opset " in text else text[text.find("Unsupported") :]
         return (
-            f"it was made by a newer ONNX than this ONNX Runtime knows ({told.strip()}; {installed}). Export it with "
+            f"it was made by a newer ONNX than this ONNX Runtime knows ({told}; {installed}). Export it with "
             f"a lower opset and IR version, or install a newer onnxruntime"
         )
     if "parsing failed" in text or "No graph was found" in text:
-        return f"no ONNX model, or one that is cut short ({text.strip()})"
+        return f"no ONNX model, or one that is cut short ({text})"
     if "xternal data" in text or "No such file or directory" in text:
         return f"the files with its weights are missing; they belong beside it, under the names they had ({text})"
-    return f"ONNX Runtime cannot run it ({text.strip()}; {installed})"
+    return f"ONNX Runtime cannot run it ({text}; {installed})"
+
+
+def _text_of(error: Exception) -> str:
+    """ONNX Runtime's complaint, without the place in its source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].partition(" failed:")[2] or lines[0]
+    return without_place(text).strip()
+
+
+def without_place(text: str) -> str:
+    """A message of ONNX Runtime without the line of its source."""
+    return _PLACE.sub("", text)

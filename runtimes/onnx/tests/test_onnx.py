@@ -150,6 +150,21 @@ def test_values_of_another_datatype_are_taken_if_they_fit(tmp_path: Path) -> Non
     model, values = TRIAL.load(tmp_path), [1.5, 2.5, 3.5]
     assert ask(model, values=np.array(values), places=np.array([2.0, 0.0]))["y"].tolist() == [3.5, 1.5]
     assert "input 'places': data[0]: 0.5 is no INT64" in refusal(model, values=values, places=np.array([0.5]))
+    told = refusal(model, values=np.array([1.0, 1e300]), places=np.array([0]))
+    assert "input 'values': data[1]: 1e+300 is no FP32 (at most 3.40282e+38)" in told
+    whole = ask(model, values=np.array([np.inf, 3.4e38, np.nan]), places=np.arange(3))["y"]
+    assert np.isinf(whole[0]) and np.isfinite(whole[1]) and np.isnan(whole[2])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u4"])
+def test_what_fp16_cannot_hold_is_refused(tmp_path: Path, dtype: str) -> None:
+    graphs.same(tmp_path / "model.onnx", TensorProto.FLOAT16)
+    model = TRIAL.load(tmp_path)
+    for value in (10**9, 65520):
+        assert f"data[1]: {np.array(value, dtype).item()!r} is no FP16 (at most 65504)" in refusal(
+            model, x=np.array([1, value], dtype)
+        )
+    assert ask(model, x=np.array([65504, 65505], dtype))["y"].tolist() == [65504, 65504]
 
 
 def test_a_last_axis_that_a_content_type_added_is_dropped(tmp_path: Path) -> None:

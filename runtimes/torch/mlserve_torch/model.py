@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,11 @@ from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserve_torch.answers import named_arrays
 from mlserve_torch.artifact import ExportedProgram, load_artifact
 from mlserve_torch.signature import Signature, of_exported, of_module, of_script
+from mlserve_torch.training import steps_in_training
 
 __all__ = ["TorchModel"]
+
+_logger = logging.getLogger("mlserve.torch")
 
 WELLKNOWN_MODEL_FILENAMES = ("model.pt2", "model.pt", "model.pth", "model.ts")
 
@@ -33,8 +37,8 @@ class TorchModel(MLModel):
     """An exported program, a TorchScript module, or a module made of a class and its weights.
 
     `parameters.extra` may hold `class` and `init`, `allow_pickle`, `device`, `dtype`, `compile` and `threads`;
-    docs/runtimes/torch.md. The input is not copied where PyTorch can read the request's memory: a model that changes
-    its input changes it there, which harms nobody else.
+    docs/runtimes/torch.md. Inputs are copied once, so that a model may write into them; answers are sent from where
+    they are.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -53,6 +57,7 @@ class TorchModel(MLModel):
         self._device = self._pick_device(extra)
         wanted = extra.text("dtype", _DTYPES)
         loaded = load_artifact(path, self._settings, self._device)
+        self._warn_of_training(path, steps_in_training(loaded))
         if isinstance(loaded, ExportedProgram):
             if wanted is not None:
                 raise ModelLoadError(f"model '{self.name}': parameters.extra.dtype: an exported program has its own")
@@ -83,6 +88,16 @@ class TorchModel(MLModel):
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
 
     # -- loading ------------------------------------------------------------------------------------------------------
+
+    def _warn_of_training(self, path: str, steps: list[str]) -> None:
+        if steps:
+            _logger.warning(
+                "model '%s': %s was exported or traced in training mode (%s), which is part of it: its answers hang on "
+                "chance, or on the other rows. Unless that is meant, save it again after model.eval()",
+                self.name,
+                path,
+                ", ".join(steps),
+            )
 
     def _pick_device(self, extra: Extra) -> Any:
         """`extra.device`; else the one that the worker was given by the model's `devices`, or the CPU."""
@@ -142,9 +157,23 @@ class TorchModel(MLModel):
             return self.decode(one, StringCodec)
         if described is None:
             tensor = torch.from_numpy(array_of(self, one, writable=True))
-            return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+            return self._sent(name, tensor, self._dtype if tensor.is_floating_point() else tensor.dtype)
         array = fit(self, name, array_of(self, one, described.datatype, writable=True), described.shape)
-        return torch.from_numpy(array).to(self._device, self._signature.dtypes[name])
+        return self._sent(name, torch.from_numpy(array), self._signature.dtypes[name])
+
+    def _sent(self, name: str, tensor: Any, dtype: Any) -> Any:
+        """A tensor on the device, of another type if there is one. InferenceError if a value is beyond its range."""
+        if dtype in (None, tensor.dtype) or not (tensor.is_floating_point() and dtype.is_floating_point):
+            return tensor.to(self._device, dtype)
+        made = tensor.to(dtype)
+        if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and bool(made.isinf().any()):
+            lost = tensor[made.isinf() & tensor.isfinite()]
+            if len(lost):
+                raise InferenceError(
+                    f"model '{self.name}': input '{name}': {lost[0].item()!r} is beyond {dtype}, in which the model "
+                    f"computes"
+                )
+        return made.to(self._device)
 
     def _run(self, args: list[Any], keywords: dict[str, Any]) -> Any:
         assert self._call is not None  # the worker calls loaded models only

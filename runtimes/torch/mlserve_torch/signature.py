@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_unflatten
 
 from mlserve.datatypes import DATATYPES
 from mlserve.errors import ModelLoadError
 from mlserve.types import MetadataTensor
+from mlserve_torch.nesting import named_values
 
 __all__ = ["Signature", "datatype_of", "of_exported", "of_module", "of_script"]
 
@@ -51,7 +53,7 @@ def datatype_of(dtype: Any) -> str | None:
 
 
 def of_exported(program: Any, name: str) -> Signature:
-    """Of an exported program. ModelLoadError if it takes other than plain tensors."""
+    """Of an exported program. ModelLoadError if it takes other than plain tensors, or gives what cannot be sent."""
     signature = program.module_call_graph[0].signature
     positional, keywords = _children(signature.in_spec)
     names = list(program.graph_signature.user_inputs)
@@ -65,7 +67,8 @@ def of_exported(program: Any, name: str) -> Signature:
         described[one] = _described(one, placeholders[one])
     by_keyword = frozenset(names[positional.num_children :])
     dtypes = {one: placeholders[one].dtype for one in names}
-    return Signature(names, frozenset(), by_keyword, False, described, dtypes, _outputs_of(program, signature.out_spec))
+    outputs = _outputs_of(program, signature.out_spec, name)
+    return Signature(names, frozenset(), by_keyword, False, described, dtypes, outputs)
 
 
 def _children(spec: Any) -> Any:
@@ -73,19 +76,21 @@ def _children(spec: Any) -> Any:
     return spec.children() if hasattr(spec, "children") else spec.children_specs
 
 
-def _outputs_of(program: Any, spec: Any) -> list[MetadataTensor]:
-    """Empty where the program's answer is nested."""
-    values = [getattr(node, "meta", {}).get("val") for node in list(program.graph.nodes)[-1].args[0]]
-    values = values[-len(program.graph_signature.user_outputs) :]
-    if spec.is_leaf():
-        names = ["output"]
-    elif spec.type is dict:
-        names = [str(key) for key in spec.context]
-    else:
-        names = [f"output_{at}" for at in range(spec.num_children)]
-    if len(names) != len(values) or not all(isinstance(value, torch.Tensor) for value in values):
-        return []
-    return [_described(name, value) for name, value in zip(names, values)]
+def _outputs_of(program: Any, spec: Any, name: str) -> list[MetadataTensor]:
+    """The outputs under the names that they will have. ModelLoadError for one that cannot be sent."""
+    count = len(program.graph_signature.user_outputs)
+    nodes = list(program.graph.nodes)[-1].args[0]
+    values = [node.meta.get("val") if isinstance(node, torch.fx.Node) else node for node in nodes[len(nodes) - count :]]
+    named = named_values(tree_unflatten(values, spec))
+    for output, value in named:
+        if isinstance(value, torch.Tensor) and (datatype_of(value.dtype) is None or value.layout is not torch.strided):
+            what = value.dtype if datatype_of(value.dtype) is None else value.layout
+            raise ModelLoadError(
+                f"model '{name}': output '{output}' of the program is of {what}, which the protocol lacks; export it "
+                f"with plain tensors, such as torch.view_as_real() or to_dense() give"
+            )
+    described = [_described(output, value) for output, value in named if isinstance(value, torch.Tensor)]
+    return described if len(described) == len(named) else []
 
 
 def _described(name: str, value: Any) -> MetadataTensor:

@@ -121,6 +121,32 @@ def test_floats_take_the_type_of_the_model(tmp_path: Path, form: str) -> None:
         assert np.array_equal(ask(load(tmp_path, FORMS[form]), x=x)["output"], wanted)
 
 
+@pytest.mark.parametrize("form", ["exported", "weights"])
+def test_what_the_type_of_the_model_cannot_hold_is_refused(tmp_path: Path, form: str) -> None:
+    nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
+    model = load(tmp_path, FORMS[form])
+    x = X.astype("f8")
+    x[2, 1] = -1e300
+    assert "-1e+300 is " in refusal(model, x=x)
+    x[2, 1] = np.inf
+    assert np.isfinite(ask(model, x=x)["output"][0]).all()
+
+
+@pytest.mark.parametrize("form", ["exported", "weights"])
+def test_what_bfloat16_cannot_hold_is_refused(tmp_path: Path, form: str) -> None:
+    module = nets.made(nets.Linear)
+    if form == "exported":
+        program = torch.export.export(module.bfloat16(), (torch.ones(1, 4, dtype=torch.bfloat16),))
+        with (tmp_path / "model.pt2").open("wb") as file:
+            torch.export.save(program, file)
+        model = load(tmp_path)
+    else:
+        nets.save(module, tmp_path / "model.pt", form)
+        model = load(tmp_path, {**CLASS, "dtype": "bfloat16"})
+    assert "is beyond torch.bfloat16" in refusal(model, x=np.full((1, 4), 3.4e38, "f4"))
+    assert ask(model, x=np.ones((1, 4), "f4"))["output"].shape == (1, 3)
+
+
 def test_texts_reach_a_module_as_a_list(tmp_path: Path) -> None:
     nets.save(nets.Texts(), tmp_path / "model.pt", "script")
     request = InferenceRequest(inputs=[StringCodec.encode_input("words", ["a", "words"])])
@@ -130,16 +156,17 @@ def test_texts_reach_a_module_as_a_list(tmp_path: Path) -> None:
         response_of(load(tmp_path), request)
 
 
-def test_an_input_is_not_copied(tmp_path: Path) -> None:
+def test_an_input_is_the_models_own_and_an_answer_is_not_copied(tmp_path: Path) -> None:
     model = serve(tmp_path, nets.made(nets.Linear))
     memory = bytearray(X.tobytes())
     seen: list[Any] = []
-    model._call = lambda x: seen.append(x) or x
+    model._call = lambda x: seen.append(x) or x.mul_(2)
     data = TensorData.from_raw(memory, "FP32", [6, 4])
     request = InferenceRequest(inputs=[RequestInput(name="x", datatype="FP32", shape=[6, 4], data=data)])
     response = response_of(model, request)
-    assert np.shares_memory(seen[0].numpy(), np.frombuffer(memory, "f4"))
-    assert np.shares_memory(response.outputs[0].data.payload, np.frombuffer(memory, "f4"))
+    assert memory == X.tobytes()
+    assert np.array_equal(response.outputs[0].data.payload, X * 2)
+    assert np.shares_memory(response.outputs[0].data.payload, seen[0].numpy())
 
 
 @pytest.mark.parametrize("form", ["exported", "script", "weights"])

@@ -70,6 +70,11 @@ def load_saved(saved: Saved, session: Any, name: str) -> Any:
         if saved.class_name == _PIPELINE:
             return PipelineModel.load(str(saved.folder))
         reader = _class_of(saved)
+        if saved.of_rdds and not hasattr(reader, "predict"):
+            raise ModelLoadError(
+                f"model '{name}': {saved.folder} holds a {saved.class_name}, which predicts nothing, so that it cannot "
+                f"be served"
+            )
         if saved.of_rdds:
             return reader.load(session.sparkContext, str(saved.folder))
         return reader.load(str(saved.folder))

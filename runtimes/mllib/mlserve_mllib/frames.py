@@ -92,7 +92,10 @@ def frame_of(given: dict[str, Column], columns: Columns, session: Any) -> Any:
     taken = columns.taken or {}
     fields, lists = [], []
     for name, values in given.items():
-        kind, plain = _typed(name, values, taken.get(name))
+        if name in columns.numbers_too and isinstance(values, np.ndarray) and values.size == len(values):
+            kind, plain = _as_numbers(values)
+        else:
+            kind, plain = _typed(name, values, taken.get(name))
         fields.append(StructField(name, kind))
         lists.append(plain)
     schema = StructType(fields)
@@ -113,6 +116,10 @@ def _local_frame(rows: list[tuple[Any, ...]], schema: StructType, session: Any) 
         made.add(java.org.apache.spark.sql.RowFactory.create(sent.get(at).toArray()))
     kind = java.org.apache.spark.sql.types.DataType.fromJson(schema.json())
     return DataFrame(session._jsparkSession.createDataFrame(made, kind), session)
+
+
+def _as_numbers(values: Column) -> tuple[DataType, list[Any]]:
+    return DoubleType(), values.ravel().astype(np.float64).tolist()
 
 
 def _typed(name: str, values: Column, wanted: DataType | None) -> tuple[DataType, list[Any]]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyspark.ml.linalg import DenseVector, VectorUDT
-from pyspark.mllib.linalg import Vectors as RddVectors
 from pyspark.sql.functions import col
-from pyspark.sql.types import DataType
 
 from mlserve import MLModel
 from mlserve.artifacts import get_model_uri
@@ -22,9 +18,11 @@ from mlserve.extra import Extra
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
 from mlserve_mllib.artifact import Saved, load_saved, read_metadata
-from mlserve_mllib.columns import FEATURES, Columns, stages_of
+from mlserve_mllib.columns import Columns
+from mlserve_mllib.direct import Direct
 from mlserve_mllib.errors import SPARK_ERRORS, reason_of
 from mlserve_mllib.frames import arrange, frame_of, values_of
+from mlserve_mllib.rdds import RddModel
 from mlserve_mllib.session import Wanted, is_alive, session_of, stop_using
 from mlserve_mllib.signature import signature
 
@@ -32,8 +30,6 @@ __all__ = ["MLlibModel"]
 
 _logger = logging.getLogger("mlserve_mllib")
 
-_DIRECT_ROWS = 64  # up to here, asking a model row by row is faster than a job of Spark
-_DIRECT = {"predictionCol": "predict", "probabilityCol": "predictProbability", "rawPredictionCol": "predictRaw"}
 _COLUMNS = (None, PandasCodec.ContentType, NumpyCodec.ContentType)  # content types whose tensors are columns
 
 
@@ -51,8 +47,9 @@ class MLlibModel(MLModel):
         self._session: Any = None
         self._saved = Saved(Path(), "", None)
         self._wanted = Wanted(settings)
-        self._columns = Columns({}, {}, None)
-        self._direct: dict[str, Callable[[Any], Any]] = {}
+        self._columns = Columns({}, {}, None, [])
+        self._direct: Direct | None = None
+        self._rdds: RddModel | None = None
 
     async def load(self) -> bool:
         """Starts Spark if need be, and reads the folder. InvalidModelURI if there is none, ModelLoadError."""
@@ -69,11 +66,11 @@ class MLlibModel(MLModel):
         try:
             self._model = load_saved(self._saved, self._session, self.name)
             if self._saved.of_rdds:
-                self._direct = {"prediction": lambda row: self._model.predict(RddVectors.dense(row))}
-                self._columns = Columns({FEATURES: VectorUDT()}, {}, getattr(self._model, "numFeatures", None))
+                self._rdds = RddModel(self._model, self._session, self.name)
+                self._columns = self._rdds.columns
             else:
                 self._columns = Columns.of(self._model, self._session)
-                self._direct = _direct_of(self._model, self._columns)
+                self._direct = Direct(self._model, self._columns, self._session)
         except BaseException:
             self._give_back()
             raise
@@ -84,14 +81,14 @@ class MLlibModel(MLModel):
         return True
 
     def _give_back(self) -> None:
-        self._model, self._direct = None, {}
+        self._model = self._direct = self._rdds = None
         session, self._session = self._session, None
         stop_using(session)
 
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """One output for each column that the request names, in its order; InferenceError where there is none."""
         given = arrange(self._columns_of(payload), self._columns)
-        names = [one.name for one in payload.outputs or ()] or self._usual
+        names = [one.name for one in payload.outputs or ()] or self._columns.usual
         try:
             values = self._answer_or_recover(given, list(dict.fromkeys(names)))
         except SPARK_ERRORS as error:
@@ -150,20 +147,13 @@ class MLlibModel(MLModel):
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _usual(self) -> list[str]:
-        return self._columns.usual or ["prediction"]
-
     def _answer(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
-        rows = next(iter(given.values()))
-        is_rdd = self._saved.of_rdds
-        if self._direct.keys() >= set(names) and _are_vectors(rows) and (is_rdd or len(rows) <= _DIRECT_ROWS):
-            return {name: self._ask_directly(name, rows) for name in names}
-        if is_rdd:
-            other = [name for name in names if name not in self._direct]
-            if other:
-                raise InferenceError(f"model '{self.name}' has no output '{other[0]}': it gives prediction")
-            raise InferenceError(f"model '{self.name}' takes a tensor of numbers of shape [rows, size]")
+        if self._rdds is not None:
+            return self._rdds.answer(given, names)
+        directly = self._direct.answer(given, names) if self._direct is not None else None
+        return self._transform(given, names) if directly is None else directly
+
+    def _transform(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
         frame = self._model.transform(frame_of(given, self._columns, self._session))
         for name in names:
             if name not in frame.columns:
@@ -175,28 +165,3 @@ class MLlibModel(MLModel):
             name: values_of([row[at] for row in collected], kind)
             for at, (name, kind) in enumerate(zip(names, kinds, strict=True))
         }
-
-    def _ask_directly(self, name: str, rows: Any) -> Any:
-        method = self._direct[name]
-        found = [method(DenseVector(row)) for row in np.asarray(rows, np.float64).reshape(len(rows), -1)]
-        kind: DataType | None = self._columns.given.get(name)
-        return np.asarray(found) if kind is None else values_of(found, kind)
-
-
-def _direct_of(model: Any, columns: Columns) -> dict[str, Callable[[Any], Any]]:
-    """By output, the methods of a lone stage that answer for one vector without a job of Spark."""
-    stages = stages_of(model)
-    taken = columns.taken or {}
-    if len(stages) != 1 or len(taken) != 1 or not isinstance(next(iter(taken.values())), VectorUDT):
-        return {}
-    stage = stages[0]
-    found = {}
-    for param, name in _DIRECT.items():
-        method = getattr(stage, name, None)
-        if method is not None and stage.hasParam(param):
-            found[stage.getOrDefault(param)] = method
-    return found
-
-
-def _are_vectors(rows: Any) -> bool:
-    return isinstance(rows, np.ndarray) and rows.dtype.kind in "biuf" and rows.ndim <= 2 and len(rows) > 0

@@ -23,7 +23,7 @@ _NUMBERS = {
 def signature(columns: Columns) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
     """Inputs and outputs, the usual output first; what is not known is left out."""
     inputs = [_tensor(name, kind, columns.width) for name, kind in (columns.taken or {}).items()]
-    usual = columns.usual
+    usual = [name for name in columns.usual if name in columns.given]
     names = [*usual, *(name for name in columns.given if name not in usual)]
     return inputs, [_tensor(name, columns.given[name], None) for name in names]
 

@@ -20,8 +20,8 @@ import pytest
 with warnings.catch_warnings():  # of pyspark's, which does not know pandas 3
     warnings.simplefilter("ignore")
     from mlserve_mllib import MLlibModel, session
+    from mlserve_mllib import direct as direct_module
     from mlserve_mllib import frames as frames_module
-    from mlserve_mllib import model as model_module
 
 from pyspark import SparkContext
 from pyspark.ml import Pipeline
@@ -213,14 +213,14 @@ def test_every_type_of_column_survives_either_way(trained: Trained, monkeypatch:
 def test_a_few_vectors_are_answered_without_a_job_and_alike(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("logistic", "kmeans"):
         model = trained.load(name)
-        names = sorted(model._direct)
+        names = model._direct.names
         directly = ask(model, vectors(*names))
         tracker = model._session.sparkContext.statusTracker()
         before = len(tracker.getJobIdsForGroup(None))
         assert before > 0
         ask(model, vectors(*names))
         assert len(tracker.getJobIdsForGroup(None)) == before
-        monkeypatch.setattr(model_module, "_DIRECT_ROWS", 0)
+        monkeypatch.setattr(direct_module, "_ROWS", 0)
         by_job = ask(model, vectors(*names))
         monkeypatch.undo()
         for one in names:

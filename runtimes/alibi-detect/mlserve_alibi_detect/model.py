@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ __all__ = ["AlibiDetectRuntime"]
 
 _STATE_SAVE_FREQ = 100  # predictions, as MLServer has it
 # What a detector raises for data that it cannot take; torch's own shape errors are RuntimeErrors.
-_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, RuntimeError)
+_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, RuntimeError, ArithmeticError)
+
+_logger = logging.getLogger("mlserve.model")
 
 
 class AlibiDetectRuntime(MLModel):
@@ -60,6 +63,7 @@ class AlibiDetectRuntime(MLModel):
         self._detector = load_detector(self._folder, self.name, self._threads)
         self._takes_rows = _takes_rows(self._detector)
         self._row_shape = _row_shape(self._detector)
+        self._takes_arrays = _takes_arrays(self._detector)
         self._check_parameters()
         if self._signature:
             self.inputs = self.inputs or _signature(self._detector)
@@ -92,6 +96,11 @@ class AlibiDetectRuntime(MLModel):
     def _checked(self, data: Any) -> Any:
         """The data, if its rows have the shape of the detector's reference data, where that is known."""
         if not isinstance(data, np.ndarray):
+            if self._takes_arrays:
+                raise InferenceError(
+                    f"model '{self.name}' takes an array and has no preprocessing step, got {type(data).__name__}: "
+                    f"leave the content type out, or give 'np'"
+                )
             return data
         shape = self._row_shape
         if shape is not None and (data.ndim == 0 or data.shape[1:] != shape):
@@ -124,11 +133,15 @@ class AlibiDetectRuntime(MLModel):
 
     def _save_state(self) -> None:
         save = getattr(self._detector, "save_state", None)
-        if save is not None:
+        if save is None:
+            return
+        try:
             save(str(self._folder / "state"))  # where load_detector looks for it
+        except OSError as error:  # no matter of the request that happens to be the hundredth
+            _logger.error("model '%s': the detector's state cannot be saved, and ends with it: %s", self.name, error)
 
     def _check_parameters(self) -> None:
-        """ModelLoadError for an argument that the detector's predict does not have."""
+        """ModelLoadError for an argument that the detector's predict does not have, and for one that it needs."""
         known = inspect.signature(self._detector.predict).parameters
         unknown = [name for name in self._predict_parameters if name not in known]
         if unknown:
@@ -136,6 +149,19 @@ class AlibiDetectRuntime(MLModel):
             raise ModelLoadError(
                 f"model '{self.name}': parameters.extra.predict_parameters: predict of {type(self._detector).__name__} "
                 f"has no argument '{unknown[0]}'; it has {names}"
+            )
+        needed = [
+            name
+            for name, one in list(known.items())[1:]
+            if one.default is one.empty
+            and one.kind is one.POSITIONAL_OR_KEYWORD
+            and name not in self._predict_parameters
+        ]
+        if needed:
+            raise ModelLoadError(
+                f"model '{self.name}': predict of {type(self._detector).__name__} needs '{needed[0]}' beside the "
+                f"data for each test, which a request cannot give; give one for all in "
+                f"parameters.extra.predict_parameters, or choose another detector"
             )
 
 
@@ -177,10 +203,14 @@ def _signature(detector: Any) -> list[MetadataTensor]:
 def _row_shape(detector: Any) -> tuple[int, ...] | None:
     """The shape of one row; None if the detector does not say, or changes rows before it compares them."""
     reference = _reference(detector)
+    return tuple(reference.shape[1:]) if reference is not None and _takes_arrays(detector) else None
+
+
+def _takes_arrays(detector: Any) -> bool:
+    """Whether it is known to compare arrays with arrays, as they come."""
     inner = getattr(detector, "_detector", detector)
-    if reference is None or getattr(inner, "preprocess_fn", None) is not None or reference.dtype == object:
-        return None
-    return tuple(reference.shape[1:])
+    reference = _reference(detector)
+    return reference is not None and reference.dtype != object and getattr(inner, "preprocess_fn", None) is None
 
 
 def _reference(detector: Any) -> np.ndarray[Any, Any] | None:

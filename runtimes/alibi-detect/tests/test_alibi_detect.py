@@ -13,17 +13,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import anyio
 import numpy as np
+import pandas as pd
 import pytest
 
 from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec
+from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
 from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
 from mlserve.types import InferenceResponse, RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
-    from alibi_detect.cd import ChiSquareDrift, KSDrift, MMDDrift, MMDDriftOnline, TabularDrift
+    from alibi_detect.cd import ChiSquareDrift, ContextMMDDrift, KSDrift, MMDDrift, MMDDriftOnline, TabularDrift
     from alibi_detect.od import IForest, Mahalanobis, SpectralResidual
     from alibi_detect.saving import load_detector, save_detector
 
@@ -51,6 +52,7 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ks": KSDrift(REFERENCE, p_val=0.05),
         "chi": ChiSquareDrift(CATEGORIES[:, :1]),
         "tabular": TabularDrift(CATEGORIES, categories_per_feature={0: None}),
+        "context": ContextMMDDrift(REFERENCE, REFERENCE[:, :1], backend="pytorch", n_permutations=20),
         "mmd": MMDDrift(REFERENCE, backend="pytorch", n_permutations=20),
         "mmd-tf": MMDDrift(REFERENCE, backend="tensorflow", n_permutations=20),
         "online": MMDDriftOnline(REFERENCE, ert=30, window_size=5, backend="pytorch", n_bootstraps=100, verbose=False),
@@ -177,6 +179,34 @@ def test_rows_of_another_shape_are_refused(detectors: dict[str, Path], data: Any
     with pytest.raises(InferenceError, match=r"takes an array of shape \[-1, 3\], got \[") as caught:
         ask(load(detectors["ks"]), data)
     assert caught.value.http_status == 400
+
+
+def test_one_row_that_a_permutation_test_cannot_divide_is_refused(detectors: dict[str, Path]) -> None:
+    with pytest.raises(InferenceError, match="cannot use this input"):
+        ask(load(detectors["mmd"]), NEAR[:1])
+
+
+def test_a_frame_for_a_detector_of_arrays_is_refused(detectors: dict[str, Path]) -> None:
+    request = PandasCodec.encode_request(pd.DataFrame(NEAR))
+    with pytest.raises(InferenceError, match="takes an array and has no preprocessing step, got DataFrame"):
+        load(detectors["ks"]).predict(request)
+
+
+def test_a_detector_that_needs_more_than_the_data_is_refused(detectors: dict[str, Path]) -> None:
+    with pytest.raises(ModelLoadError, match="predict of ContextMMDDrift needs 'c' beside the data"):
+        load(detectors["context"])
+
+
+def test_a_state_that_cannot_be_saved_is_in_the_log_and_no_failure(
+    detectors: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "online"
+    shutil.copytree(detectors["online"], folder)
+    (folder / "state").write_text("a file is in the way")
+    model = load(folder, state_save_freq=10)
+    assert len(values(ask(model, NEAR))["is_drift"]) == len(NEAR)
+    assert anyio.run(model.unload)
+    assert caplog.text.count("the detector's state cannot be saved") == 3
 
 
 def test_a_refused_request_does_not_count_for_a_batch(detectors: dict[str, Path]) -> None:

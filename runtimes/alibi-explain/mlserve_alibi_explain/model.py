@@ -143,7 +143,7 @@ class AlibiExplainRuntime(MLModel):
                 text = (
                     f"model '{self.name}': {self._kind.class_name} cannot explain this: {type(error).__name__}: {error}"
                 )
-                raise (InferenceError if isinstance(error, _INPUT_ERRORS) else ModelError)(text) from error
+                raise (InferenceError if _is_of_input(error) else ModelError)(text) from error
 
     def _explain_one(self, instance: Any, arguments: dict[str, Any]) -> str:
         if self._seed is not None:
@@ -153,6 +153,12 @@ class AlibiExplainRuntime(MLModel):
             arguments = {**arguments, "target": np.asarray(self._predictor(instance)).argmax(axis=1)}
         text: str = self._explainer.explain(instance, **arguments).to_json()
         return text
+
+
+def _is_of_input(error: Exception) -> bool:
+    return (
+        isinstance(error, _INPUT_ERRORS) or type(error).__name__ == "ExplainerError"
+    )  # shap's, imported by no one here
 
 
 def _seed_of(extra: Extra) -> int | None:

@@ -90,6 +90,8 @@ class Reader:
         if arguments.positional:
             raise InferenceError(f"input '{one.name}': another input is the pipeline's first argument already")
         column = self._column(one)
+        if self._interface.in_pairs:
+            column.rows = _pairs(column.rows, one)
         if one.name == "args" and self._interface.takes_several and len(column.rows) > 1:
             arguments.positional = [Column([row]) for row in column.rows]
         else:
@@ -229,6 +231,15 @@ def _refuse_reserved(name: str, value: Any) -> None:
         for inner in value:
             if isinstance(inner, dict):
                 _refuse_reserved("", inner)
+
+
+def _pairs(rows: list[Any], one: RequestInput) -> list[Any]:
+    """Each two that follow one another as one row; rows that are pairs already as they are."""
+    if all(isinstance(row, list) for row in rows):
+        return rows
+    if len(rows) % 2:
+        raise InferenceError(f"input '{one.name}': the pipeline compares two pictures each, and got {len(rows)}")
+    return [rows[at : at + 2] for at in range(0, len(rows), 2)]
 
 
 def _is_message(value: Any) -> bool:

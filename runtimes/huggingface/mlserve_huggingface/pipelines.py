@@ -23,6 +23,8 @@ __all__ = ["Caller"]
 
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
+# Pipelines that take lists, but cannot compute several of their elements together.
+_ONE_AT_A_TIME = frozenset({"decision", "keypoint-matching"})
 _TOO_LONG = re.compile(r"size of (?:the )?tensor|index out of range")
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
@@ -37,7 +39,7 @@ class Caller:
     def __init__(self, name: str, task: str, pipeline: Any, batch_size: int) -> None:
         self._name = name
         self._pipeline = pipeline
-        self._batch_size = batch_size
+        self._batch_size = 1 if task in _ONE_AT_A_TIME else batch_size
         self._generates = task.partition("_")[0] in GENERATING
         self.streams = task == "text-generation"
 
@@ -181,5 +183,7 @@ def _unwrapped(result: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__
+    """What an error says, without the lines of a model's inner structure that may stand in it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = f"{lines[0]}…{lines[-1].strip()}" if lines[0].endswith("(") else lines[0]
+    return told[:500]

@@ -117,6 +117,7 @@ class Interface:
             "table-question-answering",
             "zero-shot-classification",
         )
+        self.in_pairs = self.task == "keypoint-matching"  # of pictures, and each pair has one result
         self.options = _options_of(self.task, pipeline)
 
     def is_first(self, name: str) -> bool:

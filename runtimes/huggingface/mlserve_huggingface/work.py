@@ -7,10 +7,11 @@ model fairly, and so that neither tokenizers (which two threads must not use at 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import anyio
@@ -20,6 +21,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 __all__ = ["Job", "Stopped", "Work"]
 
 T = TypeVar("T")
+_Task = tuple[Future[Any], Callable[..., Any], Any]
 _THREADS = 256  # streams at once; one more waits until another has ended
 
 
@@ -31,7 +33,7 @@ class Work:
     """The threads of one model. They end with `close`; each computation has an owner that waits for its end."""
 
     def __init__(self, name: str) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"huggingface-{name}")
+        self._threads = _Threads(f"huggingface-{name}")
         self._turns = Turns()
 
     def start(self, function: Callable[[Job], T]) -> tuple[Job, Future[T]]:
@@ -51,7 +53,71 @@ class Work:
 
     def close(self) -> None:
         """Ends the threads. No computation may be under way."""
-        self._threads.shutdown()
+        self._threads.close()
+
+
+class _Threads:
+    """Threads that wait for work: never more than there were computations at one time.
+
+    An executor's may be more, for its threads are free a moment after their result is out, and the next call that comes
+    by then gets a new one. torch would have a team of threads for each.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._guard = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._free: list[queue.SimpleQueue[_Task | None]] = []  # Invariant: empty while anything waits.
+        self._waiting: deque[_Task] = deque()
+
+    def submit(self, function: Callable[[Callable[[Job], T]], T], argument: Callable[[Job], T]) -> Future[T]:
+        """Has a thread call the function; the first that is free."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # what stops it is its job, not the future
+        with self._guard:
+            if self._free:
+                self._free.pop().put((future, function, argument))
+            elif len(self._threads) < _THREADS:
+                name = f"{self._name}_{len(self._threads)}"
+                thread = threading.Thread(
+                    target=self._serve, args=((future, function, argument),), name=name, daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+            else:
+                self._waiting.append((future, function, argument))
+        return future
+
+    def close(self) -> None:
+        """Ends the threads, and waits for it. None may compute."""
+        with self._guard:
+            for inbox in self._free:
+                inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, task: _Task | None) -> None:
+        inbox: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        while task is not None:
+            future, function, argument = task
+            outcome = _outcome(function, argument)
+            with self._guard:  # free before anybody hears of the result
+                waiting = self._waiting.popleft() if self._waiting else None
+                if waiting is None:
+                    self._free.append(inbox)
+            outcome(future)
+            del future, function, argument, outcome, task
+            task = waiting or inbox.get()
+
+
+def _outcome(function: Any, argument: Any) -> Callable[[Future[Any]], None]:
+    """Calls the function; what tells a future how that went."""
+    try:
+        result = function(argument)
+    except BaseException as error:
+        failure = error
+        return lambda future: future.set_exception(failure)
+    return lambda future: future.set_result(result)
 
 
 async def ended(future: Future[Any]) -> None:

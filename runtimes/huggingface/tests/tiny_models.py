@@ -99,7 +99,7 @@ def _bert(auto: Any, **more: Any) -> Callable[[Path], None]:
     return make
 
 
-def _gpt2(folder: Path) -> None:
+def gpt2(folder: Path) -> None:
     tokenizer = byte_pairs()
     end = tokenizer.eos_token_id
     config = AutoConfig.for_model(
@@ -162,7 +162,7 @@ def _speech(folder: Path) -> None:
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {
-    "text-generation": _gpt2,
+    "text-generation": gpt2,
     "text-classification": _bert(AutoModelForSequenceClassification, **_LABELS),
     "zero-shot-classification": _bert(
         AutoModelForSequenceClassification,

@@ -138,6 +138,7 @@ class Call:
         self._pushback = "-1"  # milliseconds after which the call may be sent again; "-1": never, a model may have run
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []  # that end the call; cancelled when it has ended
+        stream.inbox.count_in(limits.intake, self._end_for_want_of_memory)
 
     @property
     def headers(self) -> dict[str, str | bytes]:
@@ -165,6 +166,9 @@ class Call:
             self._end = (status, message)
             if self._task is not None:
                 self._task.cancel()
+
+    def _end_for_want_of_memory(self) -> None:
+        self.end("RESOURCE_EXHAUSTED", self._intake.refusal().message)
 
     # -- messages -----------------------------------------------------------------------------------------------------
 

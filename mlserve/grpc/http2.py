@@ -25,7 +25,10 @@ from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame
 __all__ = ["GrpcH2Connection", "data_frame_head", "goaway_frame"]
 
 FRAME_BYTES = 1 << 20  # 16 KiB, the default, makes 2448 frames of 40 MB; 16 MiB is slower again.
-WINDOW_BYTES = 64 << 20
+# What one stream may have sent and its call not read: at 50 ms from a client, it still sends 80 MB a second.
+STREAM_WINDOW_BYTES = 4 << 20
+# Of all its streams together, as good as unbounded, so that one whose call reads slowly does not hold others up.
+WINDOW_BYTES = 1 << 30
 MAX_STREAMS = 1000
 HEADER_BYTES = 64 << 10
 _CACHED_BLOCKS = 64
@@ -69,7 +72,7 @@ class GrpcH2Connection(H2Connection):
                 SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES,
                 SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES,
-                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
             },
         )
         self.max_inbound_frame_size = FRAME_BYTES

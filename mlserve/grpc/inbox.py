@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mlserve.errors import BodyTooLarge, InvalidRequest
+from mlserve.intake import COUNTED_FROM_BYTES, Intake
 
 __all__ = ["Inbox"]
 
@@ -22,20 +23,40 @@ _VIEWED_BYTES = 4096  # Smaller messages are copied: parsers want bytes, and a v
 class Inbox:
     """The received and unread data of one stream. One reader at a time.
 
-    Flow control: what arrives while a message is awaited is given back to the sender's window at once, so that a
-    message may be larger than the window; what arrives without anybody waiting is given back when it is read.
+    Flow control: the parts of a message that is awaited are given back to the sender's window as they come, so that a
+    message may be larger than the window; everything else when it is read. So no more than a window lies here unread,
+    and that counts as memory of the server's intake.
     """
 
-    __slots__ = ("_acknowledge", "_chunks", "_eof", "_missing", "_size", "_unacknowledged", "_waiter")
+    __slots__ = (
+        "_acknowledge",
+        "_chunks",
+        "_counted",
+        "_eof",
+        "_intake",
+        "_missing",
+        "_on_full",
+        "_size",
+        "_unacknowledged",
+        "_waiter",
+    )
 
     def __init__(self, acknowledge: Callable[[int], None]) -> None:
         self._acknowledge = acknowledge
         self._chunks: deque[bytes | memoryview] = deque()
         self._size = 0  # Invariant: the sum of the chunks' lengths.
-        self._missing = 0  # The size at which the waiter wants to be woken.
+        self._missing = 0  # The size of what is awaited; 0 while nobody waits.
         self._eof = False
         self._unacknowledged = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._intake: Intake | None = None
+        self._on_full: Callable[[], None] = _ignore
+        self._counted = 0  # Bytes of the intake that lie here unread.
+
+    def count_in(self, intake: Intake, on_full: Callable[[], None]) -> None:
+        """Counts large amounts of unread data in; `on_full` is called when there is no room for them."""
+        self._intake = intake
+        self._on_full = on_full
 
     def add(self, data: bytes, ack_size: int) -> None:
         """Takes the payload of a frame; `ack_size` counts its padding too."""
@@ -43,6 +64,8 @@ class Inbox:
             self._chunks.append(data)
             self._size += len(data)
         self._unacknowledged += ack_size
+        if self._size > COUNTED_FROM_BYTES:
+            self._count()
         if self._waiter is not None:
             self._give_back()
             if self._size >= self._missing:
@@ -58,6 +81,7 @@ class Inbox:
         size, self._unacknowledged = self._unacknowledged, 0
         self._chunks.clear()
         self._size = 0
+        self._count()
         return size
 
     async def message(
@@ -87,14 +111,17 @@ class Inbox:
 
     async def _have(self, size: int) -> bool:
         """Waits for so many bytes. False if the stream ended before the first; InvalidRequest if before the last."""
+        self._missing = size
+        if self._counted:
+            self._count()
         self._give_back()
         if self._size < size and not self._eof:
-            self._missing = size
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+        self._missing = 0
         if self._size >= size:
             return True
         if self._size:
@@ -124,11 +151,28 @@ class Inbox:
         return view[:size]
 
     def _give_back(self) -> None:
-        """Returns what was read to the sender's window, unless it is so little that it can wait."""
-        if self._unacknowledged >= _GIVEN_BACK_BYTES:
-            size, self._unacknowledged = self._unacknowledged, 0
+        """Returns what was read or is awaited to the sender's window, unless it is so little that it can wait."""
+        size = self._unacknowledged - max(0, self._size - self._missing)
+        if size >= _GIVEN_BACK_BYTES:
+            self._unacknowledged -= size
             self._acknowledge(size)
+
+    def _count(self) -> None:
+        """Counts what lies here unread, but for what is awaited: whoever waits counts that."""
+        if self._intake is None:
+            return
+        unread = max(0, self._size - max(self._missing, COUNTED_FROM_BYTES))
+        if unread <= self._counted:
+            self._intake.give(self._counted - unread)
+        elif not self._intake.take(unread - self._counted):
+            self._on_full()
+            return
+        self._counted = unread
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _ignore() -> None:
+    pass

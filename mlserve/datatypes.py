@@ -23,7 +23,9 @@ __all__ = [
     "datatype_of",
     "does_not_fit",
     "fit_shape",
+    "is_masked",
     "numpy_dtype",
+    "without_mask",
 ]
 
 Array = NDArray[Any]
@@ -177,6 +179,26 @@ def cast(array: Array, datatype: str) -> Array:
         at = int(np.flatnonzero(wrong)[0])
         raise CodecError(f"data[{at}]: {array.ravel()[at].item()!r} {does_not_fit(datatype)}")
     return result
+
+
+def is_masked(value: Any) -> bool:
+    """Whether this is one of numpy's masked arrays, which hide values that numpy's other functions would show."""
+    return isinstance(value, np.ndarray) and hasattr(value, "mask")
+
+
+def without_mask(array: Any) -> Any:
+    """What a masked array holds, with what is hidden as missing: NaN in floating point; None in an array of text or
+    objects, and in a flat list of anything else. A plain view of the array if nothing is hidden."""
+    hidden, values = np.ma.getmaskarray(array), np.ma.getdata(array)
+    if values.dtype.kind == "V" or not hidden.any():
+        return values
+    if values.dtype.kind == "f":
+        shown = values.copy()
+        shown[hidden] = np.nan
+        return shown
+    shown = values.astype(object)
+    shown[hidden] = None
+    return shown if values.dtype.kind in "USOT" else shown.ravel().tolist()
 
 
 def does_not_fit(datatype: str) -> str:

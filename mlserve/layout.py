@@ -100,7 +100,7 @@ def unpack_response(message: Message, find: Find) -> InferenceResponse:
 def output_forms(request: InferenceRequest | None, response: InferenceResponse, form: str) -> list[str]:
     """The form in which each output shall travel: the transport's, unless the request asked for a binary one.
 
-    "binary" is "raw", but "json" for texts that have no such form.
+    "binary" is "raw", but "json" for what has no such form: null among texts or integers.
     """
     names = [one.name for one in response.outputs]
     if form == "contents" and any(one.datatype == "FP16" for one in response.outputs):
@@ -130,16 +130,21 @@ def _as_it_came(data: TensorData, datatype: str) -> tuple[str, Any]:
 def _in_form(output: ResponseOutput, form: str) -> tuple[str, Any]:
     if form == "json":
         return "json", output.data.to_json(output.datatype)
-    if form == "binary" and output.datatype == BYTES:
-        try:
-            return "raw", output.data.to_raw(BYTES)
-        except CodecError:  # a null among texts, mostly: an answer may have both kinds, and JSON can say it
-            return "json", output.data.to_json(BYTES)
     if form == "contents":
         return "contents", output.data.to_contents(output.datatype)
-    payload = output.data.to_raw(output.datatype)
+    try:
+        payload = output.data.to_raw(output.datatype)
+    except CodecError:
+        if form == "binary" and _has_null(output):  # an answer may have tensors of both kinds, and JSON can say it
+            return "json", output.data.to_json(output.datatype)
+        raise
     _check_length(output, payload)
     return "raw", payload
+
+
+def _has_null(output: ResponseOutput) -> bool:
+    """Whether values are missing where only floating point has binary ones for them; of texts it is taken to be so."""
+    return output.datatype == BYTES or any(one is None for one in output.data.listed or ())
 
 
 def _check_length(output: ResponseOutput, payload: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mlserve.datatypes import BYTES, Array, cast, datatype_of, fit_shape
+from mlserve.datatypes import BYTES, Array, cast, datatype_of, fit_shape, is_masked, without_mask
 from mlserve.errors import CodecError
 from mlserve.wire import contents, json_data, raw_data
 from mlserve.wire.raw_data import Buffer
@@ -82,7 +82,7 @@ class Payload:
     @classmethod
     def from_numpy(cls, array: Any) -> Self:
         """From an array, or from what numpy can see as one; not copied."""
-        return cls(np.asarray(array))
+        return cls(array if is_masked(array) else np.asarray(array))
 
     @classmethod
     def joined(cls, array: Array, datatype: str, parts: Sequence[Self]) -> Self:
@@ -210,7 +210,7 @@ class Payload:
                 setattr(self, name, getattr(value, name))
             return
         self._form = "object"
-        self._payload = value
+        self._payload = value if value.__class__ is np.ndarray or not is_masked(value) else without_mask(value)
         self._datatype = self._shape = self._array = self._array_type = None
         self._list = UNSET
         self._checked = False

@@ -102,8 +102,8 @@ class TabularModel(MLModel):
     def encode_answer(self, answer: Any, asked: RequestOutput) -> list[ResponseOutput]:
         """What a method gave as outputs."""
         if asked.parameters is None and not self._settings.outputs:  # nobody names a content type
-            return [NumpyCodec.encode_output(asked.name, np.asarray(answer))]
-        return [self.encode(np.asarray(answer), asked, default_codec=NumpyCodec)]
+            return [NumpyCodec.encode_output(asked.name, np.asanyarray(answer))]
+        return [self.encode(np.asanyarray(answer), asked, default_codec=NumpyCodec)]
 
     def default_method(self, wanted: Any) -> str:
         """The method for requests that name no output; `wanted` is what the settings say, if anything."""

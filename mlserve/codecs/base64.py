@@ -13,6 +13,7 @@ from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.lists import ListCodec, as_list, elements
 from mlserve.codecs.registry import register_input_codec
+from mlserve.datatypes import is_masked, without_mask
 
 __all__ = ["Base64Codec"]
 
@@ -48,6 +49,8 @@ class Base64Codec(ListCodec):
 
     @classmethod
     def _write_elements(cls, name: str, payload: Any, use_bytes: bool) -> list[Any]:
+        if is_masked(payload):
+            payload = without_mask(payload)
         is_numbers = isinstance(payload, np.ndarray) and payload.ndim > 0 and payload.dtype.kind not in "USO"
         encoded: list[Any] = []
         for at, one in enumerate(payload if is_numbers else as_list(payload)):

@@ -12,13 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, get_type_hints
 
-import numpy as np
-
 from mlserve.codecs.decoded import NOTHING, decoded_input, offer_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.hints import Hint, read_hint, read_result_hints
 from mlserve.codecs.registry import (
-    find_input_codec,
     find_input_codec_by_payload,
     find_request_codec_by_payload,
 )
@@ -86,18 +83,7 @@ class _Argument:
         if hint.input_codec is None:
             decoded = decoded_input(request_input, _metadata(model, "inputs"))
             return request_input.data.tolist() if decoded is NOTHING else decoded
-        if hint.is_array and request_input.parameters is not None:
-            self._refuse_text(request_input)
         return hint.input_codec.decode_input(request_input)
-
-    def _refuse_text(self, request_input: RequestInput) -> None:
-        """An array is asked for, and the client itself says that it sends something else (text, dates)."""
-        assert request_input.parameters is not None  # the caller has looked
-        content_type = request_input.parameters.get("content_type")
-        codec = find_input_codec(content_type) if content_type is not None else None
-        if codec is not None and codec.TypeHint is not None and codec.TypeHint is not np.ndarray:
-            message = f"argument '{self.name}' is a numpy array, and content type '{content_type}' is none"
-            raise located(CodecError(message), request_input)
 
 
 class SignatureCodec:

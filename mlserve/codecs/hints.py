@@ -8,8 +8,6 @@ import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import numpy as np
-
 from mlserve.codecs.base import InputCodec, RequestCodec
 from mlserve.codecs.registry import (
     InputCodecLike,
@@ -49,7 +47,6 @@ class Hint:
     request_codec: RequestCodecLike | None = None
     as_it_is: bool = False  # RequestInput, InferenceRequest and their counterparts: no codec at all
     whole: bool = False  # the value comes from (or goes into) the request as a whole
-    is_array: bool = False
     optional: bool = False
 
     @property
@@ -133,7 +130,7 @@ def _of_codec(hint: Any, text: str) -> Hint | None:
 def _of_type(hint: Any, text: str) -> Hint:
     codec = find_input_codec_by_type_hint(hint)
     if codec is not None:
-        return Hint(text, input_codec=codec, is_array=codec.TypeHint is np.ndarray)
+        return Hint(text, input_codec=codec)
     request_codec = find_request_codec_by_type_hint(hint)
     if request_codec is not None:
         return Hint(text, request_codec=request_codec, whole=True)

@@ -11,7 +11,7 @@ from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
-from mlserve.datatypes import BYTES, DTYPES, Datatype, datatype_of
+from mlserve.datatypes import BYTES, DTYPES, Datatype, datatype_of, is_masked, without_mask
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import Parameters, RequestInput, ResponseOutput
@@ -109,11 +109,13 @@ def _decode(tensor: InputOrOutput) -> Array:
     return array if datatype != BYTES else _text_array(array)
 
 
-def _encode(name: str, payload: Any) -> tuple[Array, Datatype, list[int]]:
+def _encode(name: str, payload: Any) -> tuple[Any, Datatype, list[int]]:
     array = payload
     if payload.__class__ is not np.ndarray:
         if not hasattr(payload, "__array__"):
             raise unencodable(f"'{name}': content type 'np' takes numpy arrays, got {type(payload).__name__}")
+        if is_masked(payload):
+            return _encode_masked(name, payload)
         array = np.asarray(payload)
     datatype = _datatypes.get(array.dtype)
     if datatype is None:
@@ -122,6 +124,15 @@ def _encode(name: str, payload: Any) -> tuple[Array, Datatype, list[int]]:
     if len(shape) < 2:
         shape = [shape[0], 1] if shape else [1]
     return array.copy(), datatype, shape  # the caller may go on writing into its own
+
+
+def _encode_masked(name: str, payload: Any) -> tuple[Any, Datatype, list[int]]:
+    """A masked array: of its own datatype, as a list where that has no missing value and only JSON can say so."""
+    shown = without_mask(payload)
+    if isinstance(shown, np.ndarray):
+        return _encode(name, shown)
+    _, datatype, shape = _encode(name, np.ma.getdata(payload))
+    return shown, datatype, shape
 
 
 def _checked(name: str, array: Array) -> tuple[Array, Datatype]:

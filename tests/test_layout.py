@@ -60,10 +60,17 @@ def test_texts_of_which_one_is_missing_stay_json(data: list[Any], form: str, pay
     assert (part.form, part.data) == (form, payload)
 
 
+def test_integers_of_which_one_is_missing_stay_json() -> None:
+    (part,) = _packed("INT64", [1, None], [2]).parts
+    assert (part.form, part.data) == ("json", b"[1,null]")
+    with pytest.raises(CodecError, match=r"data\[1\]: null is no INT64"):
+        _packed("INT64", [1, None], [2], form="raw")
+
+
 def test_numbers_stay_binary_and_what_is_wrong_with_them_is_told() -> None:
     assert _packed("FP32", [1.0, None], [2]).parts[0].form == "raw"
-    with pytest.raises(CodecError, match=r"data\[1\]: null is no INT64"):
-        _packed("INT64", [1, None], [2])
+    with pytest.raises(CodecError, match=r"data\[1\]: 300 is no UINT8"):
+        _packed("UINT8", [1, 300], [2])
     with pytest.raises(CodecError, match="needs 12 bytes"):
         _packed("FP32", [1.0, 2.0], [3])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,9 +27,11 @@ class CustomHandler:
 
 
 def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = "") -> Callable[[F], F]:
-    """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it."""
-    if not rest_path.startswith("/"):
-        raise ValueError(f"rest_path {rest_path!r} must start with '/'")
+    """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it.
+
+    A path that lacks its first `/` gets it.
+    """
+    rest_path = rest_path if rest_path.startswith("/") else f"/{rest_path}"
 
     def mark(handler: F) -> F:
         setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by))
@@ -38,7 +41,7 @@ def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = 
 
 
 def get_custom_handlers(model: Any) -> list[tuple[CustomHandler, Callable[..., Any]]]:
-    """The handlers of a model with their bound methods, by name. A method that a subclass overrides keeps its path.
+    """The handlers of a model with their bound methods, by name. One that a subclass overrides needs a mark again.
 
     Takes a model object, or its class (then the functions are not bound). Properties are not run.
     """
@@ -52,11 +55,8 @@ def get_custom_handlers(model: Any) -> list[tuple[CustomHandler, Callable[..., A
 
 
 def _marked(owner: type[Any], name: str) -> CustomHandler | None:
-    for base in owner.__mro__:
-        value = vars(base).get(name)
-        if isinstance(value, (staticmethod, classmethod)):
-            value = value.__func__
-        handler = getattr(value, _MARK, None)
-        if isinstance(handler, CustomHandler):
-            return handler
-    return None
+    value = inspect.getattr_static(owner, name, None)
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    handler = getattr(value, _MARK, None)
+    return handler if isinstance(handler, CustomHandler) else None

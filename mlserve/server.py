@@ -105,7 +105,9 @@ class Server:
                     _logger.warning("model '%s': the setting '%s' has no effect in this version", model.name, name)
 
     async def _until_stopped(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Awaits `work()`, but gives up at once when asked to stop."""
+        """Awaits `work()`, but gives up at once when asked to stop; does not begin it after that."""
+        if self._stop_asked.is_set():
+            return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._cancel_when, self._stop_asked, tasks.cancel_scope)
             await work()

@@ -107,9 +107,16 @@ class Running:
 @contextmanager
 def serving(folder: Path, *args: str, **options: Any) -> Iterator[Running]:
     """A running server, killed at the end if the test did not stop it. `options` are those of Running."""
+    with starting(folder, *args, **options) as running:
+        yield running.wait_started()
+
+
+@contextmanager
+def starting(folder: Path, *args: str, **options: Any) -> Iterator[Running]:
+    """A server that starts, as `serving` otherwise."""
     running = Running(folder, *args, **options)
     try:
-        yield running.wait_started()
+        yield running
     finally:
         if running.process.poll() is None:
             running.process.kill()

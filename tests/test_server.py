@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.engine import MODELS
-from tests.serving import Running, is_alive, serving, write_model
+from tests.serving import Running, is_alive, serving, starting, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -209,6 +209,20 @@ def test_a_model_that_fails_is_named_and_the_others_are_served(folder):
         index = httpx.post(f"{server.rest}/v2/repository/index", json={}).json()
         broken = next(one for one in index if one["name"] == "broken")
         assert broken["state"] == "UNAVAILABLE" and "no such artifact" in broken["reason"]
+
+
+@pytest.mark.parametrize("moment", ["its workers start", "a model loads"])
+def test_a_server_that_still_starts_ends_as_quietly(tmp_path, moment):
+    place = write_model(tmp_path, "slow", "models.Slow")
+    (place / "models.py").write_text(
+        "import asyncio, pathlib\nfrom mlserve import MLModel\n\n\nclass Slow(MLModel):\n"
+        "    async def load(self):\n        pathlib.Path(__file__).with_name('loading').touch()\n"
+        "        await asyncio.sleep(600)\n"
+    )
+    with starting(tmp_path, "--parallel-workers", "2") as server:
+        _until(lambda: server.workers if moment == "its workers start" else (place / "loading").exists())
+        assert server.stop() == 0
+        assert "Traceback" not in server.output and "error" not in server.output
 
 
 def test_without_any_model_that_loads_the_start_fails(tmp_path):

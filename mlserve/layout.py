@@ -20,6 +20,7 @@ from mlserve.types import (
     RequestOutput,
     ResponseOutput,
 )
+from mlserve.wire.parameters import sendable
 
 # Gives room of at least so many bytes in a slot, or None if there is none: then everything travels in the frame.
 Lease = Callable[[int], "tuple[SlotRef, memoryview] | None"]
@@ -30,7 +31,7 @@ Find = Callable[[int], Hold]
 def pack_request(request: InferenceRequest, lease: Lease) -> Message:
     """The request with its data in the form in which it came; Python objects become JSON text."""
     payloads = [_as_it_came(one.data, one.datatype) for one in request.inputs]
-    parts, slot = _lay_out(request.inputs, payloads, lease)
+    parts, slot = _lay_out(request.inputs, payloads, lease, _plain)
     outputs = None
     if request.outputs is not None:
         outputs = [(one.name, _plain(one.parameters)) for one in request.outputs]
@@ -40,11 +41,11 @@ def pack_request(request: InferenceRequest, lease: Lease) -> Message:
 def pack_response(response: InferenceResponse, forms: Sequence[str], lease: Lease) -> Message:
     """The response with the data of each output in the form that its transport wants."""
     payloads = [_in_form(one, form) for one, form in zip(response.outputs, forms)]
-    parts, slot = _lay_out(response.outputs, payloads, lease)
+    parts, slot = _lay_out(response.outputs, payloads, lease, sendable)
     return Message(
         parts,
         response.id,
-        _plain(response.parameters),
+        sendable(response.parameters),
         None,
         response.model_name,
         response.model_version,
@@ -160,7 +161,10 @@ def _check_length(output: ResponseOutput, payload: Any) -> None:
 
 
 def _lay_out(
-    tensors: Sequence[RequestInput] | Sequence[ResponseOutput], payloads: list[tuple[str, Any]], lease: Lease
+    tensors: Sequence[RequestInput] | Sequence[ResponseOutput],
+    payloads: list[tuple[str, Any]],
+    lease: Lease,
+    plain: Callable[[Parameters | None], dict[str, Any] | None],
 ) -> tuple[list[Part], SlotRef | None]:
     """Parts for the tensors; those over INLINE_BYTES are written to one slot, each aligned."""
     views = [memoryview(payload) for _, payload in payloads]
@@ -169,7 +173,7 @@ def _lay_out(
     offset = 0
     parts = []
     for tensor, (form, payload), view in zip(tensors, payloads, views):
-        part = Part(tensor.name, tensor.datatype, tensor.shape, form, parameters=_plain(tensor.parameters))
+        part = Part(tensor.name, tensor.datatype, tensor.shape, form, parameters=plain(tensor.parameters))
         if room is None or view.nbytes <= INLINE_BYTES:
             part.data = payload if type(payload) is bytes else bytes(view)
         else:

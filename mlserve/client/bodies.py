@@ -14,6 +14,7 @@ from mlserve.errors import CodecError
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserve.types.dumping import json_hook
+from mlserve.wire.parameters import sendable
 
 __all__ = ["Events", "decode", "decode_response", "encode_json", "encode_request"]
 
@@ -30,7 +31,7 @@ def encode_request(request: InferenceRequest, *, binary: bool) -> tuple[list[Buf
     JSON. Large buffers are the tensors' own.
     """
     blobs: list[Buffer] = []
-    parameters = dict(request.parameters or {})
+    parameters = sendable(request.parameters) or {}
     if binary:
         parameters.setdefault("binary_data_output", True)
     message: dict[str, Any] = {}
@@ -40,7 +41,7 @@ def encode_request(request: InferenceRequest, *, binary: bool) -> tuple[list[Buf
         message["parameters"] = parameters
     message["inputs"] = [_input(one, blobs if binary else None) for one in request.inputs]
     if request.outputs is not None:
-        message["outputs"] = request.outputs
+        message["outputs"] = [one.model_dump(mode="json") for one in request.outputs]
     head = encode_json(message)
     if not blobs:
         return [head], None
@@ -49,7 +50,7 @@ def encode_request(request: InferenceRequest, *, binary: bool) -> tuple[list[Buf
 
 def _input(tensor: RequestInput, blobs: list[Buffer] | None) -> dict[str, Any]:
     """The JSON of an input; its binary data, where it goes there, is appended to `blobs`."""
-    parameters = dict(tensor.parameters or {})
+    parameters = sendable(tensor.parameters) or {}
     parameters.pop("binary_data_size", None)
     found = {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "parameters": parameters}
     blob = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -23,6 +25,8 @@ def json_hook(value: Any) -> Any:
         return msgspec.Raw(value.to_json())
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
+    if isinstance(value, datetime.date):  # of a class of its own, such as pandas'
+        return value.isoformat() if value == value else None
     if hasattr(value, "model_dump"):
         return value.model_dump()
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -31,38 +35,55 @@ def json_hook(value: Any) -> Any:
 encode = msgspec.json.Encoder(enc_hook=json_hook).encode
 
 
-def dump(value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, json: bool = False) -> Any:
+def dump(
+    value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, json: bool = False, text: bool = False
+) -> Any:
     """Plain dicts, lists and values. Fields that are None are left out unless `none`.
 
     `include` and `exclude` are sets of names, or dicts of name to such a set, to True or to another dict; the items
-    of lists go by index, or by "__all__".
+    of lists go by index, or by "__all__". With `json` the values are those of JSON; with `text` beside it, tensors'
+    data stays for the encoder where nothing is picked from it.
     """
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
         items = [(name, getattr(value, name)) for name in names]
-        return _dump_items(items, include, exclude, none, json)
-    if isinstance(value, Mapping):
-        return _dump_items(list(value.items()), include, exclude, none, json)
+        return _dump_items(items, include, exclude, none=none, json=json, text=text)
+    if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
+        kept = none or not hasattr(value, "model_dump")
+        return _dump_items(list(value.items()), include, exclude, none=kept, json=json, text=text)
     if isinstance(value, TensorData):
+        if text and include is None and exclude is None:
+            return value
         value = value.tolist()
         if include is None and exclude is None and not json:
             return list(value) if isinstance(value, list) else value
     if isinstance(value, list | tuple):
-        return _dump_list(value, include, exclude, none, json)
-    if json:
-        if isinstance(value, Enum):
-            return value.value
-        if isinstance(value, bytes):
-            return text_of_bytes(value)
-    return value
+        return _dump_list(value, include, exclude, none=none, json=json, text=text)
+    return _in_json(value) if json else value
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON has it: bytes are the text that they hold, dates ISO 8601, NaN and the infinities null."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return text_of_bytes(value)
+    return dump(msgspec.to_builtins(value, enc_hook=json_hook), json=True)
 
 
 def dump_json(
     value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, indent: int | None = None
 ) -> str:
     """JSON text of the same; without picking, tensors' data is written as it stands."""
-    picked = include is not None or exclude is not None or none
-    text = encode(dump(value, include, exclude, none=none, json=True) if picked else value)
+    text = encode(dump(value, include, exclude, none=none, json=True, text=True))
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()
@@ -76,26 +97,26 @@ def schema_of(cls: Any) -> dict[str, Any]:
     return {"$defs": definitions, **own} if definitions else own
 
 
-def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, none: bool, json: bool) -> dict[str, Any]:
+def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, **form: bool) -> dict[str, Any]:
     plain = {}
     for name, value in items:
-        if value is None and not none:
+        if value is None and not form["none"]:
             continue
         kept, within, without = _pick(name, include, exclude)
         if kept:
-            plain[name] = dump(value, within, without, none=none, json=json)
+            plain[name] = dump(value, within, without, **form)
     return plain
 
 
-def _dump_list(values: Any, include: Any, exclude: Any, none: bool, json: bool) -> list[Any]:
+def _dump_list(values: Any, include: Any, exclude: Any, **form: bool) -> list[Any]:
     if include is None and exclude is None:
-        return [dump(one, none=none, json=json) for one in values]
+        return [dump(one, **form) for one in values]
     include, exclude = _positive(include, len(values)), _positive(exclude, len(values))
     plain = []
     for at, one in enumerate(values):
         kept, within, without = _pick(at, include, exclude)
         if kept:
-            plain.append(dump(one, within, without, none=none, json=json))
+            plain.append(dump(one, within, without, **form))
     return plain
 
 

@@ -133,9 +133,9 @@ class Parameters(dict[str, Any]):
 
     model_copy = copy
 
-    def model_dump(self, *, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
-        """A plain dict of the keys that are set."""
-        plain: dict[str, Any] = dump(self, include, exclude)
+    def model_dump(self, *, mode: str = "python", include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+        """A plain dict of the keys that are set; with mode "json" of values that JSON has."""
+        plain: dict[str, Any] = dump(self, include, exclude, json=mode == "json")
         return plain
 
     def model_dump_json(self, *, include: Any = None, exclude: Any = None, indent: int | None = None, **_: Any) -> str:

@@ -257,9 +257,9 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem]):
         """The items."""
         return self
 
-    def model_dump(self, *, include: Any = None, exclude: Any = None, **_: Any) -> list[Any]:
+    def model_dump(self, *, mode: str = "python", include: Any = None, exclude: Any = None, **_: Any) -> list[Any]:
         """A list of plain dicts."""
-        plain: list[Any] = dump(self, include, exclude)
+        plain: list[Any] = dump(self, include, exclude, json=mode == "json")
         return plain
 
     def model_dump_json(self, *, include: Any = None, exclude: Any = None, indent: int | None = None, **_: Any) -> str:

@@ -24,6 +24,7 @@ from mlserve.types import (
     ResponseOutput,
 )
 from mlserve.wire.contents import check_contents
+from mlserve.wire.parameters import sendable
 from mlserve.wire.protowire import Chunk, field, read_varint, split_fields
 from mlserve.wire.raw_data import check_raw
 from mlserve.wire.schema import hot_class
@@ -283,7 +284,7 @@ def _read_parameters(values: Any) -> Parameters | None:
 
 
 def _write_parameters(target: Any, parameters: Parameters | None) -> None:
-    """Fills a map of InferParameter. None, lists and objects have no form here and are left out, headers too."""
+    """Fills a map of InferParameter. None, lists and dicts have no form here and are left out, headers too."""
     if parameters is None:
         return
     for key, value in parameters.items():
@@ -297,10 +298,10 @@ def _write_parameters(target: Any, parameters: Parameters | None) -> None:
             _write_int(target[key], value)
         elif isinstance(value, float):
             target[key].double_param = value
-        elif isinstance(value, bytes):
-            target[key].string_param = value.decode("utf-8", "replace")
-        elif hasattr(value, "item") and not getattr(value, "shape", None):  # A number of numpy's.
-            _write_parameters(target, Parameters({key: value.item()}))
+        elif not isinstance(value, list | tuple | dict):
+            (plain,) = (sendable(Parameters({key: value})) or {}).values()
+            if not isinstance(plain, list | dict):
+                _write_parameters(target, Parameters({key: plain}))
 
 
 def _write_int(parameter: Any, value: int) -> None:

@@ -116,6 +116,10 @@ class Crew:
         calls = (call for link in self._all for call in link.calls.values())
         return [call for call in calls if call.model == model and not call.abandoned]
 
+    def runs(self, model: int) -> bool:
+        """Whether workers have calls of a model, also some that nobody waits for any more."""
+        return any(call.model == model for link in self._all for call in link.calls.values())
+
     # -- models -------------------------------------------------------------------------------------------------------
 
     async def load(self, frame: frames.Load, bounds: Bounds, *, apart: bool = False) -> frames.Loaded:

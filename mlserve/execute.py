@@ -90,7 +90,8 @@ def describe_failure(model: MLModel, request_id: str | None, error: BaseExceptio
     """The error for the caller; the traceback of anything that is not a client's fault goes to the log, once."""
     known = from_exception(error)
     if known.http_status >= 500:
-        _logger.error("model '%s' failed on request %s", model.name, request_id, exc_info=error)
+        where = f" on request {request_id}" if request_id else ""
+        _logger.error("model '%s' failed%s", model.name, where, exc_info=error)
     return known
 
 

@@ -36,6 +36,7 @@ from mlserve.errors import (
     ServerStopping,
 )
 from mlserve.eventloop import clock_of, waiter_type
+from mlserve.execute import CLOSE_SECONDS
 from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.link import CHUNK_CREDIT, Link, Observer
@@ -47,6 +48,7 @@ from mlserve.unsent import Unsent
 
 _logger = logging.getLogger("mlserve.pool")
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
+_LOOK_SECONDS = 0.01  # between two looks at whether the calls of a model have ended that is to be unloaded
 
 
 # How a transport says that the caller has left: it is given what to call then, and None when that is too late.
@@ -351,7 +353,11 @@ class Pool:
         return loaded
 
     async def unload(self, model: int) -> None:
-        """Unloads a model in all workers. What still waits for it, or runs, gets 503."""
+        """Unloads a model in all workers. What still waits for it, or runs, gets 503.
+
+        Its unload() comes when its calls have ended, those included whose clients had left before, or when they have
+        had their time for that. Waited for here, since a worker that has an Unload before it gets no other calls.
+        """
         line = self._lines.pop(model, None)
         self._waiting.pop(model, None)
         if line is not None:
@@ -361,6 +367,9 @@ class Pool:
         for call in self.crew.calls_of(model):
             self._abandon(call)
             call.fail(cut_off)
+        with anyio.move_on_after(CLOSE_SECONDS):
+            while self.crew.runs(model):
+                await anyio.sleep(_LOOK_SECONDS)
         await self.crew.unload(model)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -21,7 +20,6 @@ from mlserve.arena import Views
 from mlserve.codecs.decoded import offer_decoded
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
-from mlserve.eventloop import FutureWaiter, Waiter
 from mlserve.frames import Message, credit_of
 from mlserve.handlers import get_custom_handlers
 from mlserve.handling import make_handler
@@ -29,9 +27,11 @@ from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
 from mlserve.outbox import FLUSH_SECONDS, Outbox
+from mlserve.plain_streams import noting_steps
 from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
 from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.worker_stream import Stream
 
 _HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
 _CANCELLED_STATUS = 499
@@ -274,9 +274,14 @@ class Running:
         self._outbox.put(frames.Waiting(frame.call))
 
     async def run_stream(self, frame: frames.Open, loaded: LoadedModel) -> None:
-        """Runs one streamed call; `begin_stream` came before."""
+        """Runs one streamed call; `begin_stream` came before.
+
+        A call runs until the step of a plain generator has ended that its client has left it in: it takes its place
+        among the model's running calls, and the model is not unloaded under it.
+        """
         stream, scope = self.streams[frame.call], self._scopes[frame.call]
         stream.task = asyncio.current_task()
+        plain = noting_steps()
         try:
             bind_model(loaded.model.name, loaded.model.version)
             await self._send_chunks(loaded, stream, scope, frame.form)
@@ -286,7 +291,10 @@ class Running:
                 raise
             if scope.cancelled and isinstance(error, asyncio.CancelledError):
                 error = Cancelled()
-            self.failed(frame.call, loaded.model, None, error, 0.0)
+            stream.settle()
+            for steps in plain:
+                error = await steps.over() or error
+            self.failed(frame.call, loaded.model, stream.request_id, error, 0.0)
         finally:
             del self._scopes[frame.call]
             self.streams.pop(frame.call).close()
@@ -321,6 +329,7 @@ class Running:
             self._outbox.put(frames.Pulled(stream.call))
             if isinstance(request, MLServeError):
                 raise request
+            stream.request_id = request.id or stream.request_id
             loaded.offer_decoded(request)
             yield request
 
@@ -372,58 +381,6 @@ def _detach(members: list[frames.Infer], holds: dict[int, Any]) -> None:
             if part.data is None:
                 part.data = bytes(hold.view(part.offset, part.length))
         message.slot = None
-
-
-class Stream:
-    """The worker's end of one streamed call."""
-
-    def __init__(self, call: int, credit: int) -> None:
-        self.call = call
-        self.credit = credit  # chunks are sent while some is left, until the client has taken some
-        self.task: asyncio.Task[Any] | None = None  # set when it begins to run
-        self._again: asyncio.TimerHandle | None = None
-        self._credit_came: Waiter | None = None
-        # The pool bounds how many requests wait here.
-        self._incoming, self.requests = anyio.create_memory_object_stream[InferenceRequest | MLServeError](float("inf"))
-
-    def add_credit(self, credit: int) -> None:
-        """The client has taken some chunks."""
-        self.credit += credit
-        if self._credit_came is not None:
-            self._credit_came.set()
-
-    async def until_credit(self) -> None:
-        """Waits until another chunk may be sent: a slow client slows its generator, nothing else."""
-        while self.credit <= 0:
-            self._credit_came = FutureWaiter()
-            await self._credit_came.wait()
-        self._credit_came = None
-
-    def add(self, request: InferenceRequest | MLServeError) -> None:
-        """Another request has come, or one that cannot be read; dropped if nobody waits for it any more."""
-        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._incoming.send_nowait(request)
-
-    def close_requests(self) -> None:
-        """There are no more requests."""
-        self._incoming.close()
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more. A thread that waits for the next request learns it by there being none.
-
-        By the task and once, not by a scope, in which no `finally` could await anything. Again after a while: one that
-        takes too long is broken off, and a model may have swallowed it.
-        """
-        self.close_requests()
-        if self.task is not None:
-            self.task.cancel()
-            self._again = asyncio.get_running_loop().call_later(execute.CLOSE_SECONDS, self.cancel)
-
-    def close(self) -> None:
-        self.close_requests()
-        self.requests.close()
-        if self._again is not None:
-            self._again.cancel()
 
 
 class _Scope:

@@ -39,9 +39,10 @@ from mlserve.model import MLModel
 from mlserve.outbox import Outbox
 from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
-from mlserve.running import LoadedModel, Running, Stream
+from mlserve.running import LoadedModel, Running
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, MetadataModelResponse
+from mlserve.worker_stream import Stream
 
 _logger = logging.getLogger("mlserve.worker")
 _IDLE_SECONDS = 10.0  # without work for this long, memory goes back to the system

@@ -40,7 +40,7 @@ ROOMS = [
     ["codecs", "asgi_frames", "handlers", "arguments", "handling", "sealed", "layout"],
     ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
-    ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox"],
+    ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox", "worker_stream"],
     ["progress", "sending"],
     ["running", "launch", "link"],
     ["recycling", "loading", "taking_back"],

@@ -8,8 +8,10 @@ import signal
 import anyio
 import pytest
 
+from mlserve import frames
 from mlserve.bounds import window_of
 from mlserve.errors import CallerLeft, MLServeError, ModelLoadError, NoWorker, ServerStopping, WorkerDied
+from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest
 from tests.engine import load, request, running_pool, until, values, write_models
 
@@ -234,6 +236,50 @@ async def test_a_reader_that_stops_ends_the_stream(folder):
         await chunks.aclose()
         assert values(await pool.infer(1, request([1]), "json")) == [2.0]
         await until(lambda: not pool.crew.links[0].calls)
+
+
+COUNTED = """
+from mlserve.types import InferenceResponse
+from models import *
+
+
+class Counted(MLModel):
+    made = 0
+
+    async def predict(self, request):
+        request.inputs[0].data = [float(self.made)]
+        return answer(self, request)
+
+    async def predict_stream(self, requests):
+        async for request in requests:
+            while True:
+                self.made += 1
+                yield answer(self, request)
+"""
+
+
+async def test_a_stream_is_no_further_ahead_of_its_reader_than_is_documented(folder):
+    (folder / "counted.py").write_text(COUNTED)
+    settings = ModelSettings(name="counted", implementation="counted.Counted")
+    async with running_pool() as (pool, _):
+        await pool.load(frames.Load(1, settings.model_dump_json().encode(), str(folder)))
+
+        async def requests():
+            yield request([1.0])
+
+        async def made() -> float:
+            return values(await pool.infer(1, request([1.0]), "json"))[0]
+
+        chunks = pool.stream(1, requests(), "raw")
+        read, furthest = 0, 0.0
+        for _ in range(50):
+            held = len(await anext(chunks))
+            while (ahead := await made() - read) < 16 + 1:  # the last one is in the generator's hands
+                pass
+            furthest = max(furthest, ahead)
+            read += held
+        assert 16 < furthest <= 32 + 1
+        await chunks.aclose()
 
 
 @pytest.mark.parametrize(("service_seconds", "calls"), [(None, 1), (10.0, 1), (0.001, 3), (0.0001, 21), (1e-9, 64)])

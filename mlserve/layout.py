@@ -116,7 +116,7 @@ def output_forms(request: InferenceRequest | None, response: InferenceResponse, 
 
 
 def _flag(parameters: Parameters | None, name: str) -> Any:
-    return None if parameters is None else parameters.get(name)
+    return None if parameters is None else dict.get(parameters, name)
 
 
 def _first(value: Any, default: bool) -> bool:
@@ -202,7 +202,7 @@ def _tensor(part: Part, hold: Hold | None) -> TensorData:
 
 
 def _plain(parameters: Parameters | None) -> dict[str, Any] | None:
-    return None if parameters is None else dict(parameters)
+    return None if parameters is None else {**parameters}
 
 
 def _parameters(values: dict[str, Any] | None) -> Parameters | None:

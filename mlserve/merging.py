@@ -124,7 +124,7 @@ def _cut(output: ResponseOutput, rows: Sequence[int]) -> Iterator[TensorData]:
 
 
 def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters | None:
-    known = [dict(one) if one is not None else {} for one in all_parameters]
+    known = [{**one} if one is not None else {} for one in all_parameters]
     merged: dict[str, Any] = {}
     for name in _in_order(known):
         values = [one.get(name) for one in known]
@@ -154,7 +154,8 @@ def _split_parameters(parameters: Parameters | None, count: int) -> list[Paramet
     if parameters is None:
         return [None] * count
     return [
-        Parameters({name: _dealt(value, place, count) for name, value in parameters.items()}) for place in range(count)
+        Parameters({name: _dealt(value, place, count) for name, value in dict.items(parameters)})
+        for place in range(count)
     ]
 
 

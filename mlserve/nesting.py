@@ -6,7 +6,6 @@ could not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["MOST_LEVELS", "is_too_deep"]
@@ -15,9 +14,9 @@ MOST_LEVELS = 500
 _NESTS = (dict, list, tuple)
 
 
-def is_too_deep(parameters: Mapping[str, Any] | None) -> bool:
+def is_too_deep(parameters: dict[str, Any] | None) -> bool:
     """Whether parameters have more levels than they may; also of those that hold themselves."""
-    level = [value for value in parameters.values() if isinstance(value, _NESTS)] if parameters else []
+    level = [value for value in dict.values(parameters) if isinstance(value, _NESTS)] if parameters else []
     for _ in range(MOST_LEVELS):
         if not level:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from typing import Any
 
@@ -100,3 +101,29 @@ def test_parameters_copies() -> None:
     assert parameters.model_copy(deep=True).a is not parameters.a
     assert Parameters.model_validate({"a": 1}) == Parameters.parse_obj(Parameters(a=1))
     assert repr(Parameters(a=1, b="x" * 100)) == f"Parameters(a=1, b='{'x' * 56}...)"
+
+
+# -- keys that are called like methods of dicts -----------------------------------------------------------------------
+
+METHODS = ("clear", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values")
+
+
+def test_a_key_that_is_called_like_a_method_is_an_attribute() -> None:
+    parameters = Parameters(**{name: at for at, name in enumerate(METHODS)})
+    for again in (parameters, copy.copy(parameters), copy.deepcopy(parameters), pickle.loads(pickle.dumps(parameters))):
+        assert [getattr(again, name) for name in METHODS] == list(range(len(METHODS)))
+        assert dict(again) == {**again} == again.model_dump() == {name: at for at, name in enumerate(METHODS)}
+        assert json.loads(again.model_dump_json()) == again.model_dump()
+    assert repr(parameters).startswith("Parameters(clear=0, fromkeys=1")
+    assert parameters.copy(update={"items": 5}).items == 5
+    del parameters.items
+    assert len(parameters.items()) == len(METHODS) - 1
+    parameters.pop = None
+    assert parameters.pop("values") == METHODS.index("values")
+
+
+def test_the_methods_are_there_without_such_a_key() -> None:
+    parameters = Parameters(a=1)
+    parameters.update(b=2)
+    assert (parameters.get("a"), list(parameters.items()), parameters.pop("b")) == (1, [("a", 1), ("b", 2)], 2)
+    assert Parameters.fromkeys("a", 1) == {"a": 1}

@@ -87,7 +87,8 @@ class Echo(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         assert payload.parameters is not None
-        parameters = Parameters(given=payload.parameters.given)
+        parameters = Parameters({**payload.parameters})
+        parameters.headers = None
         return InferenceResponse(model_name=self.name, outputs=[], parameters=parameters)
 
 
@@ -131,3 +132,19 @@ def test_a_client_sends_the_same(server: Any, name: str) -> None:
             response = client.infer("echo", {"x": ["a"]}, parameters={"given": value}).response
         assert response.parameters is not None
         assert response.parameters.given == written
+
+
+def test_keys_that_are_called_like_methods_of_dicts_reach_the_model_and_come_back(server: Any) -> None:
+    given = {"get": 1, "items": "a", "keys": [1], "pop": 2.5, "update": True, "values": {"a": 1}}
+    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"], "parameters": given}
+    body = {
+        "inputs": [tensor],
+        "parameters": {**given, "given": given},
+        "outputs": [{"name": "y", "parameters": given}],
+    }
+    reply = httpx.post(f"{server.rest}/v2/models/echo/infer", json=body)
+    assert reply.json()["parameters"] == {"given": given, **given}, reply.text
+    with Client(f"grpc://{server.grpc}") as client:
+        response = client.infer("echo", {"x": ["a"]}, parameters={"items": "a", "get": 1, "given": 1}).response
+    assert response.parameters is not None
+    assert (response.parameters.items, response.parameters["get"]) == ("a", 1)

@@ -87,7 +87,7 @@ def decode_response(body: Buffer, header_length: int | None = None) -> Inference
     response = decode(bytes(view[:header_length]), InferenceResponse)
     at = header_length
     for output in response.outputs:
-        size = None if output.parameters is None else output.parameters.get("binary_data_size")
+        size = None if output.parameters is None else dict.get(output.parameters, "binary_data_size")
         if size is None:
             continue
         if not isinstance(size, int) or not 0 <= size <= len(body) - at:

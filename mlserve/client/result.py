@@ -25,7 +25,7 @@ class InferResult:
 
     def __init__(self, response: InferenceResponse, headers: Mapping[str, str]) -> None:
         parameters = response.parameters
-        own = parameters.pop("headers", None) if parameters is not None else None
+        own = dict.pop(parameters, "headers", None) if parameters is not None else None
         self.response = response
         self.headers = {**headers, **{str(name).lower(): str(value) for name, value in (own or {}).items()}}
 

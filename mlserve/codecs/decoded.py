@@ -83,7 +83,7 @@ def get_content_type(parametrised_obj: Any, metadata: Any = None) -> str | None:
     """The content type that the object names itself; else that of its metadata."""
     for one in (parametrised_obj, metadata):
         if one is not None and one.parameters is not None:
-            content_type: str | None = one.parameters.get("content_type")
+            content_type: str | None = dict.get(one.parameters, "content_type")
             if content_type is not None:
                 return content_type
     return None
@@ -143,7 +143,7 @@ def offer_decoded(
     if parameters is None:
         parameters = request.parameters = Parameters()
     if DecodedParameterName not in parameters.__dict__:
-        make = partial(_decode_copy_of_request, codec, request.inputs, dict(parameters))
+        make = partial(_decode_copy_of_request, codec, request.inputs, {**parameters})
         parameters._defer(DecodedParameterName, make)
 
 
@@ -160,13 +160,13 @@ def _offer_input(
         parameters.__dict__.pop(DecodedParameterName, None)
     if not has_decoded(request_input):
         one = request_input
-        make = partial(_decode_copy_of_input, codec, one.name, one.shape, one.datatype, one.data, dict(parameters))
+        make = partial(_decode_copy_of_input, codec, one.name, one.shape, one.datatype, one.data, {**parameters})
         parameters._defer(DecodedParameterName, make)
 
 
 def _input_codec(tensor: InputOrOutput, metadata: Mapping[str, MetadataTensor] | None) -> InputCodecLike | None:
     parameters = tensor.parameters
-    content_type = parameters.get("content_type") if parameters is not None else None
+    content_type = dict.get(parameters, "content_type") if parameters is not None else None
     if content_type is None:
         if not metadata:
             return None
@@ -178,7 +178,7 @@ def _input_codec(tensor: InputOrOutput, metadata: Mapping[str, MetadataTensor] |
 
 def _request_codec(request: InferenceRequest, settings: Any) -> RequestCodecLike | None:
     parameters = request.parameters
-    content_type = parameters.get("content_type") if parameters is not None else None
+    content_type = dict.get(parameters, "content_type") if parameters is not None else None
     if content_type is None and settings is not None and settings.parameters is not None:
         content_type = settings.parameters.content_type
     return find_request_codec(content_type) if content_type is not None else None

@@ -132,7 +132,7 @@ def _decode(tensors: Sequence[InputOrOutput]) -> pd.DataFrame:
 
 def _series(values: list[Any], tensor: InputOrOutput, pd: Any) -> Any:
     """The rows with the type that pandas finds for them; objects as they are where it must not look inside."""
-    content_type = tensor.parameters.get("content_type") if tensor.parameters is not None else None
+    content_type = dict.get(tensor.parameters, "content_type") if tensor.parameters is not None else None
     if content_type == JsonContentType or not values:
         return pd.Series(values, dtype=object)
     try:

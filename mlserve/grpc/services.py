@@ -131,7 +131,7 @@ def _tensor(tensor: MetadataTensor) -> Any:
 def _parameters(parameters: Parameters | None) -> dict[str, Any]:
     """InferParameters; values that have no form there are left out."""
     found = {}
-    for key, value in (parameters or {}).items():
+    for key, value in dict.items(parameters or {}):
         if isinstance(value, bool):
             found[key] = inference.InferParameter(bool_param=value)
         elif isinstance(value, int) and -(1 << 63) <= value < 1 << 63:

@@ -188,7 +188,7 @@ class _TritonStream:
 
     async def _infer(self, decoded: Decoded, answers: _Answers) -> None:
         request, name, version, form = decoded
-        wants_final = request.parameters is not None and request.parameters.get(_WANTS_FINAL) is True
+        wants_final = request.parameters is not None and dict.get(request.parameters, _WANTS_FINAL) is True
         timeout = self._call.time_left()
         responses = self._plane.infer_stream(_One(request), name, version, form=form, timeout_seconds=timeout)
         async with aclosing(responses):

@@ -48,7 +48,7 @@ def extract_headers(inference_response: InferenceResponse) -> dict[str, str] | N
     """The headers in the parameters of a response, taken out of them."""
     if inference_response.parameters is None:
         return None
-    headers: dict[str, str] | None = inference_response.parameters.pop("headers", None)
+    headers: dict[str, str] | None = dict.pop(inference_response.parameters, "headers", None)
     return headers
 
 

@@ -118,7 +118,7 @@ class _Only:
 
 
 def _reply(response: InferenceResponse) -> Reply:
-    values = None if response.parameters is None else response.parameters.pop("headers", None)
+    values = None if response.parameters is None else dict.pop(response.parameters, "headers", None)
     chunks, header_length = encode_response(response)
     if header_length is None:
         headers = [JSON]

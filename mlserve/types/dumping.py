@@ -50,7 +50,8 @@ def dump(
         return _dump_items(items, include, exclude, none=none, json=json, text=text)
     if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
         kept = none or not hasattr(value, "model_dump")
-        return _dump_items(list(value.items()), include, exclude, none=kept, json=json, text=text)
+        items = list(dict.items(value) if isinstance(value, dict) else value.items())
+        return _dump_items(items, include, exclude, none=kept, json=json, text=text)
     if isinstance(value, TensorData):
         if text and include is None and exclude is None:
             return value

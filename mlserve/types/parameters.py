@@ -15,6 +15,7 @@ from mlserve.types.validation import ValidationError, from_msgspec
 __all__ = ["Parameters"]
 
 _KNOWN = frozenset(("content_type", "headers"))
+_METHODS = ("clear", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values")
 
 PARAMETERS_SCHEMA: dict[str, Any] = {
     "properties": {
@@ -25,12 +26,26 @@ PARAMETERS_SCHEMA: dict[str, Any] = {
 }
 
 
+class _KeyOrMethod:
+    """A method of dicts, or the value of the key that has its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._method = dict.__dict__[name]
+
+    def __get__(self, parameters: Any, owner: Any = None) -> Any:
+        if parameters is not None and self._name in parameters:
+            return parameters[self._name]
+        return self._method.__get__(parameters, owner)
+
+
 class Parameters(dict[str, Any]):
     """A dict whose keys are attributes too; None and absent are the same thing.
 
-    `content_type` and `headers` are None where absent; any other missing attribute is an AttributeError. Attributes
-    that start with `_` are private to this process: they are no keys and never reach the wire. An object of this type
-    is true even when empty, as an object of a model class is.
+    A key that is called like a method of dicts (`items`, `values`) hides that method: code that takes any parameters
+    calls `dict.get(parameters, …)`. `content_type` and `headers` are None where absent; any other missing attribute is
+    an AttributeError. Attributes that start with `_` are private to this process: they are no keys and never reach the
+    wire. An object of this type is true even when empty, as an object of a model class is.
 
     A subclass may declare fields, with or without defaults, as in a model of pydantic's: what is given for them is
     checked and converted, and one that is missing and has no default is a ValidationError.
@@ -98,7 +113,7 @@ class Parameters(dict[str, Any]):
             if value is None:
                 self.__dict__[key] = None
         if value is None:
-            self.pop(key, None)
+            dict.pop(self, key, None)
         else:
             dict.__setitem__(self, key, value)
 
@@ -107,7 +122,7 @@ class Parameters(dict[str, Any]):
         self.__dict__.setdefault("_pending", {})[name] = make
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={_short(value)}' for key, value in self.items())})"
+        return f"{type(self).__name__}({', '.join(f'{key}={_short(value)}' for key, value in dict.items(self))})"
 
     def __copy__(self) -> Parameters:
         return _restored(type(self), dict(self), self.__dict__)
@@ -127,7 +142,7 @@ class Parameters(dict[str, Any]):
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False, **_: Any) -> Parameters:
         """A copy, deep or not, with `update` applied."""
         again = copy.deepcopy(self) if deep else copy.copy(self)
-        for key, value in (update or {}).items():
+        for key, value in {**(update or {})}.items():
             again[key] = value
         return again
 
@@ -167,7 +182,7 @@ class Parameters(dict[str, Any]):
     @property
     def model_extra(self) -> Any:
         """The keys beside `content_type` and `headers`."""
-        return {key: value for key, value in self.items() if key not in _KNOWN}
+        return {key: value for key, value in dict.items(self) if key not in _KNOWN}
 
     @property
     def model_fields_set(self) -> set[str]:
@@ -182,6 +197,10 @@ class Parameters(dict[str, Any]):
         schema = model_json_schema
         dict = model_dump
         json = model_dump_json
+
+
+for _name in _METHODS:
+    setattr(Parameters, _name, _KeyOrMethod(_name))
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ def sendable(parameters: Parameters | None) -> dict[str, Any] | None:
     """
     if parameters is None:
         return None
-    values = dict(parameters)
-    for name, value in parameters.items():
+    values = {**parameters}  # dict(…) would look up its keys()
+    for name, value in dict.items(parameters):
         if value.__class__ not in _AS_THEY_ARE and name != "headers":
             values[name] = _in_json(name, value)
     return values

@@ -110,7 +110,7 @@ def _split(body: Buffer, header_length: int) -> tuple[Buffer, memoryview]:
 
 def _check_parameters(parameters: Parameters, place: str) -> None:
     """The two members that have a type."""
-    content_type, headers = parameters.get("content_type"), parameters.get("headers")
+    content_type, headers = dict.get(parameters, "content_type"), dict.get(parameters, "headers")
     if content_type is not None and not isinstance(content_type, str):
         raise InvalidRequest(f"{place}.content_type: expected a text, got {_shown(content_type)}", _NO_REQUEST)
     if headers is not None and not isinstance(headers, dict):
@@ -145,7 +145,7 @@ def _attach(inputs: Sequence[RequestInput], rest: memoryview) -> None:
     start = 0
     for at, tensor in enumerate(inputs):
         parameters = tensor.parameters
-        size = None if parameters is None else parameters.pop("binary_data_size", None)
+        size = None if parameters is None else dict.pop(parameters, "binary_data_size", None)
         has_text = tensor.data.form == "json"
         place = f"inputs[{at}].parameters.binary_data_size"
         if size is None:

@@ -287,7 +287,7 @@ def _write_parameters(target: Any, parameters: Parameters | None) -> None:
     """Fills a map of InferParameter. None, lists and dicts have no form here and are left out, headers too."""
     if parameters is None:
         return
-    for key, value in parameters.items():
+    for key, value in dict.items(parameters):
         if key == "headers":
             continue
         if isinstance(value, str):

@@ -67,7 +67,7 @@ def check_shapes(model: MLModel, explainer: Any, instances: list[Any]) -> None:
 
 def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: InferenceRequest) -> dict[str, Any]:
     """The arguments of `explain`: those of the settings, overruled by those of the request. InferenceError."""
-    given = request.parameters.get("explain_parameters") if request.parameters is not None else None
+    given = dict.get(request.parameters, "explain_parameters") if request.parameters is not None else None
     if isinstance(given, str):  # gRPC has no parameters with an inside
         try:
             given = json.loads(given)

@@ -125,12 +125,25 @@ def import_implementation(implementation: Any, settings: ModelSettings, folder: 
         if "." not in name:
             return _from_entry_point(name)
         module_name, _, class_name = name.rpartition(".")
-        found = getattr(importlib.import_module(module_name), class_name)
+        module = _running_script(module_name, folder) or importlib.import_module(module_name)
+        found = getattr(module, class_name)
     except Exception as error:
         raise ModelLoadError(explain_import_error(str(implementation), folder, error)) from error
     if not isinstance(found, type):
         raise ModelLoadError(f"model '{settings.name}': {implementation} is not a class but {type(found).__name__}")
     return found
+
+
+def _running_script(name: str, folder: Path | None) -> ModuleType | None:
+    """The module of the running program, if it is the file of that name in the folder: importing it would run it again.
+
+    So it is for a model in a thread of a program that has its class; worker processes run another program.
+    """
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or folder is None or Path(file).stem != name:
+        return None
+    return main if Path(file).resolve() == (folder / f"{name}.py").resolve() else None
 
 
 def _from_entry_point(name: str) -> type[Any]:

@@ -205,6 +205,16 @@ def test_a_script_serves_a_model_that_it_defines_itself(tmp_path: Path, workers:
     assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
 
 
+@pytest.mark.slow
+def test_a_script_is_not_run_again_for_a_model_in_a_thread(tmp_path: Path) -> None:
+    """It has no `if __name__` guard. Models that are given are loaded, whatever the settings say of a repository's."""
+    script = SCRIPT.replace("WORKERS", "0, load_models_at_startup=False")
+    body, _, _ = script.partition("if __name__")
+    (tmp_path / "serve-mine.py").write_text(f"print('begun')\n{body}anyio.run(main)\n")
+    done = subprocess.run([sys.executable, str(tmp_path / "serve-mine.py")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "begun\n200\n"), done.stderr
+
+
 # -- manners of the types that the document relies on -------------------------------------------------------------
 
 

@@ -35,7 +35,8 @@ class MLServer:
 
         StartupError if a port is taken or no worker comes up.
         """
-        self._server = server = Server(self._settings, GivenModels(map(_for_workers, models_settings)))
+        settings = self._settings.model_copy(update={"load_models_at_startup": True})  # that is about a repository's
+        self._server = server = Server(settings, GivenModels(map(_for_workers, models_settings)))
         async with anyio.create_task_group() as tasks:
             if threading.current_thread() is threading.main_thread():
                 await tasks.start(_stop_on_signals, server)
@@ -51,7 +52,8 @@ class MLServer:
 def _for_workers(settings: ModelSettings) -> ModelSettings:
     """The settings with a class that workers can import: one of the running script is found in its file.
 
-    So the script is imported in each worker, under another name than `__main__`.
+    So the script is imported in each worker process, under another name than `__main__`; a worker that is a thread
+    takes the class of the program that runs.
     """
     given = settings.implementation
     file = getattr(sys.modules["__main__"], "__file__", None)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-__all__ = ["convert", "is_scalar"]
+__all__ = ["convert", "inside", "is_scalar", "reason_of", "unfit"]
 
 _BOOLS = {
     **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
@@ -37,6 +37,7 @@ _SPAN = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _LISTS: dict[Any, Any] = {Sequence: list, Collection: list}
+_SHOWN = (str, bytes, int, float, type(None))
 _SECONDS_UP_TO = 2e10  # a larger number is one of milliseconds
 _MOMENT_ZERO = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
@@ -71,9 +72,9 @@ def convert(value: Any, hint: Any) -> Any:
         if issubclass(kind, enum.Enum):
             return _member(value, kind)
         if kind in _SCALARS:
-            return _SCALARS[kind](value)
+            return value if type(value) is kind else _SCALARS[kind](value)
         if dataclasses.is_dataclass(kind):
-            return _dataclass(value, kind)
+            return value if isinstance(value, kind) else _dataclass(value, kind)
         if not hasattr(kind, "__annotations__") and issubclass(kind, Mapping):
             return _mapping(value, get_args(hint) or (Any, Any))
         if issubclass(kind, (list, tuple, set, frozenset)) and not hasattr(kind, "_fields"):
@@ -91,16 +92,26 @@ def _has_pydantic(hint: Any) -> bool:
     )
 
 
-def _unfit(wanted: str, value: Any) -> ValueError:
-    shown = repr(value)
+def unfit(wanted: str, value: Any) -> ValueError:
+    """Says what a value should be, and what it is; of what may hold secrets, only its kind."""
+    shown = repr(value) if isinstance(value, _SHOWN) else f"a {type(value).__name__}"
     return ValueError(f"expected {wanted}, got {shown if len(shown) <= 60 else shown[:60] + '…'}")
 
 
-def _inside(place: str, value: Any, hint: Any) -> Any:
+def inside(place: str, done: Callable[..., Any], *given: Any) -> Any:
+    """What is done with a part of a value. ValueError with its place if that cannot be."""
     try:
-        return convert(value, hint)
+        return done(*given)
     except Exception as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise ValueError(f"{place}: {reason_of(error)}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong; pydantic says it in many lines with a link."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return str(error)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in errors())
 
 
 # -- what has parts ----------------------------------------------------------------------------------------------------
@@ -122,7 +133,7 @@ def _literal(value: Any, wanted: tuple[Any, ...]) -> Any:
     for one in wanted:
         if value == one or (isinstance(one, enum.Enum) and value == one.value):
             return one
-    raise _unfit(" or ".join(map(repr, wanted)), value)
+    raise unfit(" or ".join(map(repr, wanted)), value)
 
 
 def _member(value: Any, kind: type[enum.Enum]) -> enum.Enum:
@@ -133,37 +144,40 @@ def _member(value: Any, kind: type[enum.Enum]) -> enum.Enum:
     try:
         return kind(value)
     except ValueError:
-        raise _unfit(" or ".join(repr(one.value) for one in kind), value) from None
+        raise unfit(" or ".join(repr(one.value) for one in kind), value) from None
 
 
 def _items(value: Any, kind: type, hints: tuple[Any, ...]) -> Any:
     if not isinstance(value, list):
-        raise _unfit("a list", value)
+        raise unfit("a list", value)
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         if len(value) != len(hints):
-            raise _unfit(f"{len(hints)} values", value)
-        return tuple(_inside(f"[{at}]", one, hint) for at, (one, hint) in enumerate(zip(value, hints)))
+            raise unfit(f"{len(hints)} values", value)
+        return tuple(inside(f"[{at}]", convert, one, hint) for at, (one, hint) in enumerate(zip(value, hints)))
     hint = hints[0] if hints else Any
-    return kind(_inside(f"[{at}]", one, hint) for at, one in enumerate(value))
+    return kind(inside(f"[{at}]", convert, one, hint) for at, one in enumerate(value))
 
 
 def _mapping(value: Any, hints: tuple[Any, ...]) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise _unfit("an object", value)
+        raise unfit("an object", value)
     of_key, of_value = hints
-    return {_inside(f"the key '{key}'", key, of_key): _inside(f"'{key}'", one, of_value) for key, one in value.items()}
+    return {
+        inside(f"the key '{key}'", convert, key, of_key): inside(f"'{key}'", convert, one, of_value)
+        for key, one in value.items()
+    }
 
 
 def _dataclass(value: Any, kind: Any) -> Any:
     if not isinstance(value, dict):
-        raise _unfit(f"an object, for {kind.__name__}", value)
+        raise unfit(f"an object, for {kind.__name__}", value)
     hints = get_type_hints(kind, include_extras=True)
     found = {}
     for field in dataclasses.fields(kind):
         if not field.init:
             continue
         if field.name in value:
-            found[field.name] = _inside(f"'{field.name}'", value[field.name], hints[field.name])
+            found[field.name] = inside(f"'{field.name}'", convert, value[field.name], hints[field.name])
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f"the member '{field.name}' is missing")
     return kind(**found)
@@ -177,7 +191,7 @@ def _bool(value: Any) -> bool:
     if found is None and isinstance(value, (bool, int, float)) and value in (0, 1):
         found = bool(value)
     if found is None:
-        raise _unfit("true or false", value)
+        raise unfit("true or false", value)
     return found
 
 
@@ -188,7 +202,7 @@ def _int(value: Any) -> int:
         return int(value)
     match = _INTEGER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise _unfit("an integer", value)
+        raise unfit("an integer", value)
     return int(match[1])
 
 
@@ -198,12 +212,12 @@ def _float(value: Any) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise _unfit("a number", value)
+    raise unfit("a number", value)
 
 
 def _str(value: Any) -> str:
     if not isinstance(value, str):
-        raise _unfit("text", value)
+        raise unfit("text", value)
     return value
 
 
@@ -213,7 +227,7 @@ def _bytes(value: Any) -> bytes:
 
 def _none(value: Any) -> None:
     if value is not None:
-        raise _unfit("null", value)
+        raise unfit("null", value)
 
 
 def _decimal(value: Any) -> decimal.Decimal:
@@ -224,14 +238,14 @@ def _decimal(value: Any) -> decimal.Decimal:
                 return found
     except decimal.InvalidOperation:
         pass
-    raise _unfit("a decimal number", value)
+    raise unfit("a decimal number", value)
 
 
 def _uuid(value: Any) -> uuid.UUID:
     try:
         return uuid.UUID(_str(value))
     except ValueError:
-        raise _unfit("a UUID", value) from None
+        raise unfit("a UUID", value) from None
 
 
 def _is_number(value: Any) -> bool:
@@ -250,7 +264,7 @@ def _datetime(value: Any) -> dt.datetime:
             return msgspec.convert(f"{match['day']}T{time}", dt.datetime)
     except (msgspec.ValidationError, ValueError, OverflowError):
         pass
-    raise _unfit("a date and time, such as 2026-01-31T12:00:00", value)
+    raise unfit("a date and time, such as 2026-01-31T12:00:00", value)
 
 
 def _clock_text(match: re.Match[str]) -> str:
@@ -270,7 +284,7 @@ def _date(value: Any) -> dt.date:
             return moment.date()
     except ValueError:
         pass
-    raise _unfit("a date, such as 2026-01-31", value)
+    raise unfit("a date, such as 2026-01-31", value)
 
 
 def _time(value: Any) -> dt.time:
@@ -283,7 +297,7 @@ def _time(value: Any) -> dt.time:
             return msgspec.convert(_clock_text(match), dt.time)
     except msgspec.ValidationError:
         pass
-    raise _unfit("a time, such as 12:00:00", value)
+    raise unfit("a time, such as 12:00:00", value)
 
 
 def _timedelta(value: Any) -> dt.timedelta:
@@ -298,7 +312,7 @@ def _timedelta(value: Any) -> dt.timedelta:
             return -found if match["sign"] == "-" else found
         return msgspec.convert(value, dt.timedelta)
     except (msgspec.ValidationError, ValueError, OverflowError):
-        raise _unfit("a span of time, such as 90 (seconds), 1:30:00 or PT90S", value) from None
+        raise unfit("a span of time, such as 90 (seconds), 1:30:00 or PT90S", value) from None
 
 
 _SCALARS: dict[type, Callable[[Any], Any]] = {

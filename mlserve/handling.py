@@ -7,9 +7,11 @@ A handler may take, by annotation:
     payload: dict               the JSON body, for dicts, lists, msgspec Structs, dataclasses, pydantic models;
                                 of several such arguments, each is the member of its name
     payload: bytes              the body as it came
+    response: Response          headers and a status for the answer
 
-and returns a Response, or anything that JSON can say. It may be a plain or an async method. A handler that uses FastAPI
-(Body, Query, Depends, UploadFile and the like) is run by FastAPI, which the module of the model has imported then.
+and returns a Response, or anything that JSON can say, by its return annotation (answering.py). It may be a plain or an
+async method. A handler that uses FastAPI (Body, Query, Depends, UploadFile and the like) is run by FastAPI, which the
+module of the model has imported then; what it returns becomes JSON here all the same.
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, get_type_hints
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import parse_qsl
 
-import msgspec
-
-from mlserve.arguments import convert, is_scalar
+from mlserve.answering import json_of
+from mlserve.arguments import convert, is_scalar, reason_of
 from mlserve.asgi_frames import answer_of, receive_of, scope_of
 from mlserve.errors import InvalidRequest
 from mlserve.frames import Handle, Handled
 from mlserve.handlers import CustomHandler
+from mlserve.types import Model
 
 __all__ = ["Handler", "make_handler"]
 
@@ -38,6 +41,7 @@ Handler = Callable[[Handle], Awaitable[Handled]]
 _EMPTY = inspect.Parameter.empty
 _PLACE = re.compile(r"\{(\w+)(?::\w+)?\}")  # a parameter in a path
 _INVALID_STATUS = 422
+_WITHOUT_BODY = (204, 205, 304)
 
 
 def make_handler(marked: CustomHandler, method: Callable[..., Any]) -> Handler:
@@ -50,10 +54,23 @@ def make_handler(marked: CustomHandler, method: Callable[..., Any]) -> Handler:
 
 
 def _hints_of(method: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a method, without those that have a name that only type checkers can resolve."""
     try:
         return get_type_hints(method, include_extras=True)
-    except Exception:  # a name that only type checkers can resolve
-        return {}
+    except Exception:
+        return {
+            name: hint
+            for name, text in inspect.get_annotations(getattr(method, "__func__", method)).items()
+            if (hint := _resolved(text, method)) is not _EMPTY
+        }
+
+
+def _resolved(text: Any, method: Callable[..., Any]) -> Any:
+    names = getattr(inspect.unwrap(method), "__globals__", {})
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__={"one": text}), names, include_extras=True)["one"]
+    except Exception:
+        return _EMPTY
 
 
 # -- by annotation -----------------------------------------------------------------------------------------------------
@@ -61,7 +78,7 @@ def _hints_of(method: Callable[..., Any]) -> dict[str, Any]:
 
 class _Argument(NamedTuple):
     name: str
-    place: str  # request, path, query or body; "either": query if it is there, else body
+    place: str  # request, response, path, query or body; "either": query if it is there, else body
     hint: Any
     default: Any
 
@@ -73,6 +90,7 @@ class _ByAnnotation:
         self._method = method
         in_path = set(_PLACE.findall(marked.rest_path))
         hints = _hints_of(method)
+        self._returns = hints.get("return", _EMPTY)
         self._arguments = [
             _argument(one, hints.get(name, one.annotation), in_path)
             for name, one in inspect.signature(method).parameters.items()
@@ -91,7 +109,8 @@ class _ByAnnotation:
             answer = _as_response(error)
             if answer is None:
                 raise
-        return await _answer(answer, frame)
+        injected = next((found[one.name] for one in self._arguments if one.place == "response"), None)
+        return await _answer(answer, self._returns, injected, frame)
 
     def _find_arguments(self, frame: Handle) -> dict[str, Any]:
         query = dict(parse_qsl(frame.query.decode("latin-1"), keep_blank_values=True))
@@ -102,6 +121,8 @@ class _ByAnnotation:
         name, place, hint, default = argument
         if place == "request":
             return _starlette_request(frame)
+        if place == "response":
+            return _starlette_response()
         if place == "path":
             return _converted(frame.path_parameters[name], hint, f"path parameter '{name}'")
         if place == "query" or (place == "either" and name in query):
@@ -136,6 +157,8 @@ def _argument(parameter: inspect.Parameter, hint: Any, in_path: set[str]) -> _Ar
         hint = Any
     if getattr(hint, "__name__", "") == "Request" or (hint is _EMPTY and name == "request"):
         place = "request"
+    elif _is_response(hint):
+        place = "response"
     elif name in in_path:
         place = "path"
     elif hint in (_EMPTY, Any):
@@ -156,15 +179,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     try:
         return convert(value, hint)
     except Exception as error:
-        raise InvalidRequest(f"{where}: {_reason(error)}", _INVALID_STATUS) from None
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong; pydantic says it in many lines with a link."""
-    errors = getattr(error, "errors", None)
-    if not callable(errors):
-        return str(error)
-    return "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in errors())
+        raise InvalidRequest(f"{where}: {reason_of(error)}", _INVALID_STATUS) from None
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -186,26 +201,37 @@ def _as_response(error: Exception) -> Any:
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
-async def _answer(answer: Any, frame: Handle) -> Handled:
-    """What a handler returned, on its way out."""
+async def _answer(answer: Any, hint: Any, injected: Any, frame: Handle) -> Handled:
+    """What a handler returned, on its way out; with what it has put into the response that it was given, if any."""
     from starlette.responses import Response
 
     if isinstance(answer, Response):
+        answer.status_code = answer.status_code or 200
         return await answer_of(answer, frame)
-    return Handled(frame.call, 200, [("content-type", "application/json")], _json(answer))
+    status, headers = 200, []
+    if injected is not None:
+        status = injected.status_code or status
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in injected.raw_headers]
+    if status < 200 or status in _WITHOUT_BODY:
+        return Handled(frame.call, status, headers, b"")
+    if not any(name == "content-type" for name, _ in headers):
+        headers.append(("content-type", "application/json"))
+    return Handled(frame.call, status, headers, json_of(answer, hint))
 
 
-def _json(value: Any) -> bytes:
-    def plain(other: Any) -> Any:
-        if hasattr(other, "model_dump"):
-            return other.model_dump()
-        if hasattr(other, "tolist"):
-            return other.tolist()
-        raise TypeError(f"a handler returned a {type(other).__name__}, which is none of JSON's types")
+def _is_response(hint: Any) -> bool:
+    responses = sys.modules.get("starlette.responses")  # whoever names one has imported it
+    return responses is not None and isinstance(hint, type) and issubclass(hint, responses.Response)
 
-    if hasattr(value, "model_dump"):
-        value = value.model_dump()
-    return msgspec.json.encode(value, enc_hook=plain)
+
+def _starlette_response() -> Any:
+    """An empty response for a handler to put headers and a status into."""
+    from starlette.responses import Response
+
+    response = Response()
+    del response.headers["content-length"]
+    response.status_code = None  # type: ignore[assignment]  # as FastAPI has it: none was chosen yet
+    return response
 
 
 # -- by FastAPI --------------------------------------------------------------------------------------------------------
@@ -227,10 +253,49 @@ class _ByFastAPI:
     def _app(self) -> Any:
         """An application with this one route; made by the first request, so that its mistakes fail requests only."""
         app = sys.modules["fastapi"].FastAPI(openapi_url=None)
-        app.add_api_route(self._marked.rest_path, self._method, methods=[self._marked.rest_method], response_model=None)
+        method = _returning_json(self._method)
+        app.add_api_route(self._marked.rest_path, method, methods=[self._marked.rest_method], response_model=None)
         return app
 
     async def __call__(self, frame: Handle) -> Handled:
         """The answer to one request."""
         path = _PLACE.sub(lambda place: frame.path_parameters[place[1]], self._marked.rest_path)
         return await answer_of(self._app, frame, path=path, method=self._marked.rest_method)
+
+
+def _returning_json(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method for FastAPI: our own types are bodies, and what it returns is made of JSON's types."""
+    if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+        return method  # a stream
+    hints = _hints_of(method)
+    returns = hints.get("return", _EMPTY)
+
+    async def later(**found: Any) -> Any:
+        return _of_json(await method(**found), returns)
+
+    def now(**found: Any) -> Any:
+        return _of_json(method(**found), returns)
+
+    made: Any = later if inspect.iscoroutinefunction(method) else now
+    signature = inspect.signature(method)
+    arguments = [one.replace(annotation=_for_fastapi(one, hints)) for one in signature.parameters.values()]
+    made.__signature__ = inspect.Signature(arguments)
+    made.__name__ = method.__name__
+    return made  # type: ignore[no-any-return]
+
+
+def _of_json(answer: Any, hint: Any) -> Any:
+    return answer if _is_response(type(answer)) else json.loads(json_of(answer, hint))
+
+
+def _for_fastapi(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
+    """An annotation as FastAPI shall read it: it does not know by itself that our own types are bodies."""
+    hint = hints.get(parameter.name, parameter.annotation)
+    if _has_ours(hint) and not _is_of_fastapi(parameter.default, hint):
+        return Annotated[hint, sys.modules["fastapi"].Body()]
+    return hint
+
+
+def _has_ours(hint: Any) -> bool:
+    ours = isinstance(hint, type) and issubclass(hint, Model)
+    return ours or any(_has_ours(one) for one in get_args(hint))

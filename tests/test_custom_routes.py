@@ -6,11 +6,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
 
+from mlserve.codecs import StringCodec
 from mlserve.handlers import custom_handler
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
 from mlserve.testing import RunningServer, running_server
+from mlserve.types import InferenceRequest, InferenceResponse
+
+INFER_AND_THROUGH = ("/v2/models/m/infer", "/through")
 
 
 class Told(MLModel):
@@ -72,3 +77,22 @@ def test_a_path_that_all_refuse_is_not_there() -> None:
     with running_server([settings_of("a", score=False)]) as server:
         assert httpx.post(f"{server.rest}/score/3").status_code == 404
         assert post(server, "/v2/models/a/score/3") == ["a", 3]
+
+
+class Through(MLModel):
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        return InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("o", ["cat", "é"])])
+
+    @custom_handler("through")
+    def through(self, payload: InferenceRequest, response: Response) -> InferenceResponse:
+        response.status_code = 203
+        return self.predict(payload)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_handler_gives_an_answer_of_predict_as_it_is_on_the_wire(workers: int) -> None:
+    with running_server(ModelSettings(name="m", implementation=Through), parallel_workers=workers) as server:
+        asked, through = (httpx.post(f"{server.rest}{path}", json={"inputs": []}) for path in INFER_AND_THROUGH)
+        assert (asked.status_code, through.status_code) == (200, 203)
+        assert through.json()["outputs"] == asked.json()["outputs"]
+        assert through.json()["outputs"][0]["data"] == ["cat", "é"]

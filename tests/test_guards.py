@@ -37,7 +37,7 @@ ROOMS = [
     ["payload", "tensors", "types"],
     ["settings", "runtime_names"],
     ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
-    ["codecs", "asgi_frames", "handlers", "arguments", "handling", "sealed", "layout"],
+    ["codecs", "asgi_frames", "handlers", "arguments", "answering", "handling", "sealed", "layout"],
     ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox", "worker_stream"],

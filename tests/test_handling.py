@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from mlserve.errors import InvalidRequest
+from mlserve.codecs import StringCodec
+from mlserve.errors import InvalidRequest, ModelError
 from mlserve.frames import Handle, Handled
 from mlserve.handlers import CustomHandler
 from mlserve.handling import make_handler
-from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +37,10 @@ def anyio_backend() -> str:
 class Item(pydantic.BaseModel):
     name: str
     price: float = 1.5
+
+
+class Priced(Item):
+    secret: str
 
 
 class Point(msgspec.Struct):
@@ -224,6 +229,67 @@ async def test_what_json_cannot_say_is_told() -> None:
         await asked(strange)
 
 
+async def test_an_answer_has_what_its_annotation_says() -> None:
+    async def filtered() -> Item:
+        return Priced(name="a", secret="s")
+
+    async def converted() -> dict[str, int]:
+        return {"a": "5"}  # type: ignore[dict-item]
+
+    async def wrong() -> int:
+        return "x"  # type: ignore[return-value]
+
+    async def unknown(item: OnlyForTypeCheckers) -> Item:  # type: ignore[name-defined]  # noqa: F821
+        return Priced(name=item["name"], secret="s")
+
+    async def response() -> Item:
+        return PlainTextResponse("raw")  # type: ignore[return-value]
+
+    assert await answer(filtered) == {"name": "a", "price": 1.5}
+    assert await answer(converted) == {"a": 5}
+    assert await answer(unknown, {"name": "a"}) == {"name": "a", "price": 1.5}
+    assert (await asked(response)).body == b"raw"
+    with pytest.raises(ModelError, match="a handler returned what its annotation does not allow: expected an integer"):
+        await asked(wrong)
+
+
+async def test_a_response_that_is_injected_gives_headers_and_a_status() -> None:
+    async def both(payload: dict[str, Any], response: Response) -> Any:
+        response.headers["x-z"] = "1"
+        response.set_cookie("c", "2")
+        response.status_code = 201
+        return payload
+
+    async def typed(response: Response, n: int = 1) -> Item:
+        response.headers["content-type"] = "application/vnd.item+json"
+        return Priced(name=str(n), secret="s")
+
+    async def empty(response: Response) -> None:
+        response.status_code = 204
+
+    async def own(response: Response) -> Any:
+        response.status_code = 201
+        return PlainTextResponse("own", 203)
+
+    async def itself(response: Response) -> Any:
+        response.headers["x-z"] = "1"
+        return response
+
+    handled = await asked(both, {"a": 1})
+    assert (handled.status, json.loads(handled.body)) == (201, {"a": 1})
+    assert {"x-z": "1", "content-type": "application/json"}.items() <= dict(handled.headers).items()
+    assert dict(handled.headers)["set-cookie"].startswith("c=2;")
+    handled = await asked(typed, query="n=2")
+    assert (handled.status, json.loads(handled.body)) == (200, {"name": "2", "price": 1.5})
+    assert handled.headers == [("content-type", "application/vnd.item+json")]
+    handled = await asked(empty)
+    assert (handled.status, handled.headers, handled.body) == (204, [], b"")
+    handled = await asked(own)
+    assert (handled.status, handled.body) == (203, b"own")
+    handled = await asked(itself)
+    assert (handled.status, handled.body) == (200, b"") and ("x-z", "1") in handled.headers
+
+
 # -- FastAPI's own -----------------------------------------------------------------------------------------------------
 
 
@@ -276,3 +342,55 @@ async def test_what_a_handler_of_fastapis_raises_is_the_servers_matter() -> None
         await asked(boom)
     handled = await asked(refuse)
     assert (handled.status, json.loads(handled.body)) == (409, {"detail": "taken"})
+
+
+async def test_what_fastapi_runs_gives_back_what_every_handler_does() -> None:
+    outputs = [StringCodec.encode_output("o", ["cat", "é"])]
+
+    async def protocol(x: int = fastapi.Body(..., embed=True)) -> InferenceResponse:
+        return InferenceResponse(model_name="m", outputs=outputs)
+
+    def listed(x: int = fastapi.Body(..., embed=True)) -> Any:
+        return [{"o": outputs[0], "b": b"cat", "n": float("nan")}]
+
+    async def filtered(x: int = fastapi.Body(..., embed=True)) -> Item:
+        return Priced(name="a", secret="s")
+
+    async def wrong(x: int = fastapi.Body(..., embed=True)) -> int:
+        return "x"  # type: ignore[return-value]
+
+    async def injected(response: Response, x: int = fastapi.Body(..., embed=True)) -> Item:
+        response.status_code = 201
+        response.headers["x-z"] = "1"
+        return Priced(name="a", secret="s")
+
+    body = {"x": 1}
+    assert (await answer(protocol, body))["outputs"][0]["data"] == ["cat", "é"]
+    (read,) = await answer(listed, body)
+    assert (read["o"]["data"], read["b"], read["n"]) == (["cat", "é"], "cat", None)
+    assert await answer(filtered, body) == {"name": "a", "price": 1.5}
+    with pytest.raises(ModelError, match="expected an integer, got 'x'"):
+        await asked(wrong, body)
+    handled = await asked(injected, body)
+    assert (handled.status, json.loads(handled.body)) == (201, {"name": "a", "price": 1.5})
+    assert ("x-z", "1") in handled.headers
+
+
+async def test_our_own_types_are_bodies_beside_fastapis_markers() -> None:
+    async def one(payload: InferenceRequest, x_a: str = fastapi.Header(None)) -> Any:
+        return [payload.inputs[0].name, payload.inputs[0].data[1], x_a]
+
+    async def maybe(payload: InferenceRequest | None = None, x_a: str = fastapi.Header(None)) -> Any:
+        return [payload and payload.id, x_a]
+
+    async def two(payload: InferenceRequest, inputs: list[RequestInput], x_a: str = fastapi.Header(None)) -> Any:
+        return [payload.id, inputs[0].name]
+
+    tensor = {"name": "q", "shape": [2], "datatype": "INT32", "data": [1, 2]}
+    headers = {"x-a": "A"}
+    assert await answer(one, {"inputs": [tensor]}, headers=headers) == ["q", 2, "A"]
+    assert await answer(maybe, {"id": "i", "inputs": []}, headers=headers) == ["i", "A"]
+    assert await answer(maybe, headers=headers) == [None, "A"]
+    assert await answer(two, {"payload": {"id": "i", "inputs": []}, "inputs": [tensor]}) == ["i", "q"]
+    refused = await asked(one, {"inputs": 3}, headers=headers)
+    assert refused.status == 422

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,8 +17,8 @@ from mlserve.codecs import NumpyCodec, decode_args
 from mlserve.errors import ModelError
 from mlserve.model import MLModel
 from mlserve.tensors import TensorData
-from mlserve.testing import check_runtime
-from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, ResponseOutput
+from mlserve.testing import calling, check_runtime
+from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, Parameters, ResponseOutput
 
 REQUEST = InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([[1.0, 2.0], [3.0, 4.0]]))])
 
@@ -142,8 +143,9 @@ class Slow(Twice):
         async for payload in payloads:
             try:
                 yield self.answer(payload)
-            finally:
+            except GeneratorExit:
                 await anyio.sleep(60)
+                raise
 
 
 class Forgetful(Twice):
@@ -218,6 +220,134 @@ def _answer_in(model: MLModel, buffer: np.ndarray) -> InferenceResponse:
     return InferenceResponse(model_name=model.name, outputs=[output])
 
 
+# -- runtimes that only stream, and answers ---------------------------------------------------------------------------
+
+
+class OnlyStreams(MLModel):
+    @decode_args
+    async def predict_stream(self, x: np.ndarray) -> AsyncIterator[np.ndarray]:  # type: ignore[override]
+        for row in x:
+            yield row * 2
+
+
+class OnlyStreamsPlainly(MLModel):
+    def predict_stream(self, payloads: Any) -> Iterator[InferenceResponse]:  # type: ignore[override]
+        for payload in payloads:
+            for row in NumpyCodec.decode_input(payload.inputs[0]):
+                yield InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", row * 2)])
+
+
+class KeepsCount(OnlyStreams):
+    """Its stream has one chunk more each time."""
+
+    async def load(self) -> bool:
+        self.count = 0
+        return True
+
+    @decode_args
+    async def predict_stream(self, x: np.ndarray) -> AsyncIterator[np.ndarray]:  # type: ignore[override]
+        self.count += 1
+        for _ in range(self.count):
+            yield x
+
+
+class BlockingStream(OnlyStreams):
+    @decode_args
+    async def predict_stream(self, x: np.ndarray) -> AsyncIterator[np.ndarray]:  # type: ignore[override]
+        time.sleep(0.3)  # this is what is to be found
+        yield x
+
+
+class Endless(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            while True:
+                yield self.answer(payload)
+                await anyio.sleep(0.01)
+
+
+class EndlessWithoutWaiting(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            while True:
+                yield self.answer(payload)
+
+
+class Silent(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        await anyio.sleep_forever()
+        yield
+
+
+class Dividing(Twice):
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        raise ZeroDivisionError("by zero")
+
+
+class DividingStream(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            yield self.answer(payload)
+            raise ZeroDivisionError("by zero")
+
+
+class FailingToLoad(Twice):
+    async def load(self) -> bool:
+        raise OSError("no such file")
+
+
+class FailingToUnload(Twice):
+    async def unload(self) -> bool:
+        raise OSError("busy")
+
+
+class FailingAtTimes(Twice):
+    """Fails while another call is under way."""
+
+    under_way = 0
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        self.under_way += 1
+        try:
+            await anyio.sleep(0)
+            if self.under_way > 1:
+                raise RuntimeError("one at a time")
+            return self.answer(payload)
+        finally:
+            self.under_way -= 1
+
+
+class Unsaid(Twice):
+    """Answers with a parameter that no transport can carry."""
+
+    value: Any = object()
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        answer = self.answer(payload)
+        answer.parameters = Parameters(secret=self.value)
+        return answer
+
+
+class UnsaidHuge(Unsaid):
+    value = {"a": [1 << 70]}
+
+
+class UnsaidOfOutput(Twice):
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        answer = self.answer(payload)
+        assert answer.outputs[0].parameters is not None
+        answer.outputs[0].parameters.secret = object()
+        return answer
+
+
+class UnsaidStream(Twice):
+    async def predict_stream(self, payloads: Any) -> AsyncIterator[InferenceResponse]:
+        async for payload in payloads:
+            answer = self.answer(payload)
+            answer.parameters = Parameters(secret=object())
+            yield answer
+
+
 @pytest.fixture(autouse=True)
 def close_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So that nobody waits 5 s for what does not end."""
@@ -226,7 +356,7 @@ def close_soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     STARTED.clear()
 
 
-@pytest.mark.parametrize("model", [Twice, Patient, Plain, ByArguments])
+@pytest.mark.parametrize("model", [Twice, Patient, Plain, ByArguments, OnlyStreams, OnlyStreamsPlainly])
 def test_a_stream_that_keeps_to_the_rules_passes(model):
     threads = set(threading.enumerate())
     check_runtime(model, REQUEST, unknown_output=False, leaks=False)
@@ -250,8 +380,34 @@ def test_a_stream_that_keeps_to_the_rules_passes(model):
         (Scaling, r"predict\(\) changed input 'x' of its request: it was FP64 \[2, 2\].* of other values"),
         (Sorting, r"predict\(\) changed input 'x' of its request: it was FP64 \[2, 2\].* of other values"),
         (Consuming, r"predict\(\) changed how many inputs"),
+        (KeepsCount, r"outputs are \['output-0'.*\] over json, but \['output-0', 'output-0'.*\] over raw"),
+        (Dividing, r"predict\(\) on a request given to the check failed: ZeroDivisionError: by zero"),
+        (DividingStream, r"chunk 1 of predict_stream: ZeroDivisionError: by zero"),
+        (FailingToLoad, r"load\(\) failed: OSError: no such file"),
+        (FailingToUnload, r"unload\(\) failed: OSError: busy"),
+        (FailingAtTimes, r"predict\(\) on a request given to the check failed: RuntimeError: one at a time"),
+        (Unsaid, r"its answer cannot be sent: parameter 'secret' cannot be sent: object has no JSON form"),
+        (UnsaidHuge, r"its answer cannot be sent: .*2\*\*64"),
+        (UnsaidOfOutput, r"output 'y' cannot be sent: parameter 'secret'"),
+        (UnsaidStream, r"chunk 0 of predict_stream: its answer cannot be sent: parameter 'secret'"),
     ],
 )
 def test_a_breach_is_told(model, said):
     with pytest.raises(AssertionError, match=said):
+        check_runtime(model, REQUEST, unknown_output=False)
+
+
+def test_the_answer_of_a_runtime_that_only_streams_has_the_outputs_of_all_chunks() -> None:
+    (answer,) = check_runtime(OnlyStreams, REQUEST, unknown_output=False, leaks=False, expected={"output-0": [2, 4]})
+    assert [one.data.root for one in answer.outputs] == [[2.0, 4.0], [6.0, 8.0]]
+    with pytest.raises(AssertionError, match=r"has no predict\(\): batches are not for streams"):
+        check_runtime(OnlyStreams, REQUEST, unknown_output=False, batches=True)
+    with pytest.raises(AssertionError, match=r"predict_stream\(\) held up the event loop for"):
+        check_runtime(BlockingStream, REQUEST, unknown_output=False, longest_block_seconds=0.1)
+
+
+@pytest.mark.parametrize("model", [Endless, EndlessWithoutWaiting, Silent])
+def test_a_stream_that_does_not_end_is_told(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calling, "STREAM_SECONDS", 0.3)
+    with pytest.raises(AssertionError, match=r"predict_stream has not ended after 0 s .* give\s+check_runtime"):
         check_runtime(model, REQUEST, unknown_output=False)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
+import anyio
+import msgspec
 import numpy as np
 
 from mlserve import execute
 from mlserve.errors import CodecError, MLServeError
 from mlserve.model import MLModel
-from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
+from mlserve.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
+from mlserve.types.dumping import json_hook
+from mlserve.wire.parameters import sendable
 
-__all__ = ["bytes_of", "check_expected", "check_same", "check_sendable", "finish", "predicted", "values_of"]
+__all__ = [
+    "bytes_of",
+    "called",
+    "check_expected",
+    "check_same",
+    "check_sendable",
+    "each_chunk",
+    "finish",
+    "only_streams",
+    "predicted",
+    "told",
+    "values_of",
+]
+
+STREAM_SECONDS = 60.0  # a stream that has not ended after these is taken for one that never does,
+_MOST_CHUNKS = 100_000  # and so is one of more chunks
+_UNSENDABLE = (MLServeError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 async def finish(value: Any) -> Any:
@@ -20,13 +42,79 @@ async def finish(value: Any) -> Any:
     return await value if hasattr(value, "__await__") else value
 
 
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """AssertionError that says what failed."""
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def only_streams(model: MLModel) -> bool:
+    """Whether the model has a predict_stream of its own, and no predict."""
+    kind = type(model)
+    return kind.predict is MLModel.predict and kind.predict_stream is not MLModel.predict_stream
+
+
 async def predicted(model: MLModel, request: InferenceRequest) -> InferenceResponse:
-    """The answer to one request, with what the server fills in."""
-    return execute.complete(model, request.id, await finish(model.predict(request)))
+    """The answer to a request that the model can answer."""
+    with told(f"{model!r}: {'predict_stream' if only_streams(model) else 'predict'}() on a request given to the check"):
+        return await called(model, request)
 
 
-def check_sendable(whose: str, output: ResponseOutput) -> None:
-    """Whether an output can go out in each form that a client may ask for."""
+async def called(model: MLModel, request: InferenceRequest) -> InferenceResponse:
+    """The answer to one request, with what the server fills in; of a model that only streams, the outputs of all its
+    chunks, one after the other."""
+    if not only_streams(model):
+        return execute.complete(model, request.id, await finish(model.predict(request)))
+    chunks: list[InferenceResponse] = []
+    await each_chunk(model, request, chunks.append)
+    assert chunks, f"{model!r}: predict_stream gives nothing"
+    outputs = [output for chunk in chunks for output in chunk.outputs]
+    return chunks[0].model_copy(update={"outputs": outputs})
+
+
+async def each_chunk(model: MLModel, request: InferenceRequest, take: Callable[[InferenceResponse], None]) -> None:
+    """Gives the chunks of the answer to a stream of one request away. AssertionError if they do not end."""
+    until, count = time.perf_counter() + STREAM_SECONDS, 0
+    with anyio.move_on_after(STREAM_SECONDS):
+        async with aclosing(execute.stream(model, _one_request(request))) as chunks:
+            async for chunk in chunks:
+                take(chunk)
+                count += 1
+                if count > _MOST_CHUNKS or time.perf_counter() > until:  # it may never wait for anything
+                    break
+            else:
+                return
+    raise AssertionError(
+        f"{model!r}: predict_stream has not ended after {STREAM_SECONDS:.0f} s or {_MOST_CHUNKS} chunks; give "
+        "check_runtime() a request whose stream ends"
+    )
+
+
+async def _one_request(request: InferenceRequest) -> AsyncIterator[InferenceRequest]:
+    yield request
+
+
+def check_sendable(whose: str, response: InferenceResponse) -> None:
+    """Whether an answer can go out in each form that a client may ask for."""
+    _check_parameters(f"{whose}: its answer", response.parameters)
+    for output in response.outputs:
+        _check_parameters(f"{whose}, output '{output.name}'", output.parameters)
+        _check_output(whose, output)
+
+
+def _check_parameters(whose: str, parameters: Parameters | None) -> None:
+    try:
+        msgspec.msgpack.encode(sendable(parameters), enc_hook=json_hook)
+    except _UNSENDABLE as error:
+        raise AssertionError(f"{whose} cannot be sent: {error}") from error
+
+
+def _check_output(whose: str, output: ResponseOutput) -> None:
     try:
         output.model_copy(update={"data": []}).model_dump_json()
         output.data.to_json(output.datatype)
@@ -52,7 +140,7 @@ def values_of(answer: InferenceResponse) -> dict[str, Any]:
 
 def check_expected(answer: InferenceResponse, expected: Mapping[str, Any], rtol: float) -> None:
     """Whether outputs have these values; floating point numbers within `rtol`."""
-    found = {output.name: output for output in answer.outputs}
+    found = {output.name: output for output in reversed(answer.outputs)}  # of several chunks the first
     for name, wanted in expected.items():
         assert name in found, f"there is no output '{name}' among {list(found)}"
         values = found[name].data.to_numpy(found[name].datatype, found[name].shape)

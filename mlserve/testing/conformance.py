@@ -13,7 +13,16 @@ from mlserve.loader import Loader, import_implementation
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
 from mlserve.testing.batches import check_batches
-from mlserve.testing.calling import check_expected, check_same, check_sendable, finish, predicted
+from mlserve.testing.calling import (
+    called,
+    check_expected,
+    check_same,
+    check_sendable,
+    finish,
+    only_streams,
+    predicted,
+    told,
+)
 from mlserve.testing.sharing import check_answer_stays, check_request_stays
 from mlserve.testing.streams import check_leaving, streamed
 from mlserve.testing.variants import copied, in_form, one_value_short
@@ -75,13 +84,15 @@ def check_runtime(
             """A model that has been loaded, used and unloaded."""
             used = await loaded()
             await predicted(used, copied(asked[0]))
-            await finish(used.unload())
+            await _unloaded(used)
             return used
 
         model = await loaded()
         metadata = await _checked_metadata(model, settings)
-        if inspect.iscoroutinefunction(model.predict) and longest_block_seconds is not None:
-            async with loop_goes_on(f"{model!r}: predict()", longest_block_seconds):
+        assert not (batches and only_streams(model)), f"{model!r} has no predict(): batches are not for streams"
+        method = "predict_stream" if only_streams(model) else "predict"
+        if _is_async(getattr(model, method)) and longest_block_seconds is not None:
+            async with loop_goes_on(f"{model!r}: {method}()", longest_block_seconds):
                 await predicted(model, copied(asked[0]))
         answers = [await _check_ways(model, request, repeatable) for request in asked]
         _check_agreement(metadata, answers)
@@ -95,25 +106,45 @@ def check_runtime(
         if batches:
             await check_batches(model, asked, answers)
         await _check_refusals(model, asked[0], unknown_output)
-        await finish(model.unload())
+        await _unloaded(model)
         again = await loaded()
         repeated = await predicted(again, copied(asked[0]))
         if repeatable:
             check_same("before", answers[0], "after it was loaded again", repeated)
-        await finish(again.unload())
+        await _unloaded(again)
         del model, again
         if leaks:
             await check_leaks(round_trip)
         loader.discard(modules)
         return answers
 
-    return anyio.run(check)
+    try:
+        return anyio.run(check)
+    except Exception as error:
+        first = _first(error)
+        raise first from first.__cause__
+
+
+def _first(error: BaseException) -> BaseException:
+    """What began it, without the groups of task groups around it."""
+    inner: Any = getattr(error, "exceptions", None)
+    return _first(inner[0]) if inner else error
+
+
+def _is_async(method: Any) -> bool:
+    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+
+
+async def _unloaded(model: MLModel) -> None:
+    with told(f"{model!r}: unload()"):
+        await finish(model.unload())
 
 
 async def _loaded(implementation: type[Any], settings: ModelSettings) -> MLModel:
     model = implementation(settings)
     assert isinstance(model, MLModel), f"{implementation.__name__} is no MLModel"
-    outcome = await finish(model.load())
+    with told(f"{model!r}: load()"):
+        outcome = await finish(model.load())
     ready = model.ready if outcome is None else bool(outcome)
     assert ready is not False, f"{model!r} is not ready: load() gave {outcome!r}, self.ready is {model.ready!r}"
     assert model.name == settings.name, f"its name is {model.name!r}, its settings say {settings.name!r}"
@@ -122,7 +153,8 @@ async def _loaded(implementation: type[Any], settings: ModelSettings) -> MLModel
 
 
 async def _checked_metadata(model: MLModel, settings: ModelSettings) -> MetadataModelResponse:
-    metadata = await finish(model.metadata())
+    with told(f"{model!r}: metadata()"):
+        metadata = await finish(model.metadata())
     assert isinstance(metadata, MetadataModelResponse), f"metadata() gave {type(metadata).__name__}"
     sent = MetadataModelResponse.model_validate_json(metadata.model_dump_json())
     assert sent == metadata, f"metadata() does not survive the way over JSON: {metadata} became {sent}"
@@ -172,8 +204,7 @@ async def _check_ways(model: MLModel, request: InferenceRequest, repeatable: boo
         if form == "contents" and any(one.datatype == "FP16" for one in request.inputs):
             continue  # typed contents have no field for it
         response = await predicted(model, in_form(request, form))
-        for output in response.outputs:
-            check_sendable(repr(model), output)
+        check_sendable(repr(model), response)
         first = first or (form, response)
         if repeatable:
             check_same(*first, form, response)
@@ -207,7 +238,7 @@ async def _check_refusals(model: MLModel, request: InferenceRequest, unknown_out
 
 async def _check_refused(model: MLModel, request: InferenceRequest, what: str) -> None:
     try:
-        await predicted(model, request)
+        await called(model, request)
     except MLServeError as error:
         assert 400 <= error.http_status < 500, f"{model!r}: {what} gave status {error.http_status}, not 4xx: {error}"
         return

@@ -11,7 +11,8 @@ import anyio
 from mlserve import execute
 from mlserve.errors import MLServeError
 from mlserve.model import MLModel
-from mlserve.testing.calling import check_sendable
+from mlserve.testing import calling
+from mlserve.testing.calling import check_sendable, each_chunk
 from mlserve.testing.sharing import Snapshot
 from mlserve.testing.variants import copied
 from mlserve.testing.watching import what_stays
@@ -24,16 +25,22 @@ async def streamed(model: MLModel, request: InferenceRequest) -> list[InferenceR
     """The chunks of the answer to a stream of one request, each of which can be sent and stays as it was given."""
     chunks: list[InferenceResponse] = []
     last: Snapshot | None = None
+
+    def take(chunk: InferenceResponse) -> None:
+        nonlocal last
+        check_sendable(f"{model!r}, chunk {len(chunks)} of predict_stream", chunk)
+        if last is not None:
+            last.check(f"{model!r}: chunk {len(chunks) - 1} of predict_stream", f"chunk {len(chunks)} came")
+        chunks.append(chunk)
+        last = Snapshot(chunk)
+
     try:
-        async for chunk in execute.stream(model, _one_request(request)):
-            for output in chunk.outputs:
-                check_sendable(f"{model!r}, chunk {len(chunks)} of predict_stream", output)
-            if last is not None:
-                last.check(f"{model!r}: chunk {len(chunks) - 1} of predict_stream", f"chunk {len(chunks)} came")
-            chunks.append(chunk)
-            last = Snapshot(chunk)
-    except MLServeError as error:
-        raise AssertionError(f"{model!r}, chunk {len(chunks)} of predict_stream: {error}") from error
+        await each_chunk(model, request, take)
+    except AssertionError:
+        raise
+    except Exception as error:
+        words = str(error) if isinstance(error, MLServeError) else f"{type(error).__name__}: {error}"
+        raise AssertionError(f"{model!r}, chunk {len(chunks)} of predict_stream: {words}") from error
     assert chunks, f"{model!r}: predict_stream gives nothing"
     return chunks
 
@@ -43,7 +50,10 @@ async def check_leaving(model: MLModel, request: InferenceRequest) -> None:
     watched: Any = _Watched(model)
     stays = what_stays()
     chunks = execute.stream(watched, watched.one_client(copied(request)))
-    await anext(chunks)
+    with anyio.move_on_after(calling.STREAM_SECONDS) as scope:
+        await anext(chunks)
+    late = scope.cancelled_caught
+    assert not late, f"{model!r}: predict_stream has no first chunk after {calling.STREAM_SECONDS:.0f} s"
     watched.has_answered = True
     began = time.perf_counter()
     try:
@@ -64,10 +74,6 @@ async def check_leaving(model: MLModel, request: InferenceRequest) -> None:
         f"{model!r}: its client left, and predict_stream left {left} running. End what it starts in a `finally`, or "
         "start it in a task group"
     )
-
-
-async def _one_request(request: InferenceRequest) -> AsyncIterator[InferenceRequest]:
-    yield request
 
 
 class _Watched:

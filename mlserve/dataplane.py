@@ -11,7 +11,7 @@ import anyio
 
 from mlserve.cloudevents import CloudEvents
 from mlserve.custom_routes import Contested, CustomRoute, custom_routes
-from mlserve.errors import DeadlineExceeded, MLServeError, Overloaded
+from mlserve.errors import DeadlineExceeded, MLServeError, ModelNotFound, Overloaded
 from mlserve.frames import Handle, Handled
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
@@ -157,8 +157,15 @@ class DataPlane:
             self._metrics.infer_done(name, version, time.perf_counter() - started, succeeded)
 
     def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None:
-        """How long a streamed call may take in all; None: as long as it likes. ModelNotFound."""
-        return self._timeout(self.models.find(name, version), asked)
+        """How long a streamed call may take in all; None: as long as it likes.
+
+        Where there is no such model, what was asked: `infer_stream` refuses the call, as it does any other.
+        """
+        try:
+            model = self.models.find(name, version)
+        except ModelNotFound:
+            return asked
+        return self._timeout(model, asked)
 
     async def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None

@@ -75,7 +75,7 @@ def shared_memory_bytes() -> int:
 
 
 def end_within(seconds: float) -> None:
-    """Ends this process after so many seconds, if it still runs then: Python waits for the threads of models."""
+    """Ends this process after so many seconds, if it still runs then: Python waits for threads, as of models."""
     timer = threading.Timer(seconds, _end)
     timer.daemon = True
     timer.start()
@@ -84,5 +84,5 @@ def end_within(seconds: float) -> None:
 def _end() -> None:
     with suppress(Exception):
         sys.stdout.flush()
-        print("mlserve: threads that models have started still run; the process ends without them", file=sys.stderr)
+        print("mlserve: threads still run, most likely of a model; the process ends without them", file=sys.stderr)
     os._exit(0)

@@ -8,12 +8,12 @@ A span continues the trace that the caller's `traceparent` names, and the model 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from mlserve.dataplane import DataPlane
 from mlserve.errors import MLServeError
@@ -25,7 +25,9 @@ from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 __all__ = ["TracedPlane", "Tracing", "open_tracing"]
 
 _logger = logging.getLogger("mlserve.tracing")
-_CLOSE_SECONDS = 3.0  # for the last spans, when the server ends
+_LAST_SPANS_SECONDS = 2.5  # for the last spans, when the server ends
+_CUT_OFF_SECONDS = 0.5  # for the exporter to give up a collector that does not answer
+_LOOK_SECONDS = 0.02  # between two looks whether it is over
 
 
 class Tracing:
@@ -43,8 +45,9 @@ class Tracing:
         self._propagate = propagate
         resource = Resource.create({"service.name": settings.server_name, "service.version": settings.server_version})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=settings.tracing_server, insecure=True)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._exporter = OTLPSpanExporter(endpoint=settings.tracing_server, insecure=True)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self._server = settings.tracing_server
         self._tracer = self._provider.get_tracer("mlserve", settings.server_version)
 
     def span(self, operation: str, name: str, version: str | None, headers: dict[str, Any] | None) -> Span:
@@ -71,9 +74,13 @@ class Tracing:
         span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, message))
 
     async def close(self) -> None:
-        """Sends what is left, for a bounded time."""
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
+        """Sends what is left, for a bounded time; then nothing runs any more that would hold the process up."""
+        closing = threading.Thread(target=self._provider.shutdown, name="mlserve traces", daemon=True)
+        closing.start()
+        if not await _ends(closing, _LAST_SPANS_SECONDS):
+            _logger.warning("the last spans did not reach %s within %g s", self._server, _LAST_SPANS_SECONDS)
+            self._exporter.shutdown(timeout_millis=0)
+            await _ends(closing, _CUT_OFF_SECONDS)
 
 
 class Span:
@@ -163,6 +170,14 @@ def open_tracing(settings: Settings) -> Tracing | None:
             error,
         )
         return None
+
+
+async def _ends(thread: threading.Thread, seconds: float) -> bool:
+    """Whether a thread ends within so many seconds."""
+    with anyio.move_on_after(seconds, shield=True):
+        while thread.is_alive():
+            await anyio.sleep(_LOOK_SECONDS)
+    return not thread.is_alive()
 
 
 def _headers(request: InferenceRequest) -> dict[str, Any] | None:

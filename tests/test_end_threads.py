@@ -33,3 +33,4 @@ def test_a_thread_of_a_model_does_not_hold_the_process_beyond_the_bound(tmp_path
         caller.join(60)
     assert statuses == [503]
     assert "Traceback" not in server.output
+    assert "threads still run, most likely of a model" in server.output

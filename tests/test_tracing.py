@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,35 @@ def test_a_failure_is_said_in_the_span(traced: tuple[Running, Collector]) -> Non
     (span,) = collector.wait("infer nobody")
     assert span["error.type"] == "ModelNotFound"
     assert "nobody" in span["status"]
+
+
+def test_a_stream_that_is_refused_has_a_span(traced: tuple[Running, Collector]) -> None:
+    server, collector = traced
+    path = f"{server.rest}/v2/models/nostream/generate_stream"
+    assert httpx.post(path, json=REQUEST, headers={"traceparent": PARENT}).status_code == 404
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for form in ("mlserver", "triton"):
+            asked = iter([pb.ModelInferRequest(model_name="nostream", id=form)])
+            metadata = [("traceparent", PARENT), ("mlserve-stream-response", form)]
+            with suppress(grpc.RpcError):
+                list(stub.ModelStreamInfer(asked, metadata=metadata, timeout=20))
+    for span in collector.wait("infer_stream nostream", 3):
+        assert (span["trace"], span["error.type"]) == (TRACE, "ModelNotFound")
+
+
+def test_a_collector_that_does_not_answer_holds_no_end_up(tmp_path: Path) -> None:
+    place = write_model(tmp_path, "counter", "streaming_models.Counter")
+    shutil.copy(Path(__file__).with_name("streaming_models.py"), place)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variables = {"MLSERVE_TRACING_SERVER": f"127.0.0.1:{silent.getsockname()[1]}", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        variables["OTEL_EXPORTER_OTLP_TIMEOUT"] = "60"
+        with serving(tmp_path, "--set", "shutdown_timeout_seconds=20", env=variables) as server:
+            assert httpx.post(f"{server.rest}/v2/models/counter/infer", json=REQUEST).status_code == 200
+            with silent.accept()[0]:
+                assert server.stop(seconds=60) == 0
+    assert "still run" not in server.output
+    assert "the last spans did not reach" in server.output
 
 
 def test_without_a_collector_calls_are_answered_and_the_server_ends(tmp_path: Path) -> None:

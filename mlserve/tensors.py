@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.datatypes import Array
+from mlserve.errors import CodecError
 from mlserve.payload import UNSET, Payload, plain_list
+from mlserve.wire.json_data import values_from_json
 
 __all__ = ["TensorData"]
 
@@ -43,6 +45,14 @@ class TensorData(Payload):
         return value if type(value) is cls else cls(value)
 
     @classmethod
+    def model_validate_json(cls, json_data: str | bytes, **_: Any) -> TensorData:
+        """From the text of one JSON value. ValueError if it is none."""
+        try:
+            return cls(values_from_json(json_data.encode() if isinstance(json_data, str) else json_data))
+        except CodecError as error:
+            raise ValueError(error.message) from None
+
+    @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """The JSON schema: an array, or a bare value."""
         return {"title": cls.__name__, "anyOf": [{"type": "array", "items": {}}, {}]}
@@ -52,6 +62,7 @@ class TensorData(Payload):
         json = model_dump_json
         copy = model_copy
         parse_obj = model_validate
+        parse_raw = model_validate_json
         schema = model_json_schema
 
     # -- list behaviour -----------------------------------------------------------------------------------------------

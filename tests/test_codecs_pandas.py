@@ -290,3 +290,9 @@ def test_a_json_column_that_is_nested_too_deeply_is_refused_with_its_place() -> 
     )
     with pytest.raises(codecs.CodecError, match=r"data\[1\]"):
         codecs.PandasCodec.decode_request(InferenceRequest(inputs=[column], parameters={"content_type": "pd"}))
+
+
+def test_bytes_beside_text_are_text() -> None:
+    (column,) = codecs.PandasCodec.encode_outputs(pd.DataFrame({"a": [b"x", "y", None]}))
+    assert column.parameters is not None
+    assert (column.parameters.content_type, column.data.root) == ("str", [b"x", b"y", None])

@@ -33,14 +33,14 @@ NAMES = {
     "mlserver": "MLModel MLServer ModelParameters ModelSettings Settings __version__ codecs errors log register types",
     "mlserver.cli": "root",
     "mlserver.batch_processing": "process_batch",
-    "mlserver.cli.main": "main process_batch root",
+    "mlserver.cli.main": "main process_batch root start",
     "mlserver.codecs": (
         "Base64Codec CodecError DatetimeCodec DecodedParameterName InputCodec NumpyCodec NumpyRequestCodec PandasCodec "
         "RequestCodec StringCodec StringRequestCodec decode_args decode_inference_request decode_request_input "
         "encode_inference_response encode_response_output get_decoded get_decoded_or_raw has_decoded "
         "register_input_codec register_request_codec"
     ),
-    "mlserver.cli.serve": "load_settings",
+    "mlserver.cli.serve": "DEFAULT_SETTINGS_FILENAME load_settings",
     "mlserver.codecs.base": (
         "InputCodec InputCodecLike RequestCodec RequestCodecLike find_input_codec find_input_codec_by_payload "
         "find_input_codec_by_type_hint find_request_codec find_request_codec_by_payload "
@@ -54,7 +54,7 @@ NAMES = {
         "JSONEncoderWithArray decode_from_bytelike_json_to_dict decode_json_input_or_output decode_str encode_to_json "
         "encode_to_json_bytes"
     ),
-    "mlserver.codecs.lists": "is_list_of",
+    "mlserver.codecs.lists": "ListElement as_list is_list_of",
     "mlserver.codecs.numpy": "NumpyCodec NumpyRequestCodec convert_nan inject_batch_dimension to_datatype to_dtype",
     "mlserver.codecs.pandas": "PandasCodec",
     "mlserver.codecs.string": "Parameters StringCodec StringRequestCodec decode_str encode_str",
@@ -71,7 +71,7 @@ NAMES = {
     "mlserver.metrics.context": "log register",
     "mlserver.metrics.server": "MetricsServer",
     "mlserver.model": "MLModel decode_inference_request get_decoded",
-    "mlserver.repository": "ModelRepository SchemalessModelRepository",
+    "mlserver.repository": "DEFAULT_MODEL_SETTINGS_FILENAME ModelRepository SchemalessModelRepository",
     "mlserver.repository.load": "load_model_settings",
     "mlserver.repository.repository": "ModelRepository SchemalessModelRepository",
     "mlserver.server": "MLServer",

@@ -215,3 +215,16 @@ def test_schemas_have_the_shape_of_pydantics() -> None:
     assert json.dumps(schema)
     assert TensorData.model_json_schema() == {"title": "TensorData", "anyOf": [{"type": "array", "items": {}}, {}]}
     assert TensorData.schema() == TensorData.model_json_schema()
+
+
+def test_names_of_pydantics_first_version_answer() -> None:
+    """Those that code written for MLServer may call, beside the ones that have tests of their own."""
+    kind: Any = InferenceRequest
+    assert kind.validate({"inputs": []}) == InferenceRequest(inputs=[])
+    assert json.loads(kind.schema_json()) == kind.model_json_schema()
+    assert list(kind.model_fields) == list(kind.__fields__) == ["id", "parameters", "inputs", "outputs"]
+    assert (kind.model_rebuild(), kind.update_forward_refs(), kind(inputs=[]).model_extra) == (None, None, None)
+    data: Any = TensorData
+    assert data.parse_raw("[1, null]").root == [1, None]
+    with pytest.raises(ValueError):
+        data.parse_raw("[1,")

@@ -121,8 +121,9 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
     present = [one for one in values if one is not None]
     if all(isinstance(one, str) for one in present):
         return Datatype.BYTES, StringCodec.encode_output(name, values, use_bytes).data, StringCodec.ContentType
-    if all(isinstance(one, bytes) for one in present):
-        return _encode_blobs(name, values, use_bytes)
+    if all(isinstance(one, str | bytes) for one in present):
+        blobs = [one if one is None or isinstance(one, bytes) else one.encode() for one in values]
+        return _encode_blobs(name, blobs, use_bytes)
     if all(isinstance(one, datetime.date | np.datetime64) for one in present):
         return Datatype.BYTES, DatetimeCodec.encode_output(name, values, use_bytes).data, DatetimeCodec.ContentType
     if all(isinstance(one, bool | int | float | np.bool_ | np.number) for one in present):

@@ -10,7 +10,7 @@ from mlserve.cli.main import main
 from mlserve.cli.main import root as _program
 from mlserve.version import __version__
 
-__all__ = ["main", "process_batch", "root"]
+__all__ = ["main", "process_batch", "root", "start"]
 
 
 def _for_click() -> Any:
@@ -46,3 +46,4 @@ def _forwarding(click: Any, name: str, text: str | None) -> Any:
 
 
 root = _for_click()
+start = root.commands["start"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from mlserve.repository import open_repository
 from mlserve.settings import ModelSettings, Settings
 from mlserve.settings import load_settings as _load
+from mlserve.settings.files import SETTINGS_FILE
 
-__all__ = ["load_settings"]
+DEFAULT_SETTINGS_FILENAME = SETTINGS_FILE
+
+__all__ = ["DEFAULT_SETTINGS_FILENAME", "load_settings"]
 
 
 async def load_settings(folder: str | None = None) -> tuple[Settings, list[ModelSettings]]:

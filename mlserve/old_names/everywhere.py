@@ -10,6 +10,7 @@ import numpy as np
 
 from mlserve.codecs import *  # noqa: F403
 from mlserve.codecs.errors import CodecNotFound, InputsNotFound, OutputNotFound
+from mlserve.codecs.lists import as_list
 from mlserve.codecs.registry import (
     InputCodecLike,
     RequestCodecLike,
@@ -27,6 +28,8 @@ from mlserve.settings.base import SettingsBase as BaseSettings
 from mlserve.types import *  # noqa: F403
 from mlserve.types import Model as BaseModel
 
+ListElement = bytes | str
+
 __all__ = [
     "BaseModel",
     "BaseSettings",
@@ -34,6 +37,7 @@ __all__ = [
     "InputCodecLike",
     "InputsNotFound",
     "JSONEncoderWithArray",
+    "ListElement",
     "MLModel",
     "ModelParameters",
     "ModelSettings",
@@ -41,6 +45,7 @@ __all__ = [
     "RequestCodecLike",
     "Settings",
     "SingleInputRequestCodec",
+    "as_list",
     "convert_nan",
     "decode_from_bytelike_json_to_dict",
     "decode_json_input_or_output",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from mlserve.repository import ModelRepository as _Folder
 from mlserve.settings import ModelSettings, parse_model_settings
+from mlserve.settings.files import MODEL_SETTINGS_FILE
 
-__all__ = ["ModelRepository", "SchemalessModelRepository", "load_model_settings"]
+DEFAULT_MODEL_SETTINGS_FILENAME = MODEL_SETTINGS_FILE
+
+__all__ = ["DEFAULT_MODEL_SETTINGS_FILENAME", "ModelRepository", "SchemalessModelRepository", "load_model_settings"]
 
 load_model_settings = parse_model_settings
 _Models = list[ModelSettings]

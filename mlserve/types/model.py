@@ -29,6 +29,13 @@ else:
     class _ModelMeta(_StructMeta):
         """Turns wrong keywords of a constructor into a ValidationError, or leaves them out if they are unknown."""
 
+        @property
+        def model_fields(cls) -> dict[str, Any]:
+            """The fields by name, as msgspec describes them."""
+            return {field.name: field for field in msgspec.structs.fields(cls)}
+
+        __fields__ = model_fields
+
         def __call__(cls, *args: Any, **fields: Any) -> Any:
             if "data" in fields or not cls._has_data:
                 try:
@@ -158,14 +165,22 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
         """The names of the fields that are not None."""
         return {name for name, value in self if value is not None}
 
+    @property
+    def model_extra(self) -> None:
+        """Nothing: unknown keys are ignored."""
+        return None
+
     if TYPE_CHECKING:
         parse_raw = model_validate_json
         parse_obj = model_validate
     else:  # Names of pydantic's first version. A method called dict would hide the type in annotations.
         parse_raw = classmethod(lambda cls, b, **_: cls.model_validate_json(b))
         parse_obj = classmethod(lambda cls, obj: cls.model_validate(obj))
+        validate = parse_obj
         construct = model_construct
         schema = model_json_schema
+        schema_json = classmethod(lambda cls, **_: msgspec.json.encode(cls.model_json_schema()).decode())
+        model_rebuild = update_forward_refs = classmethod(lambda cls, *_, **__: None)  # all types are known
         dict = model_dump
         json = model_dump_json
 

@@ -25,7 +25,7 @@ from mlserve.errors import MLServeError, ModelLoadError, NoWorker, StartupError,
 from mlserve.eventloop import clock_of
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
 from mlserve.link import Link, Observer
-from mlserve.loading import greet, load_apart, load_in, unload_in
+from mlserve.loading import Deaf, greet, load_apart, load_in, unload_in
 from mlserve.recovery import (
     HOPELESS_STARTS,
     STABLE_SECONDS,
@@ -405,5 +405,5 @@ class Crew:
                 launched = self._launcher.start()
             except OSError as error:
                 raise ModelLoadError(f"a worker could not be started: {error}") from error
-            link = Link(launched, self._arena, self._observer, self.now)
+            link = Link(launched, self._arena, Deaf(), self.now)
             return await load_apart(launched, link, frame, bounds.load_timeout_seconds)

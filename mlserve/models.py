@@ -120,6 +120,7 @@ class Models:
         self._locks: dict[str, anyio.Lock] = {}
         self._retiring: dict[str, list[Model]] = {}  # by name: replaced or unloaded, and not yet out of their workers
         self._numbers = itertools.count(1)
+        self._all_tried = False  # the models of the start
 
     def __iter__(self) -> Iterator[Model]:
         for versions in self._models.values():
@@ -199,6 +200,7 @@ class Models:
                         await self._load(model)
             except MLServeError:
                 pass  # told in the log, in the index and in the start-up table
+        self._all_tried = True
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Runs loads and unloads to their end, whether or not those who asked for them still wait. Until `stop`."""
@@ -321,7 +323,7 @@ class Models:
         model.pool = pool = await self._pools.of(model.settings)
         folder = os.path.abspath(model.settings.source_dir) if model.settings.source_dir else ""
         frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
-        served = any(one.state is State.READY for one in self._models[model.name].values())
+        served = self._all_tried and any(one.state is State.READY for one in self._models[model.name].values())
         try:
             return await pool.load(frame, model.rule, self._bounds_of(model.settings), apart=served)
         except Exception:

@@ -83,6 +83,9 @@ def test_every_mode_of_workers_counts_the_same(tmp_path: Path, workers: int) -> 
                 assert counts[name, "rows", version] == 6, (name, version)
             assert counts["loads", "rows", version] == max(workers, 1)
         assert (counts["rows", "plain", ""], counts["in_task", "plain", ""]) == (6, 0)
+        assert httpx.post(f"{server.rest}/v2/repository/models/rows/load", timeout=60).status_code == 200
+        again = sum(count for (name, model, _), count in counted(server).items() if (name, model) == ("loads", "rows"))
+        assert again == 4 * max(workers, 1), "a load that is tried in a process of its own counts once"
 
 
 def test_counts_outlive_their_worker(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_an_environment_by_path_beside_the_model_stays_as_it_was(tmp_path):
         told = _ask(server, "there")
         assert told[5] == str(place / "env")
         # The model's folder holds the environment, and yet only models.py is the model's own.
-        assert httpx.post(f"{server.rest}/v2/repository/models/there/load").status_code == 200
+        assert httpx.post(f"{server.rest}/v2/repository/models/there/load", timeout=60).status_code == 200
         assert _ask(server, "there")[:4] == told[:4]
         assert server.stop() == 0
     assert sorted(str(path) for path in (place / "env").rglob("*") if "__pycache__" not in str(path)) == before
@@ -326,7 +326,10 @@ def test_a_reload_after_the_archive_changed_takes_the_new_one_without_a_failed_c
             thread.join()
         assert not errors
         assert after[5] != before[5] and Path(after[5], "new.txt").exists()
-        assert len(server.workers) == 2, "the old environment's pool has ended"
+        end = time.monotonic() + 60
+        while len(server.workers) != 2:
+            assert time.monotonic() < end, "the old environment's pool does not end"
+            time.sleep(0.05)
         (place / "env.tar.gz").write_bytes(b"broken")
         answer = httpx.post(f"{server.rest}/v2/repository/models/there/load", timeout=60)
         assert answer.status_code >= 400 and "broken or incomplete" in answer.json()["error"]

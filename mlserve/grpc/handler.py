@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -48,7 +49,8 @@ class CallHandler(AbstractHandler):
         """Starts the call that a client has opened."""
         http_stream = cast(HttpStream, stream)
         if self.draining:
-            stream.reset_nowait(ErrorCodes.REFUSED_STREAM)
+            with suppress(StreamClosedError):  # its client has given it up already
+                stream.reset_nowait(ErrorCodes.REFUSED_STREAM)
             release_stream()
             return
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]

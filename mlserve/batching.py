@@ -161,7 +161,8 @@ class Line:
             return [oldest]
         rows, wait_seconds = self.rule.rows, self._wait_seconds
         if self.auto is not None:
-            rows, wait_seconds = self.auto.decide(now, oldest.arrived_at, group.rows)
+            alone = not group.rows  # a call without rows to merge, about which nothing is to be decided
+            rows, wait_seconds = (0, 0.0) if alone else self.auto.decide(now, oldest.arrived_at, group.rows)
         due_at = oldest.arrived_at + wait_seconds
         if wait_seconds and due_at > now:
             if not self._full:

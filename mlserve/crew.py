@@ -200,6 +200,8 @@ class Crew:
             started = self.now()
             how, was_ready, why = await self._run_one(seat, status)
             if self.stopping:
+                if status is not None and not was_ready:
+                    status.started()  # whoever waits for it is about to end too
                 return
             if status is not None and not was_ready:
                 raise StartupError(f"a worker of pool {self.name} {how} before it was ready; see its output above")

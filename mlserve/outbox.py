@@ -25,7 +25,7 @@ class Outbox:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._oldest_at = 0.0  # when the oldest frame not yet written was put; 0: there is none
-        self._planned = False
+        self.waits = False  # something is to be written at the end of this turn
         self._writable = anyio.Event()
         self.forked = False  # this process is a child of the worker: it shall not speak in its name
         os.register_at_fork(after_in_child=self._fork)
@@ -44,13 +44,13 @@ class Outbox:
         elif now - self._oldest_at > FLUSH_SECONDS:
             self.flush()
             return
-        if not self._planned:
-            self._planned = True
+        if not self.waits:
+            self.waits = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Writes what waits, and which slots have become free."""
-        self._planned = False
+        self.waits = False
         self._oldest_at = 0.0
         freed = self._views.take_freed()
         if freed:

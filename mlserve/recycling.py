@@ -18,6 +18,7 @@ from mlserve.loading import UNLOAD_SECONDS
 
 _logger = logging.getLogger("mlserve.pool")
 _LOOK_SECONDS = 0.25  # between two looks at a worker's memory
+_MOST_LINGERING = 4  # worn workers of one pool that still finish their calls, before the next exchange begins
 _AGAIN_SECONDS = 10.0  # after a successor did not come up
 
 
@@ -52,12 +53,17 @@ class Recycling:
         self._observer = observer
         self._wear = wear
         self._lock = anyio.Lock()
+        self._places = anyio.Semaphore(_MOST_LINGERING)
 
     async def attend(self, link: Link, start_successor: Callable[[], Awaitable[None]]) -> None:
         """Stays with a worker until it is worn out, has a successor, and has finished."""
         if not any(self._wear):
             return
         why = await until_worn(link, self._wear)
+        async with self._places:
+            await self._exchange(link, why, start_successor)
+
+    async def _exchange(self, link: Link, why: str, start_successor: Callable[[], Awaitable[None]]) -> None:
         async with self._lock:
             _logger.info("worker %d of pool %s %s: a fresh one takes its seat", link.pid, self._pool_name, why)
             while True:

@@ -50,7 +50,6 @@ class LoadedModel:
         self.model = model
         self.modules = modules
         self.handlers = [make_handler(marked, method) for marked, method in get_custom_handlers(model)]
-        self.slow = False  # its last call took long: finished answers shall not wait for the next one
 
     def offer_decoded(self, request: InferenceRequest) -> None:
         """Makes the decoded request and inputs available in its parameters, decoded when somebody looks."""
@@ -107,8 +106,6 @@ class Running:
 
     async def infer(self, frame: frames.Infer, loaded: LoadedModel) -> None:
         """Runs one call."""
-        if loaded.slow:
-            self._outbox.flush()
         if not self._progress.begin(frame.call):
             self._skip(frame)
             return
@@ -125,7 +122,6 @@ class Running:
                 raise
             self.failed(frame.call, loaded.model, frame.request.id, error, time.perf_counter() - started)
         del request, response
-        loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
 
     async def _predict(self, loaded: LoadedModel, request: InferenceRequest, calls: list[int]) -> InferenceResponse:
         model = loaded.model
@@ -255,7 +251,6 @@ class Running:
                 self._reply(one.call, one.form, request, answer, started)
             except Exception as error:
                 self.failed(one.call, loaded.model, request.id, error, 0.0)
-        loaded.slow = time.perf_counter() - started > FLUSH_SECONDS
         return True
 
     def _fail_all(self, members: list[frames.Infer], loaded: LoadedModel, error: BaseException, started: float) -> None:

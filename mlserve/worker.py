@@ -211,6 +211,8 @@ class Worker:
             self._searching += 1
 
     async def _do(self, frame: Any) -> None:
+        if self._outbox.waits:
+            self._outbox.flush()  # what is answered shall not wait for what comes now, nor end with it
         kind = type(frame)
         if kind is frames.Load:
             await self._give_way(self._load(frame))

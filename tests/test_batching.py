@@ -256,3 +256,12 @@ async def test_a_batch_in_which_something_went_wrong_says_nothing_about_the_cost
     line.ended(batch, 5.0, workers=1)
     assert line.auto.cost.tried_rows == 0
     assert (line.auto.calls, line.auto.late_calls) == (1, 1)
+
+
+async def test_an_auto_line_gives_a_call_without_rows_alone_and_at_once():
+    line = Line(Rule(1 << 30, target_seconds=0.1, model="m"))
+    line.auto.served(0.0, 4, 0.01, 0.0)
+    for shapes in ([[0, 3]], [[]], [[2, 1], [3, 1]]):
+        inputs = [{"name": f"x{n}", "shape": shape, "datatype": "FP32", "data": []} for n, shape in enumerate(shapes)]
+        line.add(Call(1, InferenceRequest(inputs=inputs), "json", FutureWaiter))
+        assert len(line.take(1.0)) == 1 and not line.take(1.0)

@@ -361,6 +361,32 @@ async def test_a_model_that_is_busy_while_it_awaits_is_sent_one_call_after_the_o
         assert second.exists()
 
 
+async def test_an_answer_does_not_wait_for_the_call_that_runs_next(tmp_path):
+    """Nor is it lost with it."""
+    folder = write_models(tmp_path)
+    async with running_pool() as (pool, _):
+        await load(pool, 1, "Double", folder)
+        await load(pool, 2, "Blocker", folder)
+        for _ in range(50):
+            await pool.infer(1, request([1.0]), "json")
+        gate = folder / "gate"
+        for _ in range(10):  # a fast worker is sent several at once
+            gate.touch()
+            async with anyio.create_task_group() as tasks:
+                done = anyio.Event()
+
+                async def ask(done=done):
+                    await pool.infer(1, request([1.0]), "json")
+                    done.set()
+
+                tasks.start_soon(ask)
+                await anyio.lowlevel.checkpoint()
+                tasks.start_soon(pool.infer, 2, request([1.0]), "json")
+                with anyio.fail_after(15):  # the gate's model waits for 20 s
+                    await done.wait()
+                gate.unlink()
+
+
 async def test_a_cancelled_error_that_a_model_lets_out_is_the_models_failure(folder):
     async with running_pool() as (pool, _):
         await load(pool, 1, "Orphan", folder)

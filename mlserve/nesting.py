@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["MOST_LEVELS", "is_too_deep"]
 
-MOST_LEVELS = 500
+MOST_LEVELS = 200  # some encoders are Python, and take a few frames of its stack for each
 _NESTS = (dict, list, tuple)
 
 

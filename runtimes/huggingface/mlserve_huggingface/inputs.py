@@ -26,10 +26,11 @@ from mlserve_huggingface.tasks import GENERATING, Interface
 __all__ = ["Arguments", "Reader"]
 
 _PLACES = frozenset({"image", "images", "url", "path", "audio", "audios", "video", "videos", "raw", "array"})
-# What runs foreign code, loads other models or starts processes: never a client's choice.
+# What runs foreign code, loads other models or starts processes: never a client's choice. Nor is a template of chats,
+# which is a program that may loop for ever.
 _RESERVED = frozenset(
-    ("assistant_model", "assistant_tokenizer", "cache_dir", "code_revision", "custom_generate", "model_kwargs")
-) | frozenset(("num_workers", "revision", "token", "trust_remote_code"))
+    ("assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate")
+) | frozenset(("model_kwargs", "num_workers", "processor_kwargs", "revision", "token", "trust_remote_code"))
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 

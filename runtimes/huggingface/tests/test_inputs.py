@@ -224,7 +224,10 @@ def test_members_of_a_batch_keep_their_own_options(models: dict[str, Path]) -> N
         assert one["sequence"] == other["sequence"] and one["scores"] == pytest.approx(other["scores"], abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["custom_generate", "trust_remote_code", "num_workers", "assistant_model"])
+@pytest.mark.parametrize(
+    "name",
+    ["custom_generate", "trust_remote_code", "num_workers", "assistant_model", "chat_template", "processor_kwargs"],
+)
 @pytest.mark.parametrize("task", ["text-generation", "text-classification"])
 def test_what_runs_foreign_code_or_starts_processes_is_no_clients_choice(
     models: dict[str, Path], task: str, name: str

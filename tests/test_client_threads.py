@@ -206,7 +206,9 @@ def test_a_program_may_end_with_a_stream_open_and_nothing_closed(kind):
 
 def test_it_works_in_the_threads_of_a_trio_program_with_trio_asyncio():
     script = """
-        import sys, trio, trio_asyncio
+        import sys, trio, warnings
+        warnings.simplefilter("ignore")  # of trio-asyncio itself, on Python 3.12 and newer
+        import trio_asyncio
         from mlserve.client import Client
 
         def ask():

@@ -18,6 +18,7 @@ from tests.engine import load, request, running_pool, until, values, write_model
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 LEAKY = """
+import asyncio
 import os
 import threading
 import time
@@ -52,6 +53,22 @@ class Threaded(Leaky):
         threading.Thread(target=time.sleep, args=(100_000,)).start()
 
     async def unload(self):
+        Path(__file__).with_name("unloaded").touch()
+
+
+class Gated(Leaky):
+    '''Does not end its load() while a gate is there; its unload() waits for the end of whoever stands before it.'''
+
+    async def load(self):
+        waiting = Path(__file__).with_name("waiting")
+        while Path(__file__).with_name("gate").exists():
+            waiting.write_text(str(os.getpid()))
+            await asyncio.sleep(0.01)
+
+    async def unload(self):
+        pid = Path(__file__).with_name("waiting").read_text()
+        while Path("/proc", pid).exists():
+            await asyncio.sleep(0.01)
         Path(__file__).with_name("unloaded").touch()
 
 
@@ -216,6 +233,50 @@ async def test_a_pool_can_be_stopped_while_a_worker_is_exchanged(tmp_path, caplo
             await until(lambda: "a fresh one takes its seat" in caplog.text)
             links = list(pool.crew._all)
         assert all(not Path(f"/proc/{link.pid}").exists() for link in links)
+
+
+async def test_a_pool_ends_quietly_though_the_successor_of_a_worker_ends_before_it_was_ready(tmp_path):
+    folder = write_models(tmp_path, LEAKY)
+    async with running_pool(1, wear=Wear(calls=1)) as (pool, _):
+        await load(pool, 1, "Gated", folder)
+        (folder / "gate").touch()
+        await pool.infer(1, request([1.0]), "raw")
+        await until((folder / "waiting").exists)
+    assert (folder / "unloaded").exists()
+
+
+@pytest.mark.slow
+async def test_few_worn_workers_linger_however_many_streams_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlserve.recycling._MOST_LINGERING", 2)
+    folder = write_models(tmp_path)
+    async with running_pool(1, wear=Wear(calls=2)) as (pool, _), anyio.create_task_group() as tasks:
+        await load(pool, 1, "Double", folder)
+        ends = [anyio.Event() for _ in range(4)]
+
+        async def requests(end):
+            yield request([1.0], parameters={"chunks": 1})
+            await end.wait()
+
+        async def stream(end, *, task_status):
+            stream = pool.stream(1, requests(end), "raw")
+            await anext(stream)
+            task_status.started()
+            assert [chunk async for chunk in stream] == []
+
+        for number, end in enumerate(ends):
+            pids = list(pool.pids)
+            await tasks.start(stream, end)
+            await pool.infer(1, request([1.0]), "raw")
+            if number < 2:
+                await until(lambda pids=pids: pool.pids and pool.pids != pids)
+        assert pool.crew.links[0].worn.is_set()
+        assert pool.pids == pids and len(pool.crew._all) == 3
+        ends[0].set()
+        await until(lambda: pool.pids and pool.pids != pids)
+        assert len(pool.crew._all) == 3
+        for end in ends:
+            end.set()
+        await until(lambda: len(pool.crew._all) == 1)
 
 
 @pytest.mark.parametrize("kind", ["Threaded", "Hanging"])

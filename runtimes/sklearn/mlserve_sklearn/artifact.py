@@ -76,6 +76,20 @@ def _explain(error: Exception, head: bytes) -> str:
     return explain_unpickling(error, f"scikit-learn {sklearn.__version__} is installed")
 
 
+# scikit-learn before 1.6 calls these unfitted for ever, though they learn nothing or answer without it.
+_WORKS_UNFITTED = {
+    "AdditiveChi2Sampler",
+    "Binarizer",
+    "FeatureHasher",
+    "FunctionTransformer",
+    "GaussianProcessRegressor",
+    "HashingVectorizer",
+    "Normalizer",
+    "PatchExtractor",
+    "SparseCoder",
+}
+
+
 def _check(estimator: Any, path: str, name: str, method: str) -> None:
     """ModelLoadError for what cannot answer anything: it has neither one of the usual methods nor the one named."""
     kind = type(estimator).__name__
@@ -85,7 +99,7 @@ def _check(estimator: Any, path: str, name: str, method: str) -> None:
         raise ModelLoadError(
             f"model '{name}': {path} holds an object of type {kind}, which has neither predict nor transform"
         )
-    if type(estimator).__module__.startswith("sklearn."):
+    if type(estimator).__module__.startswith("sklearn.") and kind not in _WORKS_UNFITTED:
         from sklearn.exceptions import NotFittedError
         from sklearn.utils.validation import check_is_fitted
 

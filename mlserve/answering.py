@@ -11,11 +11,15 @@ import dataclasses
 import decimal
 import enum
 import functools
+import re
 import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence, Set
+from contextlib import suppress
 from inspect import Parameter
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -33,6 +37,7 @@ _Rule = Callable[[Any, Any, bool], Any]  # value, annotation, whether it is chec
 _LISTS = {list, tuple, set, frozenset, deque, Sequence, MutableSequence, Set, Collection, Iterable}
 _MAPPINGS = {dict, OrderedDict, defaultdict, Mapping, MutableMapping}
 _WRAPPERS = ("Required", "NotRequired", "ReadOnly")  # of the keys of TypedDicts
+_TEXTS = (PurePath, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 _JSON_KINDS = {str, int, float, bool, type(None)}
 
 
@@ -268,9 +273,21 @@ def _plain(value: Any) -> Any:
 def _within(value: Any) -> Any:
     """What msgspec shall write for a value that it does not know, also inside of Structs."""
     plain = _plain(value)
-    if plain is value:
-        raise TypeError(f"a handler returned a {type(value).__name__}, which is none of JSON's types")
-    return plain
+    return _of_its_own(value) if plain is value else plain
+
+
+def _of_its_own(value: Any) -> Any:
+    """An object of any other class: its text, its items or its attributes, whichever FastAPI would take."""
+    if isinstance(value, _TEXTS):
+        return str(value)
+    if isinstance(value, re.Pattern):
+        return _plain(value.pattern)
+    if not (isinstance(value, type) or callable(value)):
+        with suppress(TypeError, ValueError):
+            return _plain(dict(value))
+        with suppress(TypeError):
+            return _plain(vars(value))
+    raise TypeError(f"a handler returned a {type(value).__name__}, which is none of JSON's types")
 
 
 _encode = msgspec.json.Encoder(enc_hook=_within).encode

@@ -6,9 +6,12 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import ipaddress
 import json
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar, Union
 
 import fastapi
@@ -69,6 +72,19 @@ class Holder:
     many: list[Public] = dataclasses.field(default_factory=list)
 
 
+class Own:
+    """A class that says nothing about JSON."""
+
+    def __init__(self) -> None:
+        self.a = 1
+        self.b = [b"x", {"k": (1, 2)}]
+
+
+class Pairs:
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter([("a", 1)])
+
+
 class Keys(typing_extensions.TypedDict):
     a: int
     b: typing_extensions.NotRequired[list[Public]]
@@ -115,6 +131,8 @@ VALUES: list[Any] = [
     *(Open(1), Closed(1), [Closed(1)], Holder(Closed(1), [Private(a=2)]), {"one": {"a": 1, "password": "p"}}),
     *({"a": 1, "b": [Private(a=1)]}, Colour.RED, MOMENT, {"a": MOMENT}, uuid.UUID(int=5), decimal.Decimal("1.5")),
     *(np.float32(0.5), np.int64(3), {"a": np.float32(0.5)}),
+    *(Own(), [Own()], {"a": Own()}, Pairs(), ValueError("x"), object(), Own, Path("/x"), re.compile("x")),
+    *(ipaddress.ip_address("1.2.3.4"), ipaddress.ip_network("10.0.0.0/31"), dt.time(1, 2)),
 ]
 OPEN_HINTS = (Any, None, dict, list, dict[str, Any])
 
@@ -124,12 +142,13 @@ def is_known(value: Any, hint: Any, expected: Any) -> bool:
     if hint is Any and isinstance(value, decimal.Decimal):
         return True  # text there, but a number without an annotation
     inner = value["a"] if isinstance(value, dict) and "a" in value else value
-    if hint in OPEN_HINTS and expected is None and isinstance(inner, np.generic):
-        return True  # numpy's values are JSON here
+    inner = inner[0] if isinstance(inner, list) and inner else inner
+    if hint in OPEN_HINTS and expected is None and isinstance(inner, (np.generic, Own, Pairs, ValueError)):
+        return True  # numpy's values are JSON here, and other objects their attributes also where `Any` is promised
     if value is Colour.RED and (expected == ["red"] or hint is bytes):
         return True  # an enum's value is not checked there
-    if hint is list and isinstance(value, pydantic.BaseModel):
-        return True  # a model is a list of its fields there
+    if hint is list and isinstance(value, (pydantic.BaseModel, Pairs, ipaddress.IPv4Network)):
+        return True  # whatever can be iterated is a list there
     return hint == Sequence[int] and value == {1}
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import sniffio
 from google.protobuf.message import DecodeError
-from grpclib.client import Channel
 from grpclib.config import Configuration
 from grpclib.const import Cardinality
 from grpclib.encoding.base import CodecBase
@@ -19,6 +18,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import H2Error
 
 from mlserve.client.address import Address
+from mlserve.client.channel import REFUSED, GentleChannel
 from mlserve.client.faults import CONNECT_SECONDS, ClientError, from_grpc, reading, reason_of, writing
 from mlserve.client.result import InferResult
 from mlserve.errors import DeadlineExceeded, InvalidRequest, MLServeError
@@ -37,7 +37,6 @@ from mlserve.wire.v2proto import decode_response, encode_request
 __all__ = ["GrpcTransport"]
 
 _SERVICE = "inference.GRPCInferenceService"
-_REFUSED = "error_code: 7"  # REFUSED_STREAM in grpclib's words: HTTP/2 says that such a call was not begun
 _WINDOW_BYTES = 16 << 20  # what the server may send ahead of the reader
 # The last is what grpclib raises for a message that breaks off in its middle.
 _BROKEN = (StreamTerminatedError, ProtocolError, H2Error, OSError, AssertionError)
@@ -65,7 +64,7 @@ class GrpcTransport:
         self._headers = dict(headers)
         self._binary = binary
         self._context = address.ssl_context(ssl_context)
-        self._channel: Channel | None = None  # made by the first call: it belongs to the event loop
+        self._channel: GentleChannel | None = None  # made by the first call: it belongs to the event loop
 
     # -- health, metadata, repository ---------------------------------------------------------------------------------
 
@@ -203,7 +202,7 @@ class GrpcTransport:
                 )
             config = Configuration(http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES)
             host, port = self._address.host, self._address.port
-            self._channel = Channel(host, port, ssl=self._context, codec=_Bytes(), config=config)
+            self._channel = GentleChannel(host, port, ssl=self._context, codec=_Bytes(), config=config)
         return self._channel.request(
             f"/{_SERVICE}/{method}", cardinality, bytes, bytes, timeout=timeout_seconds, metadata=headers
         )
@@ -234,7 +233,7 @@ class GrpcTransport:
             if _is_deadline(error):
                 raise DeadlineExceeded(f"{self._address} gave no answer in time") from None
             message = f"{self._address}: the connection broke before the answer was complete ({reason_of(error)})"
-            arrived = arrives and not str(error).endswith(_REFUSED)
+            arrived = arrives and not str(error).endswith(REFUSED)
             raise ClientError(message, str(self._address), arrived=arrived) from error
 
     async def aclose(self) -> None:

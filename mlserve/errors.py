@@ -29,6 +29,9 @@ model does with a request; both transports tell clients (`Retry-After`, `grpc-re
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 __all__ = [
     "BodyTooLarge",
     "CallerLeft",
@@ -259,15 +262,30 @@ class StartupError(MLServeError):
 
 
 def from_exception(error: BaseException) -> MLServeError:
-    """The error as the caller may see it: ours as it is, any other as a ModelError with its type and text."""
+    """The error as the caller may see it: ours as it is, an HTTPException of Starlette's or FastAPI's with its status
+    and detail, any other as a ModelError with its type and text.
+    """
     if isinstance(error, MLServeError):
         return error
+    if _is_http_exception(error):
+        known: Any = error
+        return MLServeError(_text_of_detail(known.detail), known.status_code)
     name = type(error).__name__
     try:
         text = str(error)
     except Exception:  # whatever the __str__ of somebody's own class does
         text = ""
     return ModelError(f"{name}: {text}" if text else name)
+
+
+def _is_http_exception(error: BaseException) -> bool:
+    """Whether its class, or a base of it, is Starlette's or FastAPI's; by name, since most workers import neither."""
+    of_web = any(one.__module__.partition(".")[0] in ("starlette", "fastapi") for one in type(error).__mro__)
+    return of_web and isinstance(getattr(error, "status_code", None), int) and hasattr(error, "detail")
+
+
+def _text_of_detail(detail: Any) -> str:
+    return detail if isinstance(detail, str) else json.dumps(detail, default=str)
 
 
 def _with_version(version: str | None) -> str:

@@ -232,7 +232,7 @@ class Link:
         self._loads[frame.model] = None
         outcome = await self._ask(frame.model, frame)
         if isinstance(outcome, frames.LoadFailed):
-            error = ModelLoadError(outcome.message, outcome.http_status if outcome.http_status >= 500 else 500)
+            error = ModelLoadError(outcome.message, outcome.http_status)
             error.__notes__ = [outcome.traceback]  # type: ignore[attr-defined]  # add_note came with 3.11
             raise error
         self.models.add(frame.model)

@@ -360,6 +360,8 @@ async def _maybe_await(value: Any) -> Any:
 def _load_failure(number: int, error: BaseException) -> frames.LoadFailed:
     known = from_exception(error)
     message, http_status, _ = execute.sendable(known)
+    if http_status < 500 and "http_status" not in vars(known):
+        http_status = 500  # nobody chose that one: it is of the error's class, and speaks of requests
     if isinstance(error, ModelLoadError) and isinstance(error.__cause__, (ModuleNotFoundError, AttributeError)):
         return frames.LoadFailed(number, message, http_status, "")  # the message says all of it
     detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -32,6 +32,7 @@ ROOMS = [
         "intake",
         "unsent",
         "nesting",
+        "sockets",
     ],
     ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["payload", "tensors", "types"],

@@ -21,6 +21,7 @@ from mlserve.grpc.services import InferenceService, RepositoryService
 from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
+from mlserve.sockets import tune_listener
 from mlserve.unsent import Unsent
 
 __all__ = ["GrpcServer", "bind"]
@@ -70,6 +71,7 @@ class GrpcServer:
         """
         package = None if _on_asyncio() else trio_asyncio()
         sock = bind(host, port) if sock is None else sock
+        tune_listener(sock)
         stop, hurry, ended = anyio.Event(), anyio.Event(), anyio.Event()
 
         async def watch() -> None:

@@ -77,7 +77,6 @@ class TrioEdge:
                 await trio.sleep(0.1)
                 continue
             client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.tasks.spawn(TrioTransport(client, self.tasks.spawn).run, H1Connection(server))
 
     def take_http2(self, server: H1Server, transport: TrioTransport, opening: bytes) -> None:

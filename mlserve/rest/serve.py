@@ -28,6 +28,7 @@ from mlserve.errors import StartupError
 from mlserve.rest.h1_exchange import Application
 from mlserve.rest.h1_server import H1Server, Limits
 from mlserve.rest.lifespan import Lifespan
+from mlserve.sockets import tune_listener
 
 __all__ = ["bind", "fast_path_problem", "serve"]
 
@@ -219,7 +220,7 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
     with socket.socket(family, kind, protocol) as listener:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune_listener(listener)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):

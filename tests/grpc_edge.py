@@ -16,6 +16,7 @@ from hpack import Encoder
 from mlserve.grpc.server import GrpcServer
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
+from mlserve.unsent import Unsent
 from tests.fake_dataplane import FakeDataPlane, Predict
 
 SECONDS = 10.0  # more than anything here takes, and less than a test may
@@ -70,12 +71,16 @@ class Running:
 
 @contextmanager
 def serving(
-    backend: str = "uvloop", plane: FakePlane | None = None, grace: float = SECONDS, **settings: Any
+    backend: str = "uvloop",
+    plane: FakePlane | None = None,
+    grace: float = SECONDS,
+    unsent: Unsent | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Runs a server in a thread; at the end it must have left nothing behind."""
     plane = FakePlane() if plane is None else plane
     metrics = Metrics()
-    server = GrpcServer(plane, metrics, Settings(**settings), poll_seconds=0.01)
+    server = GrpcServer(plane, metrics, Settings(**settings), poll_seconds=0.01, unsent=unsent)
     ended = threading.Event()
     with start_blocking_portal(*LOOPS[backend]) as portal:
         stop_now = portal.call(anyio.Event)

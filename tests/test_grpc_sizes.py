@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,12 @@ import grpc
 import numpy as np
 import pytest
 
+from mlserve.grpc import compression
 from mlserve.grpc import dataplane_pb2 as pb
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
+from mlserve.unsent import Unsent
 from tests.grpc_calls import SERVICE, connected, failure
-from tests.grpc_edge import BACKENDS, SECONDS, Running, serving
+from tests.grpc_edge import BACKENDS, SECONDS, Running, serving, wait_for
 
 
 @pytest.fixture(params=BACKENDS)
@@ -88,6 +91,49 @@ def test_an_answer_is_packed_only_for_clients_that_pack_and_where_it_pays(server
     assert flag_of(zeros, "", "identity,deflate,gzip", packed=False) == 0
     assert flag_of(zeros, "gzip", "identity", packed=True) == 0
     assert flag_of(np.concatenate([noise, zeros[:1]]), "gzip", "gzip", packed=False) == 0
+
+
+def test_packing_a_large_answer_leaves_the_server_free(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are answered while zlib works, and the answers of a stream keep their order."""
+    began, go = threading.Event(), threading.Event()
+
+    def slow_pack(chunks: Any, size: int, encoding: str) -> bytes | None:
+        if size > 100_000:
+            began.set()
+            wait_for(go)
+        return compression.pack(chunks, size, encoding)
+
+    monkeypatch.setattr("mlserve.grpc.call.pack", slow_pack)
+    arrays = [np.full(size, at, "f4") for at, size in enumerate((50_000, 10, 50_000, 1_000, 10))]
+    requests = iter([raw_message(array) for array in arrays])
+    with connected(server.address) as one, connected(server.address) as other:
+        answers = GRPCInferenceServiceStub(one).ModelStreamInfer(
+            requests, timeout=SECONDS, compression=grpc.Compression.Gzip
+        )
+        wait_for(began)
+        try:
+            assert GRPCInferenceServiceStub(other).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS / 2).live
+        finally:
+            go.set()
+        assert [answer.raw_output_contents[0] for answer in answers] == [array.tobytes() for array in arrays]
+
+
+def test_an_answer_counts_as_unsent_at_its_full_size_while_it_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and no longer than it is there."""
+    unsent, counted = Unsent(), []
+
+    def counting_pack(chunks: Any, size: int, encoding: str) -> bytes | None:
+        counted.append(unsent.held_bytes)
+        return compression.pack(chunks, size, encoding)
+
+    monkeypatch.setattr("mlserve.grpc.call.pack", counting_pack)
+    with serving(unsent=unsent) as server, connected(server.address) as channel:
+        for _ in range(2):
+            answer = GRPCInferenceServiceStub(channel).ModelInfer(
+                raw_message(np.zeros(100_000, "f4")), timeout=SECONDS, compression=grpc.Compression.Gzip
+            )
+            assert counted.pop() == answer.ByteSize()
+    assert unsent.held_bytes == 0
 
 
 def test_the_limit_holds_before_and_after_unpacking() -> None:

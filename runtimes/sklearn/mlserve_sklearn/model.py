@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,12 @@ from mlserve.tabular import TabularModel
 from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
 from mlserve_sklearn.artifact import load_estimator
 from mlserve_sklearn.inputs import InputCheck, is_about_input
-from mlserve_sklearn.signature import signature
+from mlserve_sklearn.signature import UnansweredError, signature
 from mlserve_sklearn.threads import Threads
 
 __all__ = ["SKLearnModel"]
 
+_logger = logging.getLogger("mlserve.sklearn")
 _DECLARED = ("predict", "predict_proba", "decision_function", "transform")  # in metadata, beside the default
 
 
@@ -48,9 +50,19 @@ class SKLearnModel(TabularModel):
         return InputCheck(self._model)
 
     def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-        """Inputs and outputs, as far as the estimator knows them; it is asked with a few rows of zeros."""
+        """Inputs and outputs that the estimator, asked with a few rows, has shown; none where it answers nothing."""
         names = dict.fromkeys([self._default[0].name, *_DECLARED])
-        return signature(self._model, [name for name in names if hasattr(self._model, name)], self._ask)
+        try:
+            return signature(self._model, [name for name in names if hasattr(self._model, name)], self._ask)
+        except UnansweredError as error:
+            told = " ".join(str(error).split())
+            _logger.warning(
+                "model '%s': no signature: it answers none of the rows that it was tried with (%s). Describe its "
+                "inputs and outputs in model-settings.json",
+                self.name,
+                told,
+            )
+            return [], []
 
     def _ask(self, name: str, data: Any) -> list[ResponseOutput]:
         answer = self.call(getattr(self._model, name), self.input_check()(data))

@@ -195,7 +195,11 @@ class Particular(BaseEstimator):
         return x[:, 0]
 
 
-def test_an_estimator_that_cannot_be_asked_declares_no_outputs(tmp_path: Path) -> None:
+def test_an_estimator_that_cannot_be_asked_declares_nothing_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = trial(tmp_path, Particular())
-    assert model.outputs == [] and [one.shape for one in model.inputs] == [[-1, 4]]
+    assert model.outputs == [] and model.inputs == []
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "mlserve.sklearn"]
+    assert "'m': no signature" in told and "RuntimeError: too small" in told
     assert model.predict(request_of(X + 5)).outputs[0].shape == [40, 1]

@@ -1,4 +1,4 @@
-"""What differs between asyncio and trio on the request path: watching a socket, and waking one waiter.
+"""What differs between asyncio and trio on the request path: watching a socket, waking a waiter, calls from threads.
 
 Both could be written with anyio alone, at about twice the cost of a call (see docs/decisions.md); everything else in
 the core is anyio.
@@ -53,6 +53,16 @@ def clock_of() -> Callable[[], float]:
 def on_asyncio() -> bool:
     """Whether the running event loop is asyncio's."""
     return sniffio.current_async_library() == "asyncio"
+
+
+def soon_from_threads() -> Callable[..., object]:
+    """What calls a function in the running loop soon, from any thread. That raises RuntimeError once it has ended."""
+    if on_asyncio():
+        return asyncio.get_running_loop().call_soon_threadsafe
+    import trio
+
+    call: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
+    return call
 
 
 async def watch(sock: Any, on_readable: Callable[[], bool]) -> None:

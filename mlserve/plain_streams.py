@@ -1,27 +1,34 @@
-"""Plain generators among asynchronous ones: their steps may block, so each runs in a thread.
+"""Plain generators among asynchronous ones: each runs in a thread of its own, since its steps may block.
 
-A stream has its own limit of threads, not a share of a common one: many generators may wait for their clients'
-next requests for as long as these like, and none of them keeps another from running.
+One thread and one context (of `contextvars`) for each generator, from its first step to its close: what it opens or
+enters there, it also uses, leaves and closes there, and no other code ever sees it. The thread ends with the generator.
+
+The task that iterates gives the thread one order at a time and waits; a step that wants the client's next request asks
+this task for it. Invariant: whatever becomes of the task, the thread closes the generator after the step that it is in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
+import sniffio
 
-__all__ = ["EitherWay", "PlainSteps", "in_thread", "noting_steps"]
+from mlserve.eventloop import soon_from_threads, waiter_type
+
+__all__ = ["THREAD_NAME", "EitherWay", "PlainSteps", "in_thread", "noting_steps"]
 
 T = TypeVar("T")
+THREAD_NAME = "mlserve plain stream"
 _END: Any = object()
 _noted: ContextVar[list[PlainSteps] | None] = ContextVar("_noted", default=None)
+_here = threading.local()  # `steps`: whose thread this is
 
 
 def noting_steps() -> list[PlainSteps]:
@@ -32,94 +39,101 @@ def noting_steps() -> list[PlainSteps]:
 
 
 class PlainSteps:
-    """The steps of a plain generator, each in a thread. A step may run on when nobody awaits it any more.
-
-    Invariant: one thread at most is inside the generator. One that still is when the stream ends closes it afterwards.
-    """
+    """A plain generator in its thread, which begins here; `close` it. A step may run on that nobody awaits any more."""
 
     def __init__(self, steps: Iterator[Any]) -> None:
         self._steps = steps
-        self._limiter = anyio.CapacityLimiter(1)
-        self._failure: BaseException | None = None  # that may have reached nobody
-        self._lock = threading.Lock()  # for what follows
-        self._busy = False  # a thread is in the generator, or is about to close it
-        self._left = False
-        self._closing = False
-        self._when_over: list[Callable[[], None]] = []
+        self._failure: BaseException | None = None  # that has reached nobody yet
+        self._left = False  # nobody awaits a step any more
+        self._over = anyio.Event()
+        self._soon = soon_from_threads()
+        self._new_waiter = waiter_type()
+        self._told = self._new_waiter()  # set when the thread has `_found` something or has a `_question`
+        self._found: Any = None
+        self._question: Callable[[], Awaitable[Any]] | None = None
+        self._orders: SimpleQueue[bool] = SimpleQueue()  # True: another step. False: close
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        # A daemon: a step that never ends shall not hold the process up.
+        threading.Thread(target=copy_context().run, args=(self._run,), name=THREAD_NAME, daemon=True).start()
 
     async def next(self) -> Any:
         """What the next step gives; _END behind the last."""
-        return await anyio.to_thread.run_sync(self._step, limiter=self._limiter)
+        self._told = self._new_waiter()
+        self._orders.put(True)
+        await self._told.wait()
+        while self._question is not None:
+            question, self._question, self._told = self._question, None, self._new_waiter()
+            await self._answer(question)
+            await self._told.wait()
+        if self._failure is not None:  # raised here and not by the waiter: asyncio mistakes some for the task's own end
+            failure, self._failure = self._failure, None
+            raise failure
+        return self._found
 
     async def close(self) -> None:
-        """Closes the generator: at once, or when the step is over that still runs in a thread, unawaited."""
-        with self._lock:
-            self._left = True
-            if self._busy:
-                return
-            self._busy = True
+        """Closes the generator, after the step that still runs, and waits for that. Raises what has reached nobody.
+
+        A second cancellation on asyncio, which no shield holds off, ends the wait, and nothing else.
+        """
         with anyio.CancelScope(shield=True):
-            try:
-                await anyio.to_thread.run_sync(self._close, limiter=self._limiter)
-            except BaseException:
-                if not self._closing:  # cancelled before its thread had begun
-                    await anyio.to_thread.run_sync(self._close, limiter=self._limiter)
-                raise
+            failure = await self.over()
+        if failure is not None:
+            raise failure
 
     async def over(self) -> BaseException | None:
-        """Waits until no thread is in the generator any more; what it raised, maybe when nobody awaited it.
+        """Closes the generator, unless that is under way, and waits until its thread has ended; what reached nobody."""
+        if not self._left:
+            self._left = True
+            self._orders.put(False)
+            if self._question is not None:
+                self._answers.put((_END, None))
+        await self._over.wait()
+        failure, self._failure = self._failure, None
+        return failure
 
-        For asyncio, where a cancelled task leaves its thread behind.
-        """
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(over.set)
-
-        with self._lock:
-            busy = self._busy
-            self._when_over.append(tell)
-        if busy:
-            await over.wait()
-        return self._failure
-
-    def _step(self) -> Any:
-        with self._lock:
-            if self._left:  # before its thread had begun
-                return _END
-            self._busy = True
+    async def _answer(self, question: Callable[[], Awaitable[Any]]) -> None:
+        answer: tuple[Any, BaseException | None] = (_END, None)
         try:
-            found = next(self._steps, _END)
-        except BaseException as error:
-            self._after_step(error)
-            raise
-        self._after_step(None)
-        return found
+            answer = await question(), None
+        except Exception as error:
+            answer = None, error
+        finally:
+            self._answers.put(answer)
 
-    def _after_step(self, failure: BaseException | None) -> None:
-        with self._lock:
-            left = self._busy = self._left
-        self._failure = failure
-        if left:
-            self._close()
+    def _tell(self, found: Any, question: Callable[[], Awaitable[Any]] | None) -> None:
+        """In the loop: the thread has found something, or asks."""
+        if question is not None and self._left:
+            self._answers.put((_END, None))
+            return
+        self._found, self._question = found, question
+        self._told.set()
 
-    def _close(self) -> None:
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
+    # -- in the thread ------------------------------------------------------------------------------------------------
+
+    def ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        """What the stream's task awaits for the step; _END if it has left."""
+        self._soon(self._tell, None, question)
+        answer, failure = self._answers.get()
+        if failure is not None:
+            raise failure
+        return answer
+
+    def _run(self) -> None:
+        sniffio.current_async_library_cvar.set(None)  # the context is a copy of the task's: no loop runs here
+        _here.steps = self
+        with suppress(RuntimeError):  # the loop has ended
+            while self._orders.get():
+                found = None if self._left else self._noting_failure(next, self._steps, _END)
+                self._soon(self._tell, found, None)
+        self._noting_failure(getattr(self._steps, "close", bool))
+        with suppress(RuntimeError):
+            self._soon(self._over.set)
+
+    def _noting_failure(self, work: Callable[..., Any], *args: Any) -> Any:
         try:
-            if hasattr(self._steps, "close"):
-                self._steps.close()
+            return work(*args)
         except BaseException as error:
             self._failure = error
-            raise
-        finally:
-            with self._lock:
-                self._busy = False
-            for tell in self._when_over:
-                tell()
 
 
 async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
@@ -151,12 +165,12 @@ class EitherWay(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        value: T = anyio.from_thread.run(self._following)
+        steps = getattr(_here, "steps", None)
+        value: T = anyio.from_thread.run(self._following) if steps is None else steps.ask(self._following)
         if value is _END:
             raise StopIteration
         return value
 
     async def _following(self) -> T:
-        with anyio.CancelScope(shield=True):  # whoever cancels a stream ends its requests, which ends this wait
-            value: T = await anext(self._values, _END)
+        value: T = await anext(self._values, _END)
         return value

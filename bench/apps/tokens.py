@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 
 import anyio
 
@@ -19,5 +20,20 @@ class Tokens(MLModel):
             for place in range(int(count)):
                 if pause_ms:
                     await anyio.sleep(pause_ms / 1000)
+                token = ResponseOutput(name="token", shape=[1], datatype="BYTES", data=[f"token {place}"])
+                yield InferenceResponse(id=payload.id, model_name=self.name, outputs=[token])
+
+
+class PlainTokens(MLModel):
+    """The same as a plain generator, which runs in a thread."""
+
+    def predict_stream(  # type: ignore[override]  # a plain generator
+        self, payloads: Iterator[InferenceRequest]
+    ) -> Iterator[InferenceResponse]:
+        for payload in payloads:
+            count, pause_ms = (one.data[0] for one in payload.inputs)
+            for place in range(int(count)):
+                if pause_ms:
+                    time.sleep(pause_ms / 1000)
                 token = ResponseOutput(name="token", shape=[1], datatype="BYTES", data=[f"token {place}"])
                 yield InferenceResponse(id=payload.id, model_name=self.name, outputs=[token])

@@ -12,6 +12,8 @@ from mlserve import errors
 from mlserve.client import Client
 from mlserve.client.bodies import encode_request
 from mlserve.client.payload import make_request
+from mlserve.client.result import InferResult
+from mlserve.codecs import NumpyCodec
 from mlserve.types import (
     InferenceRequest,
     InferenceResponse,
@@ -163,6 +165,15 @@ def test_outputs_without_a_content_type_follow_their_datatype():
     assert repr(result) == "<InferResult m: n INT64[2, 1], s BYTES[2], b BYTES[1]>"
 
 
+def test_two_outputs_of_one_name_are_not_made_one() -> None:
+    outputs = [NumpyCodec.encode_output("o", np.array([number])) for number in range(2)]
+    other = NumpyCodec.encode_output("other", np.array([5]))
+    result = InferResult(InferenceResponse(model_name="m", outputs=[*outputs, other]), {})
+    with pytest.raises(errors.CodecError, match=r"output named 'o', .* take them from result\.response\.outputs"):
+        _ = result.outputs
+    assert [NumpyCodec.decode_output(one).item() for one in result.response.outputs] == [0, 1, 5]
+
+
 # -- health, metadata, repository -------------------------------------------------------------------------------------
 
 
@@ -186,7 +197,8 @@ def test_health_metadata_and_the_repository(kind):
         client.repository_load("echo")
         client.repository_unload("echo")
         assert plane.repository == ["load echo", "unload echo"]
-        for call in (client.model_ready, client.model_metadata, client.repository_load, client.repository_unload):
+        assert client.model_ready("nope") is False and client.model_ready("echo", version="nope") is False
+        for call in (client.model_metadata, client.repository_load, client.repository_unload):
             with pytest.raises(errors.ModelNotFound, match="Model nope not found"):
                 call("nope")
 

@@ -10,7 +10,7 @@ import pytest
 
 from mlserve.client import AsyncClient, Client, ClientError
 from mlserve.client.faults import from_event
-from mlserve.errors import CodecError, InvalidRequest, MLServeError, ModelError, Overloaded
+from mlserve.errors import CodecError, DeadlineExceeded, InvalidRequest, MLServeError, ModelError, Overloaded
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
 from tests.client_edge import KINDS, connected, words
 from tests.fake_dataplane import echo
@@ -131,6 +131,10 @@ CALLS: list[tuple[Callable[[Client], Any], str]] = [
     (lambda client: client.infer(None, [1]), "model: expected text, got None"),  # type: ignore[arg-type]
     (lambda client: client.infer("echo", [1], version=3), "version: expected text, got 3; write '3'"),  # type: ignore[arg-type]
     (lambda client: client.infer("echo", [1], timeout_seconds=float("nan")), "timeout_seconds: expected a number"),
+    (lambda client: client.infer("echo", [1], timeout_seconds=-1), "a number of seconds from 0 on, or None, got -1"),
+    (lambda client: client.infer("echo", [1], timeout_seconds=float("-inf")), "from 0 on, or None, got -inf"),
+    (lambda client: client.stream("echo", [1], timeout_seconds=-0.5), "from 0 on, or None, got -0.5"),
+    (lambda client: Client(client.address, timeout_seconds=-1).server_live(), "from 0 on, or None, got -1"),
     (lambda client: client.infer("echo", [1], timeout_seconds="3"), "timeout_seconds: expected a number"),  # type: ignore[arg-type]
     (lambda client: client.infer("echo", [1], id=7), "id: expected text, got 7; write '7'"),  # type: ignore[arg-type]
     (lambda client: client.infer("echo", [1], outputs="y"), "outputs: expected a list of names"),
@@ -193,3 +197,16 @@ def test_an_error_in_mid_stream_has_the_same_class_on_both_transports(status: in
 @pytest.mark.parametrize("data", [b'{"error":"x"}', b'{"error":"x","status":"4"}', b'{"error":"x","status":200}', b"["])
 def test_an_event_without_a_status_is_an_error_of_the_model(data: bytes) -> None:
     assert type(from_event(data, ("m", None))) is ModelError
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 10**400, 1e12, 99_999_999.4, 86_400], ids=str)
+def test_times_without_end_and_very_long_ones_are_no_trouble(kind: str, seconds: float) -> None:
+    plane = FakePlane(words=words(2))
+    with connected(kind, plane, timeout_seconds=seconds) as client:
+        assert client.infer("echo", [1]).outputs["input-1"].tolist() == [[1]]
+        assert client.server_live()
+    with connected(kind, plane, timeout_seconds=1e-9) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.infer("echo", [1])
+        assert client.infer("echo", [1], timeout_seconds=seconds).outputs["input-1"].tolist() == [[1]]
+        assert len(list(client.stream("words", ["a"], timeout_seconds=seconds))) == 2

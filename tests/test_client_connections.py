@@ -47,8 +47,8 @@ def test_a_connection_that_the_server_closed_is_not_used_again():
         client.infer("m", [1])
         client.infer("m", [1])
         assert server.connections == 2
-        runner = client._running()
-        (stream, _) = runner.client._transport._pool._idle[0]
+        (home,) = client._running().client._transports._homes.values()
+        (stream, _) = home.transport._pool._idle[0]
         stream.extra(anyio.abc.SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)  # As if the other side had.
         client.infer("m", [1])
         assert server.connections == 3

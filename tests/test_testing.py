@@ -56,6 +56,14 @@ class Deaf(Double):
         return super().predict(payload)
 
 
+class Twins(Double):
+    """Gives two outputs one name."""
+
+    def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
+        answer = super().predict(payload)
+        return answer.model_copy(update={"outputs": answer.outputs * 2})
+
+
 class Strict(Double):
     """Fails, instead of refusing, where an output is unknown."""
 
@@ -276,6 +284,7 @@ def test_a_runtime_that_keeps_to_the_rules_passes_and_its_answers_come_back():
     ("model", "said"),
     [
         (Deaf, "answered a request with an output that it does not have"),
+        (Twins, "more than one output named 'y'"),
         (Strict, "made it fail"),
         (Fickle, "over json, but"),
         (Lazy, "over json, but"),

@@ -9,8 +9,9 @@ from typing import Any
 
 from mlserve.errors import InvalidRequest
 
-__all__ = ["check_headers", "check_mapping", "check_seconds", "check_text"]
+__all__ = ["check_headers", "check_mapping", "check_text", "limit_of"]
 
+_LONGEST_SECONDS = 99_999_999  # three years, the longest time that gRPC can say
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _GRPC_NAME = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -32,11 +33,15 @@ def check_text(what: str, value: Any, *, optional: bool = False) -> None:
     raise InvalidRequest(f"{what}: expected text, got {_shown(value)}{hint}")
 
 
-def check_seconds(value: Any) -> None:
-    """A number of seconds is needed, or None."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-    if value is not None and not is_number:
-        raise InvalidRequest(f"timeout_seconds: expected a number of seconds, or None, got {_shown(value)}")
+def limit_of(timeout_seconds: Any) -> float | None:
+    """The seconds that a call may take, None for as long as it likes; a number from 0 on, or None, is needed."""
+    if timeout_seconds is None:
+        return None
+    is_number = isinstance(timeout_seconds, (int, float)) and not isinstance(timeout_seconds, bool)
+    if not is_number or not timeout_seconds >= 0:  # NaN is neither above nor below
+        told = _shown(timeout_seconds)
+        raise InvalidRequest(f"timeout_seconds: expected a number of seconds from 0 on, or None, got {told}")
+    return None if timeout_seconds == math.inf else float(min(timeout_seconds, _LONGEST_SECONDS))
 
 
 def check_mapping(what: str, value: Any) -> None:

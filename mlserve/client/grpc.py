@@ -58,13 +58,13 @@ class GrpcTransport:
     """A client of one gRPC port."""
 
     def __init__(
-        self, address: Address, *, headers: Mapping[str, str], binary: bool, ssl_context: ssl.SSLContext | None
+        self, address: Address, headers: Mapping[str, str], binary: bool, context: ssl.SSLContext | None
     ) -> None:
         self._address = address
         self._headers = dict(headers)
         self._binary = binary
-        self._context = address.ssl_context(ssl_context)
-        self._channel: GentleChannel | None = None  # made by the first call: it belongs to the event loop
+        self._context = context
+        self._channel: GentleChannel | None = None  # made by the first call
 
     # -- health, metadata, repository ---------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class GrpcTransport:
         return bool((await self._call("ServerReady")).ready)
 
     async def model_ready(self, name: str, version: str | None) -> bool:
-        """Whether a model takes calls. ModelNotFound."""
+        """Whether a model takes calls. ModelNotFound, or False, if there is none: servers differ."""
         return bool((await self._call("ModelReady", name=name, version=version or "")).ready)
 
     async def server_metadata(self) -> MetadataServerResponse:

@@ -112,8 +112,7 @@ class Http1Pool:
     def __init__(self, address: Address, context: ssl.SSLContext | None, max_connections: int) -> None:
         self._address = address
         self._context = context
-        self._max_connections = max_connections
-        self._turns: anyio.Semaphore | None = None  # made by the first request: it belongs to the event loop
+        self._turns = anyio.Semaphore(max_connections)
         self._idle: list[tuple[anyio.abc.ByteStream, float]] = []  # with the time at which each became idle
 
     async def request(
@@ -147,8 +146,6 @@ class Http1Pool:
         The connection is closed at the end unless the answer has been read completely.
         """
         head = self._head(method, path, headers, chunks)
-        if self._turns is None:
-            self._turns = anyio.Semaphore(self._max_connections)
         async with self._turns:
             stream = await self._take_idle() or await self._connect()
             is_kept = False

@@ -34,16 +34,15 @@ class RestTransport:
     def __init__(
         self,
         address: Address,
-        *,
         headers: Mapping[str, str],
         binary: bool,
-        ssl_context: ssl.SSLContext | None,
+        context: ssl.SSLContext | None,
         max_connections: int,
     ) -> None:
         self._address = str(address)
         self._headers = {"user-agent": "mlserve", **headers}
         self._binary = binary
-        self._pool = Http1Pool(address, address.ssl_context(ssl_context), max_connections)
+        self._pool = Http1Pool(address, context, max_connections)
 
     # -- health, metadata, repository ---------------------------------------------------------------------------------
 
@@ -56,7 +55,7 @@ class RestTransport:
         return await self._is_so("/v2/health/ready")
 
     async def model_ready(self, name: str, version: str | None) -> bool:
-        """Whether a model takes calls. ModelNotFound."""
+        """Whether a model takes calls. ModelNotFound, or False, if there is none: servers differ."""
         return await self._is_so(f"{_path(name, version)}/ready", (name, version))
 
     async def server_metadata(self) -> MetadataServerResponse:

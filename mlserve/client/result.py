@@ -33,8 +33,15 @@ class InferResult:
     def outputs(self) -> dict[str, Any]:
         """The outputs by name: what their content type says; without one numbers as arrays, text as a list.
 
-        CodecError if the data of one is not what the answer says of it. Of two with one name, the last.
+        CodecError if the data of one is not what the answer says of it, or if two have one name.
         """
+        names = [one.name for one in self.response.outputs]
+        twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+        if twice is not None:
+            raise CodecError(
+                f"model '{self.model_name}' gave more than one output named '{twice}', of which a dict holds one: take "
+                "them from result.response.outputs, such as NumpyCodec.decode_output(result.response.outputs[0])"
+            )
         return {one.name: _decode(one) for one in self.response.outputs}
 
     def to_pandas(self) -> pd.DataFrame:

@@ -139,7 +139,7 @@ class Client:
         return self._run(lambda client: client.server_ready())
 
     def model_ready(self, model: str, *, version: str | None = None) -> bool:
-        """Whether a model takes calls. ModelNotFound."""
+        """Whether a model takes calls; one that the server does not have does not. ClientError if nothing answers."""
         return self._run(lambda client: client.model_ready(model, version=version))
 
     def server_metadata(self) -> MetadataServerResponse:

@@ -69,7 +69,9 @@ async def called(model: MLModel, request: InferenceRequest) -> InferenceResponse
     """The answer to one request, with what the server fills in; of a model that only streams, the outputs of all its
     chunks, one after the other."""
     if not only_streams(model):
-        return execute.complete(model, request.id, await finish(model.predict(request)))
+        answer = execute.complete(model, request.id, await finish(model.predict(request)))
+        _check_names(model, answer)
+        return answer
     chunks: list[InferenceResponse] = []
     await each_chunk(model, request, chunks.append)
     assert chunks, f"{model!r}: predict_stream gives nothing"
@@ -83,6 +85,7 @@ async def each_chunk(model: MLModel, request: InferenceRequest, take: Callable[[
     with anyio.move_on_after(STREAM_SECONDS):
         async with aclosing(execute.stream(model, _one_request(request))) as chunks:
             async for chunk in chunks:
+                _check_names(model, chunk)
                 take(chunk)
                 count += 1
                 if count > _MOST_CHUNKS or time.perf_counter() > until:  # it may never wait for anything
@@ -92,6 +95,15 @@ async def each_chunk(model: MLModel, request: InferenceRequest, take: Callable[[
     raise AssertionError(
         f"{model!r}: predict_stream has not ended after {STREAM_SECONDS:.0f} s or {_MOST_CHUNKS} chunks; give "
         "check_runtime() a request whose stream ends"
+    )
+
+
+def _check_names(model: MLModel, answer: InferenceResponse) -> None:
+    names = [one.name for one in answer.outputs]
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    assert twice is None, (
+        f"{model!r}: an answer has more than one output named '{twice}': give each a name of its own, for "
+        "who reads outputs by their names gets one of them"
     )
 
 

@@ -1,4 +1,4 @@
-"""What an estimator has learnt of its columns: a value of each, from whichever part of it sees the column first."""
+"""An estimator's columns: their names, and a value of each from whichever part of it sees the column first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-__all__ = ["columns_of", "known_values"]
+__all__ = ["column_names", "columns_of", "known_values"]
 
 Keys = list[Any]  # of columns: their names, or their places where they have none
 
@@ -25,6 +25,16 @@ def columns_of(estimator: Any) -> Keys | None:
         return list(names)
     count = getattr(estimator, "n_features_in_", None)
     return None if count is None else list(range(int(count)))
+
+
+def column_names(estimator: Any, method: str, count: int) -> list[str]:
+    """Names for so many columns that a method gives: those that the estimator knows, or numbered ones."""
+    if method == "transform" and hasattr(estimator, "get_feature_names_out"):
+        with contextlib.suppress(Exception):  # a part may be anybody's code, or have no names
+            names = [str(name) for name in estimator.get_feature_names_out()]
+            if len(names) == count:
+                return names
+    return [f"{method}_{at}" for at in range(count)]
 
 
 def known_values(estimator: Any) -> dict[Any, str | float]:

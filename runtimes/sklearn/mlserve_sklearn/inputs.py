@@ -61,7 +61,7 @@ def is_about_input(error: BaseException) -> bool:
 
     An error out of anybody else's code, such as that of a custom transformer, is the model's.
     """
-    if _is_unfitted(error):
+    if _is_unfitted(error) or (isinstance(error, AttributeError) and not _is_lacked_by_data(error)):
         return False
     trace = error.__traceback__
     while trace is not None and _package_of(trace) in _OURS:  # the frames that called it
@@ -71,6 +71,12 @@ def is_about_input(error: BaseException) -> bool:
             return False
         trace = trace.tb_next
     return True  # also where compiled code raised it at once
+
+
+def _is_lacked_by_data(error: AttributeError) -> bool:
+    """Whether a value has no such attribute; an estimator that lacks one is of another version of its library."""
+    package = type(error.obj).__module__.partition(".")[0]
+    return error.name is not None and package in ("builtins", "numpy", "pandas")
 
 
 def _package_of(trace: TracebackType) -> str:

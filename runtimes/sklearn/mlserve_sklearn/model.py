@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from mlserve.codecs import PandasCodec
-from mlserve.errors import ModelLoadError
+from mlserve.errors import CodecError, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
 from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
 from mlserve_sklearn.artifact import load_estimator
+from mlserve_sklearn.columns import column_names
 from mlserve_sklearn.inputs import InputCheck, is_about_input
 from mlserve_sklearn.signature import UnansweredError, signature
 from mlserve_sklearn.threads import Threads
@@ -32,6 +33,7 @@ class SKLearnModel(TabularModel):
     """
 
     wellknown_filenames = ("model.joblib", "model.pickle", "model.pkl", "model.skops")
+    input_errors = (*TabularModel.input_errors, AttributeError)  # numbers have no `lower`
     methods = ("predict", "transform", "predict_proba", "decision_function", "predict_log_proba", "score_samples")
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -77,10 +79,17 @@ class SKLearnModel(TabularModel):
         """Whether it comes out of a library's code, and not out of a transformer of one's own."""
         return is_about_input(error)
 
+    def words_of(self, error: Exception) -> str:
+        """The estimator's complaint; what calls a method of texts on something else says that texts are needed."""
+        if isinstance(error, AttributeError) and error.name is not None and hasattr(str, error.name):
+            kind = type(error.obj).__name__
+            return f"it takes text, not {kind}; send datatype BYTES with the content type 'str'"
+        return super().words_of(error)
+
     def encode_answer(self, answer: Any, asked: RequestOutput) -> list[ResponseOutput]:
         """One output, or several where a method gives several: the columns of a frame, the targets of a list."""
         if answer.__class__ is np.ndarray:
-            return super().encode_answer(answer, asked)
+            return self._encode_array(answer, asked)
         if hasattr(answer, "toarray"):  # a sparse matrix
             answer = answer.toarray()
         if PandasCodec.can_encode(answer):
@@ -91,6 +100,18 @@ class SKLearnModel(TabularModel):
                 outputs += super().encode_answer(part, RequestOutput(name=f"{asked.name}_{at}"))
             return outputs
         return super().encode_answer(answer, asked)
+
+    def _encode_array(self, array: Any, asked: RequestOutput) -> list[ResponseOutput]:
+        """One output, or one a column where no tensor holds the whole: a text and a number in one row."""
+        try:
+            return super().encode_answer(array, asked)
+        except CodecError:
+            if array.dtype != object or array.ndim != 2:
+                raise
+        import pandas as pd
+
+        names = column_names(self._model, asked.name, array.shape[1])
+        return PandasCodec.encode_outputs(pd.DataFrame(array, columns=names))
 
     def default_method(self, wanted: Any) -> str:
         """Any public method of the estimator will do."""

@@ -61,13 +61,13 @@ def rule_of(settings: ModelSettings) -> Rule:
 def batch_key(request: InferenceRequest) -> Hashable | None:
     """What two requests must have in common to run as one; None for one that has to run alone.
 
-    A request runs alone if its inputs have no rows, or not all the same number.
+    A request runs alone if its inputs have no rows, rows of nothing, or not all the same number.
     """
     inputs = request.inputs
     if not inputs:
         return None
     rows = inputs[0].shape[0] if inputs[0].shape else 0
-    if rows < 1 or any(not one.shape or one.shape[0] != rows for one in inputs):
+    if rows < 1 or any(not one.shape or one.shape[0] != rows or 0 in one.shape for one in inputs):
         return None
     outputs = request.outputs
     return (
@@ -150,8 +150,12 @@ class Line:
             self.look_again_at = None
         return True
 
-    def take(self, now: float) -> list[Call]:
-        """The calls that shall run together now, taken out of the line; none if it is better to wait."""
+    def take(self, now: float, *, beside: bool = False) -> list[Call]:
+        """The calls that shall run together now, taken out of the line; none if it is better to wait.
+
+        They run `beside` others of the model in a worker that await something: those may be all that the model does
+        at once (it has a lock, or one thread), so that more calls would only wait in the worker, each for itself.
+        """
         self.look_again_at = None
         if not self._waiting:
             return []
@@ -159,8 +163,10 @@ class Line:
         if group is None:
             del self._waiting[oldest]
             return [oldest]
-        rows, wait_seconds = self.rule.rows, self._wait_seconds
+        rows, wait_seconds = self.rule.rows, self.rule.wait_seconds if beside else self._wait_seconds
         if self.auto is not None:
+            if beside and group.rows:
+                return []  # the answers to those before say when
             alone = not group.rows  # a call without rows to merge, about which nothing is to be decided
             rows, wait_seconds = (0, 0.0) if alone else self.auto.decide(now, oldest.arrived_at, group.rows)
         due_at = oldest.arrived_at + wait_seconds

@@ -24,8 +24,9 @@ from mlserve.calls import Call
 from mlserve.errors import MLServeError, ModelLoadError, NoWorker, StartupError, WorkerDied
 from mlserve.eventloop import clock_of
 from mlserve.launch import Launched, ProcessLauncher, ThreadLauncher
-from mlserve.link import Link, Observer
-from mlserve.loading import Deaf, greet, load_apart, load_in, unload_in
+from mlserve.link import Link
+from mlserve.loading import greet, load_apart, load_in, unload_in
+from mlserve.observing import Deaf, Observer
 from mlserve.recovery import (
     HOPELESS_STARTS,
     STABLE_SECONDS,
@@ -75,6 +76,7 @@ class Crew:
         self._observer = observer
         self._models: dict[int, frames.Load] = {}  # what every worker has to hold
         self._bounds: dict[int, Bounds] = {}
+        self.large_answers: set[int] = set()  # models that gave answers which count for `answer_memory_bytes`
         self._asides: dict[int, Aside] = {}
         self._strikes = Strikes()
         self._recycling = Recycling(name, wear, observer)
@@ -159,6 +161,7 @@ class Crew:
         async with self._load_lock:
             self._models.pop(model, None)
             self._bounds.pop(model, None)
+            self.large_answers.discard(model)
             self._asides.pop(model, None)
             self._look_around()
             self._strikes.forget(model)
@@ -236,7 +239,7 @@ class Crew:
         except OSError as error:
             return f"could not be started ({error})", False, "died"
         link = Link(launched, self._arena, self._observer, self.now)
-        link.bounds = self._bounds
+        link.bounds, link.large_answers = self._bounds, self.large_answers
         link.on_room, link.on_orphans = self.on_room, self.on_orphans
         self._all.append(link)
         try:

@@ -73,10 +73,14 @@ class Message(Struct, array_like=True):
     slot: SlotRef | None = None
 
 
+def size_of(message: Message) -> int:
+    """The bytes of its tensors."""
+    return sum(part.length if part.data is None else len(part.data) for part in message.parts)
+
+
 def credit_of(message: Message) -> int:
     """What a chunk of a stream costs: its sender has a credit, and sends while some is left."""
-    size = sum(part.length if part.data is None else len(part.data) for part in message.parts)
-    return 1 + size // CREDIT_BYTES
+    return 1 + size_of(message) // CREDIT_BYTES
 
 
 class Load(Struct, array_like=True, tag="load"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
@@ -14,13 +14,15 @@ from mlserve.bounds import Bounds, window_of
 from mlserve.calls import Batch, Call, HandleCall, Question, StreamCall, error_of
 from mlserve.errors import MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
-from mlserve.frames import ChannelClosed, credit_of
+from mlserve.frames import ChannelClosed, credit_of, size_of
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
+from mlserve.observing import Observer
 from mlserve.progress import Progress
 from mlserve.recovery import Blame, blame_for
 from mlserve.sending import Sending
+from mlserve.unsent import COUNTED_FROM_BYTES
 
 _logger = logging.getLogger("mlserve.pool")
 _SMOOTHING = 0.2
@@ -28,16 +30,6 @@ CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large o
 
 
 _DEFAULT_BOUNDS = Bounds()
-
-
-class Observer(Protocol):
-    """Where metrics go."""
-
-    def register_custom(self, name: str, description: str) -> None: ...
-
-    def observe_custom(self, model_name: str, model_version: str, values: dict[str, float]) -> None: ...
-
-    def worker_restarted(self, pool: str, reason: str) -> None: ...
 
 
 class Link:
@@ -56,8 +48,10 @@ class Link:
         self.worn = anyio.Event()  # it has had its share of calls or memory
         self.worn_after = 0  # calls until then; 0: any number
         self.running: dict[int, int] = {}  # how many calls of each model it has
+        self.awaiting: dict[int, int] = {}  # how many batches of each model await something
         self.heard_at = now()  # when its last frame came
         self.bounds: dict[int, Bounds] = {}  # by model; set by the crew
+        self.large_answers: set[int] = set()  # models that gave some; the crew's
         self.given_up: dict[int, tuple[float, float]] = {}  # calls that nobody waits for, since when and until when
         self._over = False
         self._now = now
@@ -78,10 +72,9 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self.pid}: {self.open} open, {len(self.calls)} in flight, {len(self.models)} models>"
 
-    @property
-    def burden(self) -> tuple[int, int]:
-        """How much it has to do, for comparison with others."""
-        return self.open, len(self.calls)
+    def burden(self, model: int) -> tuple[int, int, int]:
+        """How much it has to do beside a call of this model, for comparison with others."""
+        return self.open, self.awaiting.get(model, 0), len(self.calls)
 
     def has_room(self, model: int) -> bool:
         """Whether it may take another call of this model."""
@@ -194,6 +187,8 @@ class Link:
                 known = self.service_seconds
                 self.service_seconds = busy_seconds if known is None else known + _SMOOTHING * (busy_seconds - known)
             self.window = window_of(self.service_seconds)
+        elif placed.request is not None:
+            self.awaiting[call.model] -= 1
         return call
 
     def take_back(self) -> int:
@@ -291,7 +286,7 @@ class Link:
         self._over = True
         self._read_rest()
         last, calls = self.begun, list(self.calls.values())
-        self.calls, self.open = {}, 0
+        self.calls, self.open, self.awaiting = {}, 0, {}
         begun = [call for call in calls if call.number <= last]
         blame = blame_for(list(self._loads), begun)
         self.models.clear()
@@ -363,6 +358,8 @@ class Link:
                 call.waiting = True
                 self.open -= 1
                 self.window = window_of(self.service_seconds)
+                if call.request is not None:
+                    self.awaiting[call.model] = self.awaiting.get(call.model, 0) + 1
         elif kind is frames.Freed:
             self._lending.give_back(frame.slots)
         elif kind is frames.Need:
@@ -372,6 +369,8 @@ class Link:
 
     def _answer(self, call: Call, message: frames.Message) -> None:
         try:
+            if message.slot is not None or len(message.parts) > 1:
+                self._note_size(call.model, message)
             response = unpack_response(message, self._lending.find)
         except Exception as error:
             _logger.exception("an answer of worker %d cannot be read", self.pid)
@@ -394,6 +393,8 @@ class Link:
                 stream.end()
         elif kind is frames.Handled:
             handled: Any = self._leave(frame.call, 0.0)
+            if handled is not None and len(frame.body) >= COUNTED_FROM_BYTES:
+                self.large_answers.add(handled.model)
             if handled is not None and not handled.abandoned:
                 handled.handled(frame)
         elif kind is frames.Skipped:
@@ -422,6 +423,7 @@ class Link:
 
     def _deliver(self, stream: StreamCall, message: frames.Message) -> None:
         try:
+            self._note_size(stream.model, message)
             response = unpack_response(message, self._lending.find)
         except Exception as error:
             _logger.exception("a chunk of worker %d cannot be read", self.pid)
@@ -430,6 +432,10 @@ class Link:
             return
         if not stream.abandoned:
             stream.deliver(response, credit_of(message))
+
+    def _note_size(self, model: int, message: frames.Message) -> None:
+        if message.slot is not None or size_of(message) >= COUNTED_FROM_BYTES:
+            self.large_answers.add(model)
 
     def _grant(self, size_bytes: int) -> None:
         if not self._over:

@@ -22,19 +22,6 @@ _LOOK_SECONDS = 0.05  # between two looks at whether the worker is free by now
 _T = TypeVar("_T")
 
 
-class Deaf:
-    """For a link whose process is only tried: what its model counts is counted where it serves."""
-
-    def register_custom(self, name: str, description: str) -> None:
-        pass
-
-    def observe_custom(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
-        pass
-
-    def worker_restarted(self, pool: str, reason: str) -> None:
-        pass
-
-
 async def greet(link: Link) -> bool:
     """Waits until a worker is up; False, and it is killed, if that takes too long."""
     with anyio.move_on_after(_GREETING_SECONDS):

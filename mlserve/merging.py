@@ -2,7 +2,8 @@
 
 Rows are counted and cut exactly. Parameters merge to lists, one value per request in order (None where a request has
 none), and lists in the response are dealt out again in the same order; content types stay as they are, since only
-requests that agree on them come together.
+requests that agree on them come together. Headers merge to text, as HTTP joins them, which knows whose each part is: a
+model that gives them back gives each caller its own, and nobody another's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,19 @@ from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
 _SHARED = frozenset({"content_type", "binary_data", "binary_data_output"})  # the same in all requests of a batch
+
+
+class JoinedHeader(str):
+    """A header that requests of a batch do not share, as HTTP joins repeated ones; `own` has it for each request."""
+
+    own: list[str | None]
+
+    @classmethod
+    def of(cls, own: list[str | None]) -> JoinedHeader:
+        """From what each request has; None for one without."""
+        joined = cls(", ".join(dict.fromkeys(one for one in own if one is not None)))
+        joined.own = own
+        return joined
 
 
 def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
@@ -137,12 +151,16 @@ def _merge_parameters(all_parameters: Sequence[Parameters | None]) -> Parameters
     return Parameters(merged) if any(one is not None for one in all_parameters) else None
 
 
-def _merge_headers(all_headers: Sequence[dict[str, str]]) -> dict[str, str]:
-    """As HTTP joins repeated headers: values that differ stand side by side."""
-    return {
-        name: ", ".join(dict.fromkeys(one[name] for one in all_headers if name in one))
-        for name in _in_order(all_headers)
-    }
+def _merge_headers(all_headers: Sequence[dict[str, Any]]) -> dict[str, str]:
+    merged = {}
+    for name in _in_order(all_headers):
+        own = [None if one.get(name) is None else str(one[name]) for one in all_headers]
+        first = own[0]
+        if first is not None and own.count(first) == len(own):
+            merged[name] = first
+        else:
+            merged[name] = JoinedHeader.of(own)
+    return merged
 
 
 def _in_order(mappings: Iterable[dict[str, Any]]) -> list[str]:
@@ -160,7 +178,12 @@ def _split_parameters(parameters: Parameters | None, count: int) -> list[Paramet
 
 
 def _dealt(value: Any, place: int, count: int) -> Any:
-    """A list of at most one value per request is dealt out; anything else belongs to all."""
+    """A list of at most one value per request is dealt out, and so are joined headers; anything else belongs to all."""
     if isinstance(value, list) and len(value) <= count:
         return value[place] if place < len(value) else None
+    if isinstance(value, JoinedHeader):
+        return value.own[place]
+    if isinstance(value, dict):
+        own = {name: one.own[place] if isinstance(one, JoinedHeader) else one for name, one in value.items()}
+        return {name: one for name, one in own.items() if one is not None or value[name] is None}
     return value

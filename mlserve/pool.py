@@ -39,7 +39,8 @@ from mlserve.eventloop import clock_of, waiter_type
 from mlserve.execute import CLOSE_SECONDS
 from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
-from mlserve.link import CHUNK_CREDIT, Link, Observer
+from mlserve.link import CHUNK_CREDIT, Link
+from mlserve.observing import Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
 from mlserve.recycling import NO_WEAR, Wear
 from mlserve.taking_back import TakingBack
@@ -268,7 +269,7 @@ class Pool:
     def _dispatch(self) -> None:
         """Gives waiting calls to workers that have room: of all lines, the one whose first call waits longest."""
         waiting = self._waiting
-        if not waiting or self._unsent.full:
+        if not waiting:
             return
         now = self._now()
         if len(waiting) == 1:
@@ -276,9 +277,11 @@ class Pool:
         else:
             models = sorted(waiting, key=lambda model: waiting[model].oldest_at if len(waiting[model]) else now)
         for model in models:
+            if self._unsent.full and model in self.crew.large_answers:
+                continue
             line = waiting[model]
             while len(line) and (link := self._pick(model)) is not None:
-                calls = line.take(now)
+                calls = line.take(now, beside=link.awaiting.get(model, 0) > 0)
                 if not calls:
                     self._timer.set()
                     break
@@ -292,7 +295,9 @@ class Pool:
         """The least loaded worker that holds the model and has room."""
         best: Link | None = None
         for link in self.crew.links:
-            if model in link.models and link.has_room(model) and (best is None or link.burden < best.burden):
+            if model not in link.models or not link.has_room(model):
+                continue
+            if best is None or link.burden(model) < best.burden(model):
                 best = link
         return best
 

@@ -15,7 +15,7 @@ from mlserve.arena import Arena
 from mlserve.environments import Environment, Environments
 from mlserve.errors import ModelLoadError, StartupError, first_of_ours
 from mlserve.launch import ProcessLauncher, ThreadLauncher
-from mlserve.link import Observer
+from mlserve.observing import Observer
 from mlserve.pool import Pool
 from mlserve.recycling import NO_WEAR, Wear
 from mlserve.settings import ModelParameters, ModelSettings, Settings

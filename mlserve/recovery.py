@@ -13,14 +13,16 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from zlib import crc32
 
 from msgspec import Struct
 
 from mlserve.calls import Call
-from mlserve.types import InferenceRequest
+from mlserve.types import InferenceRequest, Parameters
 
 BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before a worker is started again
-STABLE_SECONDS = 60.0  # a worker that lived this long is started again without a pause
+STABLE_SECONDS = 10.0  # a worker that lived this long is started again without a pause
 HOPELESS_STARTS = 3  # after so many starts in a row without a ready worker, calls are refused at once
 
 STRIKES = 3
@@ -32,7 +34,7 @@ FORGIVEN_AFTER_SECONDS = 600.0  # a model that killed nobody for so long begins 
 REFUSED_AFTER = 2
 REMEMBERED_SECONDS = 600.0
 REMEMBERED_REQUESTS = 1024
-_SAMPLES = 64  # of large data, so many pieces are looked at
+_SAMPLES = 64  # of large data, so many pieces are looked at closely
 _SAMPLE_BYTES = 16 * 1024
 
 
@@ -179,10 +181,12 @@ class Offences:
 
 
 def digest_of(request: InferenceRequest) -> bytes:
-    """A fingerprint of what the model sees of a request: its inputs, and the outputs that it asks for."""
+    """A fingerprint of what the model sees of a request: all of it but for the id and the headers."""
     found = hashlib.blake2b(digest_size=16)
+    _add_parameters(found, request.parameters)
     for one in request.inputs:
         found.update(f"{one.name}\0{one.datatype}\0{one.shape}\0{one.data.form}\0".encode("utf-8", "replace"))
+        _add_parameters(found, one.parameters)
         data = one.data
         payload = memoryview(data.to_json(one.datatype) if data.form == "object" else data.payload).cast("B")
         found.update(len(payload).to_bytes(8, "big"))
@@ -190,13 +194,22 @@ def digest_of(request: InferenceRequest) -> bytes:
             found.update(piece)
     for output in request.outputs or ():
         found.update(f"\1{output.name}".encode("utf-8", "replace"))
+        _add_parameters(found, output.parameters)
     return found.digest()
 
 
-def _pieces(payload: memoryview) -> Iterable[memoryview]:
-    """All of it, or of large data pieces at equal distances."""
+def _add_parameters(found: Any, parameters: Parameters | None) -> None:
+    items = sorted((name, repr(value)) for name, value in dict.items(parameters or {}) if name != "headers")
+    found.update(f"\2{items}".encode("utf-8", "replace"))
+
+
+def _pieces(payload: memoryview) -> Iterable[bytes | memoryview]:
+    """All of it; or of large data a sum of all of it, which is quick, and pieces at equal distances."""
     size = len(payload)
     if size <= _SAMPLES * _SAMPLE_BYTES:
-        return (payload,)
+        yield payload
+        return
+    yield crc32(payload).to_bytes(4, "big")
     step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
-    return (payload[at : at + _SAMPLE_BYTES] for at in range(0, size - _SAMPLE_BYTES + 1, step))
+    for at in range(0, size - _SAMPLE_BYTES + 1, step):
+        yield payload[at : at + _SAMPLE_BYTES]

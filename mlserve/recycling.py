@@ -13,8 +13,9 @@ import anyio
 
 from mlserve import osdep
 from mlserve.errors import StartupError
-from mlserve.link import Link, Observer
+from mlserve.link import Link
 from mlserve.loading import UNLOAD_SECONDS
+from mlserve.observing import Observer
 
 _logger = logging.getLogger("mlserve.pool")
 _LOOK_SECONDS = 0.25  # between two looks at a worker's memory

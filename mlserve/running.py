@@ -226,7 +226,7 @@ class Running:
         try:
             requests = [unpack_request(one.request, find) for one in members]
             merged = merge(requests)
-        except CodecError:
+        except Exception:  # whatever it is: who is to blame shows when each runs alone
             _detach(members, holds)
             return False
         rows = [rows_of(one) for one in requests]

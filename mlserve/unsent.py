@@ -14,23 +14,25 @@ from contextlib import contextmanager
 from socket import IPPROTO_TCP
 from typing import Any, Protocol
 
-__all__ = ["COUNTED_FROM_BYTES", "Reading", "Unsent"]
+__all__ = ["COUNTED_FROM_BYTES", "LEAST_BYTES_PER_SECOND", "Reading", "Unsent"]
 
 COUNTED_FROM_BYTES = 64 * 1024  # smaller answers are bounded by the number of connections, and not worth counting
 
 _logger = logging.getLogger("mlserve")
+LEAST_BYTES_PER_SECOND = 64 * 1024  # that a client has to take, while clients that take less stop others
 _TOLD_SECONDS = 60.0  # the log tells of a full server no more often
 _TCP_INFO = 11  # Linux; its u64 at this offset counts the bytes that the peer has acknowledged
 _ACKED_AT = 120
 _ACKED = struct.Struct("@Q")
 _INT = struct.Struct("@i")
+_COUNTS = sys.platform == "linux"  # whether what a peer has taken can be told, and not only that it took something
 
 
 class Unsent:
     """How many bytes of large answers wait for their clients. Both transports and all pools share one.
 
-    No call begins while they are too many. Those that have begun by then are answered all the same, so that the limit
-    can be passed by what workers hold at that moment.
+    While they are too many, no call begins of models that give such answers. Those that have begun by then are answered
+    all the same, so that the limit can be passed by what workers hold at that moment.
     """
 
     def __init__(self, limit_bytes: float = math.inf) -> None:
@@ -72,7 +74,8 @@ class Unsent:
         if now - self._told_at > _TOLD_SECONDS:
             self._told_at = now
             _logger.warning(
-                "clients have not taken %d MiB of answers, more than answer_memory_bytes; no call begins until they do",
+                "clients have not taken %d MiB of answers, more than answer_memory_bytes; no call of models with large "
+                "answers begins until they do",
                 self.held_bytes >> 20,
             )
 
@@ -86,20 +89,38 @@ class _Socket(Protocol):
 class Reading:
     """Whether the client of one connection takes what is sent to it. Asked every second or so."""
 
-    __slots__ = ("_figure", "_limit_seconds", "_since")
+    __slots__ = ("_figure", "_limit_seconds", "_pace", "_since", "_unsent")
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, unsent: Unsent | None = None) -> None:
         self._limit_seconds = limit_seconds
+        self._unsent = unsent or Unsent()
         self._figure = -1
         self._since = -math.inf  # when it took something, or had nothing to take
+        self._pace: tuple[float, int] | None = (
+            None  # since when it has always had something to take, and the figure then
+        )
 
     def has_stopped(self, sock: _Socket | None, now: float) -> bool:
-        """Whether the client has taken nothing for too long although there is something."""
+        """Whether the client has taken nothing for too long although there is something; or so little, while the memory
+        for answers is full, that others would wait for it."""
         figure = None if sock is None else _taken(sock)
         if figure is None or figure != self._figure or self._since == -math.inf:
             self._figure = -1 if figure is None else figure
             self._since = now
-        return now - self._since > self._limit_seconds > 0
+        return (now - self._since > self._limit_seconds > 0) or self._is_slow(figure, now)
+
+    def _is_slow(self, figure: int | None, now: float) -> bool:
+        if figure is None or self._pace is None:
+            self._pace = None if figure is None else (now, figure)
+            return False
+        since, before = self._pace
+        seconds = now - since
+        if not 0 < self._limit_seconds < seconds:
+            return False
+        if figure - before >= LEAST_BYTES_PER_SECOND * seconds:
+            self._pace = now, figure
+            return False
+        return self._unsent.full and _COUNTS
 
 
 def _taken(sock: _Socket) -> int | None:
@@ -111,7 +132,7 @@ def _taken(sock: _Socket) -> int | None:
         queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _INT.pack(0)))[0]
         if not queued:
             return None
-        if sys.platform != "linux":
+        if not _COUNTS:
             return queued
         info = sock.getsockopt(IPPROTO_TCP, _TCP_INFO, _ACKED_AT + _ACKED.size)
         return int(_ACKED.unpack_from(info, _ACKED_AT)[0])

@@ -11,12 +11,13 @@ from mlserve.batching import Rule
 from mlserve.errors import MLServeError
 from mlserve.settings import ModelSettings
 from mlserve.tensors import TensorData
-from mlserve.types import InferenceRequest, RequestInput
-from tests.engine import request, running_pool, values, write_models
+from mlserve.types import InferenceRequest, Parameters, RequestInput
+from tests.engine import request, running_pool, until, values, write_models
 
 pytestmark = pytest.mark.anyio
 
 BATCHED = '''
+import asyncio
 import time
 from pathlib import Path
 from mlserve import MLModel
@@ -38,12 +39,29 @@ class Batched(MLModel):
             rows = rows[1:]
         out = ResponseOutput(name="y", shape=list(rows.shape), datatype="FP32", data=rows * 2, parameters=one.parameters)
         return InferenceResponse(model_name=self.name, outputs=[out])
+
+
+class OneAtATime(MLModel):
+    """Runs one batch after the other, as a model does that has a lock or one thread; begins when a gate is gone."""
+
+    async def load(self):
+        self.lock = asyncio.Lock()
+
+    async def predict(self, request):
+        one = request.inputs[0]
+        async with self.lock:
+            with open(Path(__file__).with_name("sizes.txt"), "a") as sizes:
+                sizes.write(f"{one.shape[0]}\\n")
+            while Path(__file__).with_name("gate").exists():
+                await asyncio.sleep(0.002)
+        out = ResponseOutput(name="y", shape=one.shape, datatype="FP32", data=one.data)
+        return InferenceResponse(model_name=self.name, outputs=[out], parameters=request.parameters)
 '''
 
 
-async def _batched_pool(pool, folder, **rule):
+async def _batched_pool(pool, folder, kind="Batched", **rule):
     write_models(folder, BATCHED)
-    settings = ModelSettings(name="batched", implementation="models.Batched")
+    settings = ModelSettings(name="batched", implementation=f"models.{kind}")
     frame = frames.Load(1, settings.model_dump_json().encode(), str(folder))
     await pool.load(frame, Rule(**{"calls": 8, "wait_seconds": 1.0, **rule}))
 
@@ -75,6 +93,35 @@ async def test_calls_that_wait_for_a_worker_run_as_one(tmp_path):
         assert _sizes(tmp_path) == [1, 8], "the first finds an idle worker, the others wait and come together"
 
 
+@pytest.mark.parametrize("rule", [{"wait_seconds": 1000.0}, {"wait_seconds": 0.0, "target_seconds": 1000.0}])
+async def test_calls_of_a_model_that_awaits_gather_behind_its_batch(tmp_path, rule):
+    gate = tmp_path / "gate"
+    gate.touch()
+    async with running_pool(1) as (pool, _):
+        await _batched_pool(pool, tmp_path, "OneAtATime", **rule)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.infer, 1, request([0.0]), "json")
+            await until(lambda: pool.crew.links[0].awaiting.get(1))
+            for number in range(1, 6):
+                tasks.start_soon(pool.infer, 1, request([float(number)]), "json")
+            await until(lambda: pool.waiting_for(1) == 5)
+            gate.unlink()
+        assert _sizes(tmp_path)[0] == 1 and sum(_sizes(tmp_path)) == 6 and len(_sizes(tmp_path)) < 5
+        assert not pool.crew.links[0].awaiting[1]
+
+
+async def test_full_batches_of_a_model_that_awaits_run_side_by_side(tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    async with running_pool(1) as (pool, _):
+        await _batched_pool(pool, tmp_path, "OneAtATime", calls=2, wait_seconds=1000.0)
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(pool.infer, 1, request([float(number)]), "json")
+            await until(lambda: pool.crew.links[0].awaiting.get(1) == 3)
+            gate.unlink()
+
+
 async def test_a_patient_model_waits_until_its_batch_is_full(tmp_path):
     async with running_pool() as (pool, _):
         await _batched_pool(pool, tmp_path, calls=4, wait_seconds=30.0, eager=False)
@@ -87,6 +134,38 @@ async def test_a_patient_model_takes_what_there_is_when_its_time_is_over(tmp_pat
         await _batched_pool(pool, tmp_path, wait_seconds=0.1, eager=False)
         assert await _ask_all(pool, [request([float(n)]) for n in range(3)]) == [[0.0], [2.0], [4.0]]
         assert _sizes(tmp_path) == [3]
+
+
+@pytest.mark.parametrize("header", [5, None, [1], {"a": 1}])
+async def test_headers_of_any_kind_in_an_input_end_no_worker(tmp_path, header):
+    async with running_pool(1) as (pool, _):
+        await _batched_pool(pool, tmp_path, eager=False, calls=2)
+        pids = pool.pids
+        odd = request([2.0])
+        odd.inputs[0].parameters = Parameters(headers={"a": header})
+        assert await _ask_all(pool, [request([1.0]), odd]) == [[2.0], [4.0]]
+        assert pool.pids == pids
+
+
+async def test_headers_that_a_model_gives_back_go_to_who_sent_them(tmp_path):
+    sent = [
+        {"host": "h", "authorization": "Bearer 0", "cookie": "s=0"},
+        {"host": "h", "authorization": "Bearer 1"},
+        {"host": "h"},
+    ]
+    async with running_pool(1) as (pool, _):
+        await _batched_pool(pool, tmp_path, "OneAtATime", eager=False, calls=3)
+        found = {}
+
+        async def ask(place, headers):
+            one = request([1.0], parameters=Parameters(headers=headers, n=place))
+            found[place] = dict((await pool.infer(1, one, "json")).parameters)
+
+        async with anyio.create_task_group() as tasks:
+            for place, headers in enumerate(sent):
+                tasks.start_soon(ask, place, headers)
+        assert _sizes(tmp_path) == [3]
+        assert found == {place: {"headers": headers, "n": place} for place, headers in enumerate(sent)}
 
 
 async def test_one_bad_request_of_a_batch_fails_alone(tmp_path):

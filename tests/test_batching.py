@@ -61,6 +61,33 @@ async def test_a_patient_line_goes_at_once_when_the_batch_is_full():
     assert _line(*calls, calls=3, wait_seconds=9.0, eager=False).take(0.0) == calls
 
 
+async def test_beside_calls_that_await_something_an_eager_line_waits_until_it_is_full_or_its_time_is_over():
+    line = _line(first := _call(at=10.0), calls=3, wait_seconds=0.5)
+    assert line.take(10.2, beside=True) == []
+    assert line.look_again_at == 10.5
+    line.add(second := _call(at=10.3))
+    line.add(third := _call(at=10.3))
+    assert line.take(10.3, beside=True) == [first, second, third]
+    line.add(fourth := _call(at=10.4))
+    assert line.take(10.4, beside=True) == []
+    assert line.take(10.4) == [fourth]
+    line.add(fifth := _call(at=10.5))
+    assert line.take(11.0, beside=True) == [fifth]
+
+
+async def test_without_batching_it_does_not_matter_what_others_await():
+    line = _line(call := _call())
+    assert line.take(0.0, beside=True) == [call]
+
+
+async def test_an_auto_line_waits_for_the_answers_to_calls_that_await_something():
+    line = _line(call := _call(), calls=100, target_seconds=0.1)
+    assert line.take(0.0, beside=True) == []
+    assert line.take(0.0) == [call]
+    line.add(scalar := Call(1, InferenceRequest(inputs=[]), "json", FutureWaiter))
+    assert line.take(0.0, beside=True) == [scalar], "with nothing to merge there is nothing to wait for"
+
+
 async def test_only_compatible_calls_come_together():
     narrow, wide = [_call(width=2, at=0), _call(width=2, at=2)], [_call(width=3, at=1)]
     line = _line(narrow[0], wide[0], narrow[1], calls=8, wait_seconds=1.0)
@@ -166,7 +193,7 @@ def test_other_parameters_and_ids_do_not_separate():
     assert batch_key(request([1.0, 2.0], id="a", parameters={"k": 1})) == batch_key(request([3.0, 4.0], id="b"))
 
 
-@pytest.mark.parametrize("inputs", [[], [("x", [])], [("x", [0, 2])], [("x", [2, 1]), ("y", [3, 1])]])
+@pytest.mark.parametrize("inputs", [[], [("x", [])], [("x", [0, 2])], [("x", [2, 0])], [("x", [2, 1]), ("y", [3, 1])]])
 def test_requests_without_common_rows_run_alone(inputs):
     made = [{"name": name, "shape": shape, "datatype": "FP32", "data": []} for name, shape in inputs]
     assert batch_key(InferenceRequest(inputs=made)) is None

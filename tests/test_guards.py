@@ -42,7 +42,7 @@ ROOMS = [
     ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox", "worker_stream"],
-    ["progress", "sending"],
+    ["observing", "progress", "sending"],
     ["running", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],

@@ -159,7 +159,22 @@ def test_headers_that_differ_stand_side_by_side():
     ]
     requests[0].parameters = Parameters(headers={"host": "a", "x": "1"})
     requests[1].parameters = Parameters(headers={"host": "a", "x": "2"})
-    assert merge(requests).parameters.headers == {"host": "a", "x": "1, 2"}
+    merged = merge(requests)
+    assert merged.parameters.headers == {"host": "a", "x": "1, 2"}
+    answers = split(_echo(merged), [1, 1])
+    assert [one.parameters.headers for one in answers] == [{"host": "a", "x": "1"}, {"host": "a", "x": "2"}]
+
+
+def test_nobody_gets_a_header_that_only_others_sent():
+    requests = [_request([[place]], parameters=Parameters(headers={})) for place in range(3)]
+    requests[1].parameters = Parameters(headers={"authorization": "Bearer 1"})
+    merged = merge(requests)
+    answer = _echo(merged)
+    answer.parameters = Parameters(headers={**merged.parameters.headers, "x-model": "m"}, plain={"a": None, "b": [1]})
+    assert [dict(one.parameters) for one in split(answer, [1, 1, 1])] == [
+        {"headers": {**own, "x-model": "m"}, "plain": {"a": None, "b": [1]}}
+        for own in ({}, {"authorization": "Bearer 1"}, {})
+    ]
 
 
 def test_a_wrong_number_of_rows_names_both_numbers():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mlserve import recovery
 from mlserve.calls import Batch, Call
 from mlserve.recovery import Blame, Offences, Strikes, blame_for, digest_of, pause_before_start
+from mlserve.types import InferenceRequest, Parameters, RequestInput
 from tests.engine import request
 
 
@@ -106,6 +108,28 @@ def test_contents_are_forgotten_in_time_in_number_and_with_their_model(monkeypat
 def test_the_fingerprint_tells_contents_apart_and_not_ids(size):
     one, same, other = request([1.0] * size, id="a"), request([1.0] * size, id="b"), request([2.0] * size)
     assert digest_of(one) == digest_of(same) != digest_of(other)
+
+
+def test_the_fingerprint_sees_every_byte_of_large_data():
+    size = 8 << 20
+    contents = [bytearray(size) for _ in range(200)]
+    for place, one in enumerate(contents):
+        one[place * (size // 200)] = 1
+    digests = set()
+    for one in contents:
+        tensor = RequestInput(name="x", shape=[size], datatype="UINT8", data=np.frombuffer(one, np.uint8))
+        digests.add(digest_of(InferenceRequest(inputs=[tensor])))
+    assert len(digests) == 200
+
+
+def test_the_fingerprint_sees_parameters_and_no_headers():
+    def one(**parameters):
+        found = request([1.0], parameters=Parameters(parameters))
+        found.inputs[0].parameters = Parameters(parameters)
+        return digest_of(found)
+
+    assert one(n=1, headers={"a": "1"}) == one(headers={"a": "2"}, n=1)
+    assert len({one(), one(n=1), one(n=10**9), one(m=1)}) == 4
 
 
 def test_the_fingerprint_sees_shapes_and_requested_outputs():

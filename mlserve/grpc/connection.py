@@ -227,11 +227,11 @@ class GrpcProtocol(H2Protocol):
     transport: asyncio.Transport
 
     def __init__(
-        self, handler: AbstractHandler, on_change: Callable[[GrpcProtocol, bool], None], send_seconds: float
+        self, handler: AbstractHandler, on_change: Callable[[GrpcProtocol, bool], None], client_reads: Reading
     ) -> None:
         super().__init__(handler, _CONFIGURATION, _UNUSED)
         self._on_change = on_change
-        self._client_reads = Reading(send_seconds)
+        self._client_reads = client_reads
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says hello with our settings."""

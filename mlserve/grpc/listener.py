@@ -11,6 +11,7 @@ from mlserve.grpc.call import CallLimits, Method
 from mlserve.grpc.connection import GrpcProtocol
 from mlserve.grpc.handler import CallHandler
 from mlserve.metrics import Metrics
+from mlserve.unsent import Reading
 
 __all__ = ["Listener"]
 
@@ -113,7 +114,8 @@ class Listener:
 
     def _make_protocol(self) -> GrpcProtocol:
         handler = CallHandler(self._methods, self._metrics, self._limits, self._tasks)
-        handler.protocol = protocol = GrpcProtocol(handler, self._changed, self._limits.send_seconds)
+        client_reads = Reading(self._limits.send_seconds, self._limits.unsent)
+        handler.protocol = protocol = GrpcProtocol(handler, self._changed, client_reads)
         return protocol
 
     def _changed(self, protocol: GrpcProtocol, is_open: bool) -> None:

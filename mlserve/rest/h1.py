@@ -91,7 +91,7 @@ class H1Connection(asyncio.BufferedProtocol):
         self._dropped_bytes = 0
         self._client: tuple[str, int] | None = None
         self._address: tuple[str, int] | None = None
-        self._client_reads = Reading(server.limits.send_seconds)
+        self._client_reads = Reading(server.limits.send_seconds, server.limits.unsent)
 
     def __repr__(self) -> str:
         what = "idle" if self._current is None else f"{self._current.scope['method']} {self._current.scope['path']}"

@@ -12,6 +12,7 @@ import anyio
 
 from mlserve.intake import Intake
 from mlserve.rest.h1_exchange import Application
+from mlserve.unsent import Unsent
 
 __all__ = ["H1Server", "Limits", "OpenConnection"]
 
@@ -35,6 +36,7 @@ class Limits:
     linger_seconds: float = 5.0
     send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
     intake: Intake = field(default_factory=Intake)  # of all connections together
+    unsent: Unsent = field(default_factory=Unsent)
 
 
 class OpenConnection(Protocol):

@@ -56,7 +56,7 @@ class Http2Mixin(_Base):
 
     async def serve(self, server: H1Server) -> None:
         """Serve until the connection is closed."""
-        self._client_reads = Reading(server.limits.send_seconds)
+        self._client_reads = Reading(server.limits.send_seconds, server.limits.unsent)
         server.enter(self)
         try:
             await self.run()

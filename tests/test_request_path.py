@@ -82,14 +82,18 @@ async def test_a_unary_request_goes_straight_through_the_rooms(tmp_path, trace, 
             url = f"http://{host}:{port}/v2/models/double/infer"
             for _ in range(5):
                 await client.post(url, json=BODY)
-            trace.on = True
-            answer = await client.post(url, json=BODY)
-            trace.on = False
+            answer, calls = None, None
+            for _ in range(5):  # the fewest: a timer of the server's may come between
+                trace.calls = []
+                trace.on = True
+                answer = await client.post(url, json=BODY)
+                trace.on = False
+                calls = trace.calls if calls is None or len(trace.calls) < len(calls) else calls
         server.stop()
     assert answer.json()["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0]
 
-    print(f"{len(trace.calls)} calls in {len(set(trace.calls))} files: {list(dict.fromkeys(trace.calls))}")
-    assert _in_order(trace.calls, WAY_IN)
-    assert _in_order(trace.calls[trace.calls.index("models.py of the model") :], WAY_OUT)
-    assert len(trace.calls) <= CALLS
-    assert len(set(trace.calls)) <= FILES
+    print(f"{len(calls)} calls in {len(set(calls))} files: {list(dict.fromkeys(calls))}")
+    assert _in_order(calls, WAY_IN)
+    assert _in_order(calls[calls.index("models.py of the model") :], WAY_OUT)
+    assert len(calls) <= CALLS
+    assert len(set(calls)) <= FILES

@@ -190,6 +190,7 @@ def error_of(frame: frames.Failed) -> MLServeError:
     error = MLServeError(frame.message)
     error.http_status = frame.http_status
     error.grpc_status = frame.grpc_status
+    error.error_type = frame.error_type
     return error
 
 

@@ -90,6 +90,7 @@ class MLServeError(Exception):
     http_status: int = 400
     grpc_status: str = "INVALID_ARGUMENT"
     retryable: bool = False
+    error_type: str = ""  # the class of what this error stands for, where that is not its own
 
     def __init__(self, message: str = "", status_code: int | None = None) -> None:
         super().__init__(message)
@@ -267,6 +268,12 @@ def from_exception(error: BaseException) -> MLServeError:
     """
     if isinstance(error, MLServeError):
         return error
+    found = _standing_for(error)
+    found.error_type = type(error).__name__
+    return found
+
+
+def _standing_for(error: BaseException) -> MLServeError:
     if _is_http_exception(error):
         known: Any = error
         return MLServeError(_text_of_detail(known.detail), known.status_code)

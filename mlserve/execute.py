@@ -79,6 +79,11 @@ def sendable(error: MLServeError) -> tuple[str, int, str]:
     return encodable(text), status, name if isinstance(name, str) else "INTERNAL"
 
 
+def type_of(error: MLServeError) -> str:
+    """The name of the class that was raised, as it can be sent."""
+    return encodable(error.error_type or type(error).__name__)
+
+
 def _text_of(value: object) -> str:
     try:
         return str(value)

@@ -214,6 +214,7 @@ class Failed(Struct, array_like=True, tag="f"):
     http_status: int
     grpc_status: str
     busy_seconds: float = 0.0
+    error_type: str = ""  # the class of what the model raised
 
 
 class Handled(Struct, array_like=True, tag="handled"):

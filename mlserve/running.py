@@ -344,7 +344,8 @@ class Running:
 
     def _fail(self, call: int, known: MLServeError, busy_seconds: float) -> None:
         message, http_status, grpc_status = execute.sendable(known)
-        self._outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds))
+        error_type = execute.type_of(known)
+        self._outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds, error_type))
 
     def _is_ending(self, error: BaseException) -> bool:
         """Whether an error is the end of this worker, and not a matter of the call."""

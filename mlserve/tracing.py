@@ -69,8 +69,9 @@ class Tracing:
 
     def failed(self, span: Any, error: BaseException) -> None:
         """Says in the span what went wrong."""
-        message = error.message if isinstance(error, MLServeError) else type(error).__name__
-        span.set_attribute("error.type", type(error).__name__)
+        name = type(error).__name__
+        message = error.message if isinstance(error, MLServeError) else name
+        span.set_attribute("error.type", getattr(error, "error_type", "") or name)
         span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, message))
 
     async def close(self) -> None:

@@ -33,6 +33,26 @@ REQUEST: dict[str, Any] = {
     "inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"]}],
 }
 
+RAISING = """
+from mlserve import MLModel
+from mlserve.errors import MLServeError
+from mlserve.types import InferenceResponse
+
+
+class Busy(MLServeError):
+    http_status = 429
+
+
+class Raising(MLModel):
+    def predict(self, request):
+        raise {"ValueError": ValueError, "Busy": Busy}[request.parameters.raises]("of the model")
+
+    def predict_stream(self, requests):
+        for request in requests:
+            yield InferenceResponse(model_name=self.name, outputs=[])
+            self.predict(request)
+"""
+
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Keeps all spans that are sent to it."""
@@ -89,6 +109,7 @@ def traced(
     folder = tmp_path_factory.mktemp("models")
     place = write_model(folder, "counter", "streaming_models.Counter", parameters={"version": "v1"})
     shutil.copy(Path(__file__).with_name("streaming_models.py"), place)
+    (write_model(folder, "raising", "raising.Raising") / "raising.py").write_text(RAISING)
     variables = {"MLSERVER_TRACING_SERVER": address, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with serving(folder, "--backend", request.param, env=variables) as server:
         spans.spans.clear()
@@ -128,6 +149,20 @@ def test_a_failure_is_said_in_the_span(traced: tuple[Running, Collector]) -> Non
     (span,) = collector.wait("infer nobody")
     assert span["error.type"] == "ModelNotFound"
     assert "nobody" in span["status"]
+
+
+def test_what_a_model_raises_is_named_in_the_span(traced: tuple[Running, Collector]) -> None:
+    server, collector = traced
+    request = {**REQUEST, "parameters": {"raises": "ValueError"}}
+    url = f"{server.rest}/v2/models/raising"
+    assert httpx.post(f"{url}/infer", json=request).status_code == 500
+    assert '"status":500' in httpx.post(f"{url}/generate_stream", json=request).text
+    assert httpx.post(f"{url}/infer", json={**REQUEST, "parameters": {"raises": "Busy"}}).status_code == 429
+    (stream,) = collector.wait("infer_stream raising")
+    failed, busy = collector.wait("infer raising", 2)
+    assert (failed["error.type"], failed["status"]) == ("ValueError", "ValueError: of the model")
+    assert (stream["error.type"], stream["mlserve.chunks"]) == ("ValueError", 1)
+    assert (busy["error.type"], busy["status"]) == ("Busy", "of the model")
 
 
 def test_a_stream_that_is_refused_has_a_span(traced: tuple[Running, Collector]) -> None:

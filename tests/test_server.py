@@ -57,6 +57,22 @@ def test_it_serves_rest_and_ends_cleanly_on_sigterm(folder, backend, workers):
     _until(lambda: not _in_dev_shm() - before, 5.0, "a clean /dev/shm")
 
 
+def test_a_call_has_all_but_the_last_second_of_the_bound(folder):
+    with serving(folder, "--set", "shutdown_timeout_seconds=3") as server, ThreadPoolExecutor(1) as threads:
+
+        def ask():
+            return server.infer("blocker", [1.0], timeout=100, id="a").status_code, time.monotonic()
+
+        (folder / "blocker" / "gate").touch()
+        answer = threads.submit(ask)
+        _until((folder / "blocker" / "begun-a").exists)
+        asked = time.monotonic()
+        assert server.stop(seconds=100) == 0
+        status, answered = answer.result()
+    assert status == 503
+    assert answered - asked > 1.95
+
+
 def test_a_worker_killed_in_mid_call_costs_that_call_only(folder):
     with serving(folder) as server, ThreadPoolExecutor(16) as threads:
         gate = folder / "blocker" / "gate"

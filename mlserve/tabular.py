@@ -115,6 +115,11 @@ class TabularModel(MLModel):
             )
         return str(wanted)
 
+    def try_out(self, name: str, data: Any) -> list[ResponseOutput]:
+        """What a request for one method would get, for data as it is after decoding: for signatures."""
+        answer = self.call(getattr(self._model, name), self.input_check()(data))
+        return self.encode_answer(answer, RequestOutput(name=name))
+
     # -- one request --------------------------------------------------------------------------------------------------
 
     def predict(self, payload: InferenceRequest) -> Answer:  # type: ignore[override]  # plain: it never waits

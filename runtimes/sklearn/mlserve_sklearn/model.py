@@ -55,7 +55,7 @@ class SKLearnModel(TabularModel):
         """Inputs and outputs that the estimator, asked with a few rows, has shown; none where it answers nothing."""
         names = dict.fromkeys([self._default[0].name, *_DECLARED])
         try:
-            return signature(self._model, [name for name in names if hasattr(self._model, name)], self._ask)
+            return signature(self._model, [name for name in names if hasattr(self._model, name)], self.try_out)
         except UnansweredError as error:
             told = " ".join(str(error).split())
             _logger.warning(
@@ -65,10 +65,6 @@ class SKLearnModel(TabularModel):
                 told,
             )
             return [], []
-
-    def _ask(self, name: str, data: Any) -> list[ResponseOutput]:
-        answer = self.call(getattr(self._model, name), self.input_check()(data))
-        return self.encode_answer(answer, RequestOutput(name=name))
 
     def call(self, method: Callable[..., Any], data: Any) -> Any:
         """The method within the bounds of `threads`."""

@@ -31,8 +31,9 @@ class XGBoostModel(TabularModel):
         return InputCheck(self._model.get_booster())
 
     def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-        """Inputs and outputs, as far as the model's file has them."""
-        return signature(self._model, self.input_check(), self._default[0].name)
+        """Inputs as the model's file has them, and outputs as it gives them for a row of zeros."""
+        names = dict.fromkeys([self._default[0].name, "predict", "predict_proba"])
+        return signature(self.input_check(), [name for name in names if hasattr(self._model, name)], self.try_out)
 
     def words_of(self, error: Exception) -> str:
         """XGBoost's complaint without its stack trace."""

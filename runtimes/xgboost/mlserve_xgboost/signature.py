@@ -1,30 +1,24 @@
-"""The inputs and outputs of a model as model metadata, as far as its file has them."""
+"""The inputs and outputs of a model as model metadata: its file has the inputs, and asking it tells the outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from mlserve.tabular import column_tensors
-from mlserve.types import Datatype, MetadataTensor
+from mlserve.types import Datatype, MetadataTensor, ResponseOutput
 from mlserve_xgboost.inputs import InputCheck
 
 __all__ = ["signature"]
 
 
 def signature(
-    estimator: Any, check: InputCheck, default_output: str
+    check: InputCheck, names: Iterable[str], ask: Callable[[str, Any], list[ResponseOutput]]
 ) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-    """Inputs and outputs, the default output first."""
-    names = dict.fromkeys([default_output, "predict", "predict_proba"])
-    return column_tensors(check, Datatype.FP32, check.categorical), [
-        _output(estimator, name) for name in names if hasattr(estimator, name)
-    ]
-
-
-def _output(estimator: Any, name: str) -> MetadataTensor:
-    classes = getattr(estimator, "n_classes_", None)
-    if name == "predict":
-        datatype = Datatype.FP32 if classes is None else Datatype.INT64
-        return MetadataTensor(name=name, datatype=datatype, shape=[-1, -1 if classes is None else 1])
-    width = int(classes) if name == "predict_proba" and classes else -1
-    return MetadataTensor(name=name, datatype=Datatype.FP32, shape=[-1, width])
+    """Inputs, and an output for each of these methods: its datatype and width hang on the objective and the targets."""
+    row = np.zeros((1, check.count), np.float32)  # zeros are numbers of categories too
+    answers = [one for name in names for one in ask(name, row)]
+    outputs = [MetadataTensor(name=one.name, datatype=one.datatype, shape=[-1, *one.shape[1:]]) for one in answers]
+    return column_tensors(check, Datatype.FP32, check.categorical), outputs

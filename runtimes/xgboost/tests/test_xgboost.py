@@ -223,17 +223,43 @@ def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
 # -- metadata and threads ---------------------------------------------------------------------------------------------
 
 
-def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
-    for fitted in (CLASSIFIER, REGRESSOR):
-        fitted.save_model(tmp_path / "model.ubj")
-        assert TRIAL.load(tmp_path).outputs == []
-        model = TRIAL.load(tmp_path, extra={"signature": True})
-        assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
-        declared = model.outputs
-        response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
-        for one, answer in zip(declared, response.outputs, strict=True):
-            assert (one.name, one.datatype) == (answer.name, answer.datatype)
-            assert all(size in (-1, found) for size, found in zip(one.shape, answer.shape, strict=True))
+TWO_LABELS = np.column_stack([SPECIES > 0, SPECIES > 1]).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "predict"),
+    [
+        (CLASSIFIER, ("INT64", [-1, 1])),
+        (REGRESSOR, ("FP32", [-1, 1])),
+        (booster("multi:softmax"), ("INT32", [-1, 1])),
+        (booster("multi:softprob"), ("INT64", [-1, 1])),
+        (booster("binary:hinge"), ("INT64", [-1, 1])),
+        (xgboost.XGBClassifier(**OPTIONS).fit(IRIS, TWO_LABELS), ("FP64", [-1, 2])),
+        (xgboost.XGBRegressor(**OPTIONS).fit(IRIS, IRIS[:, :3]), ("FP32", [-1, 3])),
+    ],
+    ids=["classifier", "regressor", "softmax", "softprob", "hinge", "labels", "targets"],
+)
+def test_a_signature_describes_the_answers_that_come(tmp_path: Path, fitted: Any, predict: Any) -> None:
+    fitted.save_model(tmp_path / "model.ubj")
+    assert TRIAL.load(tmp_path).outputs == []
+    model = TRIAL.load(tmp_path, extra={"signature": True})
+    assert [(one.name, one.shape) for one in model.inputs] == [("x", [-1, 4])]
+    declared = model.outputs
+    assert (declared[0].name, declared[0].datatype, declared[0].shape) == ("predict", *predict)
+    response = model.predict(request_of(IRIS[:7], *(one.name for one in declared)))
+    for one, answer in zip(declared, response.outputs, strict=True):
+        assert (one.name, one.datatype, one.shape) == (answer.name, answer.datatype, [-1, *answer.shape[1:]])
+
+
+def test_a_signature_of_a_model_of_categories_is_had_by_its_frame_too(tmp_path: Path) -> None:
+    fitted = xgboost.XGBClassifier(enable_categorical=True, **OPTIONS).fit(TABLE, [0, 1, 2, 1] * 5)
+    fitted.save_model(tmp_path / "model.ubj")
+    model = TRIAL.load(tmp_path, content_type="pd", extra={"signature": True})
+    assert [(one.name, one.datatype) for one in model.inputs] == [("age", "FP32"), ("city", "BYTES")]
+    told = {one.name: (one.datatype, one.shape) for one in model.outputs}
+    assert told == {"predict": ("INT64", [-1, 1]), "predict_proba": ("FP32", [-1, 3])}
+    answer = model.predict(request_of(TABLE.astype({"city": str}), *told))
+    assert {one.name: (one.datatype, [-1, *one.shape[1:]]) for one in answer.outputs} == told
 
 
 def test_threads_bound_a_call(tmp_path: Path) -> None:

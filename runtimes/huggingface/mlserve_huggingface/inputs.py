@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,18 @@ from mlserve.errors import CodecError, InferenceError
 from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestInput
 from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
 from mlserve_huggingface.codecs.media import PILImageCodec, RawCodec, file_bytes, picture_of_array
+from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.sound import heard
 from mlserve_huggingface.tasks import GENERATING, Interface
 
 __all__ = ["Arguments", "Reader"]
 
-_PLACES = frozenset({"image", "images", "url", "path", "audio", "audios", "video", "videos", "raw", "array"})
-# What runs foreign code, loads other models or starts processes: never a client's choice. Nor is a template of chats,
-# which is a program that may loop for ever.
-_RESERVED = frozenset(
-    ("assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate")
-) | frozenset(("model_kwargs", "num_workers", "processor_kwargs", "revision", "token", "trust_remote_code"))
+# What runs foreign code, loads other models or starts processes, also by their command line: never a client's choice.
+# Nor is a template of chats, which is a program that may loop for ever.
+_RESERVED = frozenset({
+    "assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate",
+    "model_kwargs", "num_workers", "processor_kwargs", "revision", "tesseract_config", "token", "trust_remote_code",
+})  # fmt: skip
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 
@@ -69,6 +69,7 @@ class Reader:
         self._interface = interface
         self._declared = declared  # the inputs that the model's settings describe, by name
         self._allow_urls = allow_urls
+        self._places = Places(interface.task, allow_urls)
 
     def __call__(self, request: InferenceRequest) -> Arguments:
         """The arguments in a request."""
@@ -80,8 +81,7 @@ class Reader:
                 arguments.columns[one.name] = self._column(one)
             else:
                 self._check_option(one.name)
-                arguments.options[one.name] = value = self._option(one)
-                _refuse_reserved(one.name, value)
+                arguments.options[one.name] = self._allowed(one.name, self._option(one))
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
         self._add_sampling_rate(arguments)
@@ -114,18 +114,19 @@ class Reader:
             rows = HuggingfaceListJSONCodec.decode_input(one)
             is_chat = content_type == "hg_jsonlist" and bool(rows) and all(_is_message(row) for row in rows)
             listed = is_chat or (content_type == "hg_jsonlist" and one.name != "args")
-            key = "images" if media is not None else one.name
-            return Column([self._nested(row, media, one, key) for row in rows], listed)
+            return Column([self._looked_at(row, media, one) for row in rows], listed)
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if media is not None and (codec is None or content_type in ("str", "np", "base64", "pillow_image", "raw")):
             return Column(self._media_rows(one, media))
         if codec is None:
-            return Column(text_of(one, "str") if one.datatype == "BYTES" else _plain_rows(one))
+            rows = text_of(one, "str") if one.datatype == "BYTES" else _plain_rows(one)
+            return Column(self._looked_at(rows, media, one))
         value = codec.decode_input(one)
         if content_type == "hg_conversation":
-            value = self._nested(value, media, one, one.name)
+            value = self._looked_at(value, media, one)
             return Column([value] if value and isinstance(value[0], dict) else value)
         rows = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        self._places.check_data(rows, one.name, "text" if media is None else "")
         if media is not None:
             rows = [self._medium(row, media, one, at) for at, row in enumerate(rows)]
         return Column(rows, listed=content_type == "nplist" and one.name != "args")
@@ -146,35 +147,19 @@ class Reader:
     def _medium(self, value: Any, media: str, one: RequestInput, at: int) -> Any:
         """One picture, sound or video, as the pipeline takes it."""
         if isinstance(value, str):
-            if media == "video" and not _is_place(value):
+            if media == "video" and not is_place(value):
                 raise CodecError(f"input '{one.name}': data[{at}]: {value[:40]!r} is no address of a video")
-            self._check_place(value, one)
-            return value
+            return self._looked_at(value, media, one)
         if media == "image" and isinstance(value, np.ndarray):
             return picture_of_array(value, one)
         if media == "audio" and isinstance(value, np.ndarray):
             return np.ascontiguousarray(value, dtype=np.float32)
         return value
 
-    def _nested(self, value: Any, media: str | None, one: RequestInput, key: str) -> Any:
-        """A value that came as JSON: pictures and sound that it names must be allowed; samples become an array."""
-        if isinstance(value, dict):
-            return {name: self._nested(inner, media, one, name) for name, inner in value.items()}
-        if isinstance(value, list):
-            if media == "audio" and key in ("raw", "array", "images") and value and isinstance(value[0], int | float):
-                return np.asarray(value, dtype=np.float32)
-            return [self._nested(inner, media, one, key) for inner in value]
-        if isinstance(value, str) and key in _PLACES:
-            self._check_place(value, one)
-        return value
-
-    def _check_place(self, value: str, one: RequestInput) -> None:
-        """InferenceError if a text would have the server open a file or an address that a client names."""
-        if not self._allow_urls and _is_place(value):
-            raise InferenceError(
-                f"input '{one.name}': {value[:60]!r} is an address or file, which this model does not open for clients "
-                f"(parameters.extra.allow_urls); send the content itself, as base64"
-            )
+    def _looked_at(self, value: Any, media: str | None, one: RequestInput) -> Any:
+        """A value for the pipeline to look at, in which texts that it could open are refused."""
+        self._places.check_data(value, one.name, "text" if media is None else "")
+        return _with_arrays(value) if media == "audio" else value
 
     # -- options ------------------------------------------------------------------------------------------------------
 
@@ -183,12 +168,16 @@ class Reader:
         content_type = self._content_type(one)
         if content_type in ("hg_json", "hg_jsonlist"):
             rows = HuggingfaceListJSONCodec.decode_input(one)
-            rows = [self._nested(row, None, one, one.name) for row in rows]
             return rows[0] if content_type == "hg_json" and len(rows) == 1 else rows
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if codec is None or content_type in ("str", "np", "raw"):
             return RawCodec.decode_input(one)
-        return self._nested(codec.decode_input(one), None, one, one.name)
+        return codec.decode_input(one)
+
+    def _allowed(self, name: str, value: Any) -> Any:
+        _refuse_reserved(name, value)
+        self._places.check_option(value, name)
+        return value
 
     def _check_option(self, name: str) -> None:
         """InferenceError for an input that is no option of a pipeline which generates: it would reach `generate`."""
@@ -204,8 +193,7 @@ class Reader:
         options: dict[str, Any] = {}
         for name, value in (parameters or {}).items():
             if name in known or name in _RESERVED:
-                _refuse_reserved(name, value)
-                options[name] = value
+                options[name] = self._allowed(name, value)
             elif near := difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE):
                 raise InferenceError(f"parameter '{name}' is no option of the pipeline; did you mean '{near[0]}'?")
         return options
@@ -247,14 +235,15 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and "role" in value and "content" in value
 
 
-def _is_place(text: str) -> bool:
-    """Whether a pipeline would take a text for an address or a file, as against the content itself."""
-    if text.startswith(("http://", "https://", "file://", "ftp://")):
-        return True
-    try:
-        return len(text) < 4096 and Path(text).exists()
-    except (OSError, ValueError):
-        return False
+def _with_arrays(value: Any, key: str = "raw") -> Any:
+    """A value that came as JSON, with the samples in it as arrays."""
+    if isinstance(value, dict):
+        return {name: _with_arrays(inner, name) for name, inner in value.items()}
+    if not isinstance(value, list):
+        return value
+    if key in ("raw", "array") and value and isinstance(value[0], int | float):
+        return np.asarray(value, dtype=np.float32)
+    return [_with_arrays(inner, key) for inner in value]
 
 
 def _all_are_places(one: RequestInput) -> bool:
@@ -262,7 +251,7 @@ def _all_are_places(one: RequestInput) -> bool:
         texts = text_of(one, "str")
     except CodecError:
         return False
-    return bool(texts) and all(text is not None and _is_place(text) for text in texts)
+    return bool(texts) and all(text is not None and is_place(text) for text in texts)
 
 
 def _plain_rows(one: RequestInput) -> list[Any]:

@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlserve.errors import InvalidModelURI
-from mlserve.settings import ModelSettings
+from mlserve.settings import ModelSettings, is_address, resolve_path
 
-__all__ = ["explain_unpickling", "foreign_kind", "get_model_uri"]
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:\ is a path
+__all__ = ["explain_unpickling", "foreign_kind", "get_model_uri", "local_artifact"]
 
 
 async def get_model_uri(settings: ModelSettings, wellknown_filenames: Iterable[str] = ()) -> str:
-    """The path of the artifact: what `parameters.uri` names, or the model's folder if it names nothing.
+    """Where the artifact is: what `parameters.uri` names, or the model's folder if it names nothing.
 
-    Relative paths start at the folder of the settings file. In a folder, the first of the well-known file names that
-    is there is the artifact; with no such names given, the folder itself is. InvalidModelURI says what was looked for.
+    Relative paths start at the folder of the settings file, or, if only that exists, at the working directory. In a
+    folder, the first of the well-known file names that is there is the artifact, else the folder itself. Addresses such
+    as `s3://bucket/model` or `models:/wine/1` come back as they are, except `file:`, which is a path. InvalidModelURI
+    if the path does not exist, or there is none.
     """
-    path = _path_of(settings)
-    if path.is_file():
-        return str(path)
-    if not path.is_dir():
-        raise InvalidModelURI(settings.name, f"{path} does not exist")
-    names = list(wellknown_filenames)
-    for name in names:
-        if (path / name).is_file():
-            return str(path / name)
-    if not names:
-        return str(path)
-    raise InvalidModelURI(settings.name, f"{path} has none of {', '.join(names)}; name the file in parameters.uri")
+    place = _place_of(settings)
+    return place if is_address(place) else _existing(settings, place, wellknown_filenames)
 
 
-def _path_of(settings: ModelSettings) -> Path:
+def local_artifact(settings: ModelSettings, wellknown_filenames: Iterable[str] = ()) -> str:
+    """The same for runtimes that read files: a path on this machine, and that of a file if there are well-known names.
+
+    InvalidModelURI says what was looked for, also of an address elsewhere and of a folder that has none of the names.
+    """
+    place, names = _place_of(settings), list(wellknown_filenames)
+    if is_address(place):
+        raise InvalidModelURI(settings.name, f"{place}: only local files can be loaded; download it first")
+    path = _existing(settings, place, names)
+    if names and os.path.isdir(path):
+        raise InvalidModelURI(settings.name, f"{path} has none of {', '.join(names)}; name the file in parameters.uri")
+    return path
+
+
+def _place_of(settings: ModelSettings) -> str:
+    """A path, absolute if the settings have a folder, or an address elsewhere. InvalidModelURI if there is neither."""
     uri = settings.parameters.uri if settings.parameters is not None else None
     folder = settings.source_dir
     if not uri:
         if folder is None:
             raise InvalidModelURI(settings.name, "parameters.uri is not set")
-        return Path(folder)
-    if _SCHEME.match(uri):
+        return str(folder)
+    if is_address(uri):
         parts = urlsplit(uri)
         if parts.scheme != "file":
-            raise InvalidModelURI(settings.name, f"{uri}: only local files can be loaded; download it first")
+            return uri
         uri = unquote(parts.path)
-    path = Path(uri).expanduser()
-    return path if path.is_absolute() or folder is None else Path(folder) / path
+    return os.path.normpath(os.path.expanduser(uri) if folder is None else resolve_path(uri, folder))
+
+
+def _existing(settings: ModelSettings, path: str, wellknown_filenames: Iterable[str]) -> str:
+    """The path, or that of the first well-known file in it. InvalidModelURI if there is nothing."""
+    if os.path.isdir(path):
+        inside = (os.path.join(path, name) for name in wellknown_filenames)
+        return next((one for one in inside if os.path.isfile(one)), path)
+    if not os.path.exists(path):
+        raise InvalidModelURI(settings.name, f"{path} does not exist")
+    return path
 
 
 # How files begin, by the kind of what they hold. For runtimes to say what they found in place of a model of theirs.

@@ -87,6 +87,7 @@ class Load(Struct, array_like=True, tag="load"):
     model: int
     settings: bytes  # the model's settings as JSON
     folder: str
+    source: str = ""  # the settings file, if there is one
 
 
 class Unload(Struct, array_like=True, tag="unload"):

@@ -322,7 +322,8 @@ class Models:
     async def _load_in_pool(self, model: Model) -> frames.Loaded:
         model.pool = pool = await self._pools.of(model.settings)
         folder = os.path.abspath(model.settings.source_dir) if model.settings.source_dir else ""
-        frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder)
+        source = model.settings._source or ""
+        frame = frames.Load(model.number, model.settings.model_dump_json().encode(), folder, source)
         served = self._all_tried and any(one.state is State.READY for one in self._models[model.name].values())
         try:
             return await pool.load(frame, model.rule, self._bounds_of(model.settings), apart=served)

@@ -28,6 +28,7 @@ from mlserve.settings import (
     Settings,
     model_settings_from_variables,
     parse_model_settings,
+    resolve_path,
 )
 
 __all__ = ["CustomRepository", "GivenModels", "ModelRepository", "open_repository", "version_key"]
@@ -106,8 +107,8 @@ class ModelRepository:
         artifact = self.root if self.root.is_file() else None
         settings = model_settings_from_variables(folder, **({"parameters": {"uri": str(artifact)}} if artifact else {}))
         if artifact is None and settings.parameters is not None:
-            uri = Path(settings.parameters.uri or folder)
-            artifact = uri if uri != folder else _only_artifact(folder)
+            uri = settings.parameters.uri or str(folder)
+            artifact = Path(resolve_path(uri, folder)) if uri != str(folder) else _only_artifact(folder)
         guessed = self.root.is_file() or not settings.implementation  # else variables describe the folder's model
         if artifact is not None and guessed and "name" not in settings.model_fields_set:
             settings.name = _name_of(artifact)
@@ -119,7 +120,9 @@ class ModelRepository:
                     f"kind, and MLSERVER_MODEL_IMPLEMENTATION is not set"
                 )
                 return None
-            settings.implementation, settings.parameters.uri = runtime.implementation, str(artifact)
+            settings.implementation = runtime.implementation
+            if settings.parameters.uri == str(folder):
+                settings.parameters.uri = str(artifact)
         return settings
 
     def _tell_of(self, path: Path, remark: str) -> None:

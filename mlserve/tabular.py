@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.errors import InferenceError, ModelLoadError
 from mlserve.extra import Extra
@@ -57,7 +57,7 @@ class TabularModel(MLModel):
 
     async def load(self) -> bool:
         """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it is no model."""
-        path = await get_model_uri(self._settings, wellknown_filenames=self.wellknown_filenames)
+        path = local_artifact(self._settings, wellknown_filenames=self.wellknown_filenames)
         self._model = self.read(path)
         self._default = [RequestOutput(name=self.default_method(self.extra.get("predict_fn")))]
         self._check = self.input_check()

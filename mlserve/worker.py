@@ -270,6 +270,7 @@ class Worker:
     async def _load(self, frame: frames.Load) -> None:
         settings = ModelSettings.model_validate_json(frame.settings)
         folder = Path(frame.folder) if frame.folder else None
+        settings._source = frame.source or None
         settings.source_dir = folder
         modules = self._loader.open(folder)
         bind_model(settings.name, settings.version)

@@ -1,17 +1,27 @@
-"""get_model_uri: the artifact's path from a model's settings."""
+"""get_model_uri and local_artifact: where a model's artifact is, by its settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import get_model_uri, local_artifact
 from mlserve.errors import InvalidModelURI
 from mlserve.settings import ModelSettings
 
 pytestmark = pytest.mark.anyio
+
+ADDRESSES = [
+    "s3://bucket/model",
+    "gs://bucket/model.bin",
+    "https://host/model.bin",
+    "hf://org/model",
+    "models:/wine/1",
+    "models:/wine@champion",
+    "runs:/abc/model",
+    "mlflow-artifacts:/x/y",
+]
 
 
 def of(folder: Path | None, uri: str | None = None) -> ModelSettings:
@@ -41,22 +51,67 @@ async def test_without_well_known_names_a_folder_is_the_artifact(tmp_path: Path)
     assert await get_model_uri(of(tmp_path, ".")) == str(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("uri", "names", "words"),
-    [
-        ("missing.bin", [], "missing.bin does not exist"),
-        (".", ["a.bin", "b.bin"], "has none of a.bin, b.bin"),
-        ("s3://bucket/model", [], "only local files can be loaded"),
-    ],
-)
-async def test_an_artifact_that_is_not_there_is_told_with_what_was_looked_for(
-    tmp_path: Path, uri: Any, names: list[str], words: str
+async def test_a_folder_with_none_of_the_well_known_names_is_the_artifact_itself(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").mkdir()  # a folder is no file of that name
+    assert await get_model_uri(of(tmp_path), ["model.bin", "model.npz"]) == str(tmp_path)
+
+
+@pytest.mark.parametrize("uri", ADDRESSES)
+async def test_an_address_elsewhere_stays_as_it_is(tmp_path: Path, uri: str) -> None:
+    assert await get_model_uri(of(tmp_path, uri)) == await get_model_uri(of(None, uri), ["model.bin"]) == uri
+
+
+async def test_a_file_address_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "a model.bin").touch()
+    for uri in ((tmp_path / "a model.bin").as_uri(), "file:a%20model.bin", "file:./a%20model.bin"):
+        assert await get_model_uri(of(tmp_path, uri)) == str(tmp_path / "a model.bin")
+
+
+async def test_paths_have_no_dots_left_in_them(tmp_path: Path) -> None:
+    (tmp_path / "art").mkdir()
+    (tmp_path / "m.bin").touch()
+    assert await get_model_uri(of(tmp_path, "./art/../m.bin")) == str(tmp_path / "m.bin")
+    assert await get_model_uri(of(tmp_path, f"{tmp_path}/art/")) == str(tmp_path / "art")
+
+
+async def test_a_path_that_only_exists_from_the_working_directory_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InvalidModelURI, match=words) as caught:
-        await get_model_uri(of(tmp_path, uri), names)
-    assert "model m" in str(caught.value)
+    (tmp_path / "model.bin").touch()
+    monkeypatch.chdir(tmp_path)
+    assert await get_model_uri(of(tmp_path / "elsewhere", "model.bin")) == str(tmp_path / "model.bin")
+    assert await get_model_uri(of(None, "model.bin")) == "model.bin"
+
+
+@pytest.mark.parametrize("uri", ["missing.bin", "hf-org/model", "a" * 5000, "a\0b"])
+async def test_a_path_that_does_not_exist_is_refused(tmp_path: Path, uri: str) -> None:
+    for find in (get_model_uri(of(tmp_path, uri)), get_model_uri(of(tmp_path, uri), ["model.bin"])):
+        with pytest.raises(InvalidModelURI, match=r"model m \(.* does not exist"):
+            await find
 
 
 async def test_settings_without_folder_and_uri_have_no_artifact() -> None:
     with pytest.raises(InvalidModelURI, match=r"parameters\.uri is not set"):
         await get_model_uri(of(None))
+
+
+def test_runtimes_that_read_files_get_one_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").touch()
+    assert local_artifact(of(tmp_path), iter(["model.npz", "model.bin"])) == str(tmp_path / "model.bin")
+    assert local_artifact(of(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "names", "words"),
+    [
+        ("missing.bin", [], "missing.bin does not exist"),
+        (".", ["a.bin", "b.bin"], "has none of a.bin, b.bin"),
+        *((uri, [], f"{uri}: only local files can be loaded; download it first") for uri in ADDRESSES),
+    ],
+)
+def test_an_artifact_that_is_not_there_is_told_with_what_was_looked_for(
+    tmp_path: Path, uri: str, names: list[str], words: str
+) -> None:
+    with pytest.raises(InvalidModelURI, match=words) as caught:
+        local_artifact(of(tmp_path, uri), names)
+    assert "model m" in str(caught.value)

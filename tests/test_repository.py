@@ -202,7 +202,7 @@ def test_variables_describe_the_model_of_a_folder_without_files(root: Path, monk
     monkeypatch.setenv("MLSERVER_MODEL_URI", "./weights.bin")
     (found,) = ModelRepository(root).list()
     assert (found.name, found.implementation, found.source_dir) == ("models", "models.Mine", root)
-    assert found.parameters is not None and found.parameters.uri == str(root / "weights.bin")
+    assert found.parameters is not None and found.parameters.uri == "./weights.bin"
     monkeypatch.setenv("MLSERVER_MODEL_NAME", "iris")
     assert names(ModelRepository(root)) == ["iris"]
 
@@ -215,9 +215,11 @@ def test_variables_do_not_add_a_model_to_those_that_have_files(root: Path, monke
 
 def test_a_variable_that_names_the_saved_model_tells_the_runtime(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = add(root, "sub", "x", file="iris.joblib")
-    monkeypatch.setenv("MLSERVER_MODEL_URI", str(artifact))
-    (found,) = ModelRepository(root).list()
-    assert (found.name, found.implementation) == ("iris", "mlserve_sklearn.SKLearnModel")
+    for uri in (str(artifact), "sub/iris.joblib", "s3://bucket/iris.joblib"):
+        monkeypatch.setenv("MLSERVER_MODEL_URI", uri)
+        (found,) = ModelRepository(root).list()
+        assert (found.name, found.implementation) == ("iris", "mlserve_sklearn.SKLearnModel")
+        assert found.parameters is not None and found.parameters.uri == uri
 
 
 # -- opening --------------------------------------------------------------------------------------------------------

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlserve.errors import SettingsError
 from mlserve.settings import (
+    ModelSettings,
     load_settings,
+    model_settings_from_variables,
     parse_model_settings,
     setting_from_text,
 )
@@ -104,7 +109,7 @@ def test_a_misspelt_variable_is_remarked_on_but_not_those_of_others(
     ]
 
 
-def test_a_model_takes_name_artifact_and_paths_from_its_folder(tmp_path: Path) -> None:
+def test_a_model_takes_name_artifact_and_environment_from_its_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B"})
     settings = parse_model_settings(path)
     assert settings.name == "iris" and settings.source_dir == tmp_path / "iris"
@@ -114,7 +119,7 @@ def test_a_model_takes_name_artifact_and_paths_from_its_folder(tmp_path: Path) -
     write(path, {"name": "other", "implementation": "a.B", "parameters": parameters})
     settings = parse_model_settings(path)
     assert settings.name == "other" and settings.parameters is not None
-    assert settings.parameters.uri == str(tmp_path / "iris" / "m.joblib")
+    assert settings.parameters.uri == "./m.joblib"
     assert settings.parameters.environment_tarball == str(tmp_path / "iris" / "env.tar.gz")
 
 
@@ -123,20 +128,54 @@ def test_what_can_be_no_path_is_left_to_the_load_of_the_model(tmp_path: Path, pa
     assert resolve_path(path, tmp_path) == str(tmp_path / path)
 
 
-def test_a_path_that_only_exists_from_the_working_directory_is_found_there(tmp_path: Path) -> None:
-    write(tmp_path / "data" / "m.joblib", "")
-    path = write(
-        tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", "parameters": {"uri": "data/m.joblib"}}
-    )
+def test_an_environment_that_only_exists_from_the_working_directory_is_found_there(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "env.tar.gz", "")
+    parameters = {"environment_tarball": "data/env.tar.gz"}
+    path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", "parameters": parameters})
     settings = parse_model_settings(path)
-    assert settings.parameters is not None and settings.parameters.uri == str(tmp_path / "data" / "m.joblib")
+    assert settings.parameters is not None
+    assert settings.parameters.environment_tarball == str(tmp_path / "data" / "env.tar.gz")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/model", "models:/iris/1", "/absolute/model.joblib"])
-def test_addresses_and_absolute_paths_stay(tmp_path: Path, uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri", ["m.bin", "art/", "hf-org/model", "./nothing", "../x", "~/x", "s3://b/m", "models:/iris/1", "/a/m.joblib"]
+)
+def test_the_artifact_is_named_as_it_is_written(tmp_path: Path, uri: str) -> None:
+    """Code of models gives it to whoever knows such names: `from_pretrained("hf-org/model")`."""
+    (tmp_path / "iris" / "art").mkdir(parents=True)
+    (tmp_path / "iris" / "m.bin").touch()
     path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", "parameters": {"uri": uri}})
     settings = parse_model_settings(path)
     assert settings.parameters is not None and settings.parameters.uri == uri
+
+
+@pytest.mark.parametrize("parameters", [{}, {"parameters": {"uri": ""}}, {"parameters": {"uri": None}}], ids=str)
+def test_no_artifact_is_the_models_folder(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    path = write(tmp_path / "iris" / "model-settings.json", {"implementation": "a.B", **parameters})
+    settings = parse_model_settings(path)
+    assert settings.parameters is not None and settings.parameters.uri == str(tmp_path / "iris")
+
+
+def test_settings_know_the_file_that_they_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "iris" / "model-settings.json", {"name": "iris", "implementation": "a.B"})
+    monkeypatch.chdir(tmp_path)
+    relative = Path("iris/model-settings.json")
+    for settings in (parse_model_settings(path), parse_model_settings(relative)):
+        for one in (settings, settings.model_copy(), copy.deepcopy(settings), pickle.loads(pickle.dumps(settings))):
+            assert one._source == str(path) and one.source_dir == tmp_path / "iris"
+        assert "_source" not in settings.model_dump()
+    read = ModelSettings.parse_file(relative)
+    assert read._source == str(relative) and read.source_dir == relative.parent
+
+
+def test_settings_made_in_code_came_from_no_file_until_they_are_told(tmp_path: Path) -> None:
+    settings = ModelSettings(name="iris", implementation="a.B")
+    assert settings._source is None and settings.source_dir is None
+    settings._source = str(tmp_path / "model-settings.json")
+    assert settings.source_dir == tmp_path
+    settings._source = None
+    assert settings._source is None and settings.source_dir is None
+    assert model_settings_from_variables(tmp_path, implementation="a.B")._source is None
 
 
 def test_a_model_without_implementation_is_refused_unless_a_variable_gives_it(

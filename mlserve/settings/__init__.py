@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlserve.settings.files import (
     MODEL_SETTINGS_FILE,
     SETTINGS_FILE,
+    is_address,
     load_settings,
     model_settings_from_variables,
     parse_model_settings,
@@ -21,6 +22,7 @@ __all__ = [
     "ModelParameters",
     "ModelSettings",
     "Settings",
+    "is_address",
     "load_settings",
     "model_settings_from_variables",
     "parse_model_settings",

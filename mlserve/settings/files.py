@@ -23,7 +23,7 @@ MODEL_SETTINGS_FILE = "model-settings.json"
 Report = Callable[[str], None]
 
 _logger = logging.getLogger("mlserve.settings")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # s3://, hf://, models:/; two letters at least: C: is a drive
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C: is a drive
 _TRAILING_COMMA = re.compile(r",\s*[}\]]")
 
 
@@ -67,8 +67,8 @@ def setting_from_text(name: str, text: str) -> Any:
 def parse_model_settings(path: Path | str, report: Report | None = None) -> ModelSettings:
     """One model's settings from its file, completed from MLSERVER_MODEL_* variables and the file's place.
 
-    The name defaults to the folder's, the artifact to the folder itself; relative paths become absolute. Remarks on
-    unknown keys go to `report` (else to the log). Raises SettingsError.
+    The name defaults to the folder's, the artifact to the folder itself; `parameters.uri` stays as it is written.
+    Remarks on unknown keys go to `report` (else to the log). Raises SettingsError.
     """
     path = Path(path)
     data, text = read_json_object(path)
@@ -82,7 +82,9 @@ def parse_model_settings(path: Path | str, report: Report | None = None) -> Mode
             f"{path}: 'implementation' is missing: give the import path of the runtime, "
             f'such as "mlserve_sklearn.SKLearnModel", or its short name'
         )
-    return place_in(settings, path.parent)
+    place_in(settings, path.parent)
+    settings._source = str(path.absolute())
+    return settings
 
 
 def model_settings_from_variables(folder: Path, **given: Any) -> ModelSettings:
@@ -95,14 +97,14 @@ def model_settings_from_variables(folder: Path, **given: Any) -> ModelSettings:
 
 
 def place_in(settings: ModelSettings, folder: Path) -> ModelSettings:
-    """Fills in what the model's folder decides: its name, its artifact, what relative paths mean."""
+    """Fills in what the model's folder decides: its name, its artifact, where its environment is."""
     folder = folder.absolute()
     settings.source_dir = folder
     settings.name = settings.name or folder.name
     parameters = settings.parameters
     if parameters is None:
         settings.parameters = parameters = ModelParameters.model_construct()
-    parameters.uri = resolve_path(parameters.uri or "", folder)
+    parameters.uri = parameters.uri or str(folder)
     for name in ("environment_path", "environment_tarball"):
         value = getattr(parameters, name)
         if value:
@@ -115,12 +117,17 @@ def resolve_path(path: str, folder: Path) -> str:
 
     Addresses such as s3://bucket/model stay as they are.
     """
-    if _SCHEME.match(path):
+    if is_address(path):
         return path
     inside = (folder / os.path.expanduser(path)).absolute()
     beside = Path(path).absolute()
     # os.path takes also what no path can be, as one that is not there: the model's load says it.
     return str(beside if path and not os.path.exists(inside) and os.path.exists(beside) else inside)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text begins with a scheme, as s3://bucket/model and models:/wine/1 do."""
+    return _SCHEME.match(text) is not None
 
 
 def read_json_object(path: Path) -> tuple[dict[str, Any], str]:

@@ -13,6 +13,9 @@ from mlserve.settings.convert import BadValue, convert, shorten
 from mlserve.settings.server import Count, Positive, Seconds
 from mlserve.types import MetadataTensor, ValidationError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 def _text_or_number(value: Any, sources: Sources) -> str | None:
     """Versions and groups are text; files often have them as bare numbers."""
@@ -184,6 +187,23 @@ class ModelSettings(SettingsBase):
     @source_dir.setter
     def source_dir(self, folder: Path | str | None) -> None:
         self.__dict__["_source_dir"] = Path(folder) if folder is not None else None
+
+    @property
+    def _source(self) -> str | None:
+        """The settings file itself, under the name that MLServer has for it; None where there is none."""
+        return self.__dict__.get("_source_file")
+
+    @_source.setter
+    def _source(self, path: Path | str | None) -> None:
+        self.__dict__["_source_file"] = str(path) if path is not None else None
+        self.source_dir = Path(path).parent if path is not None else None
+
+    @classmethod
+    def parse_file(cls, path: str | Path) -> Self:
+        """Settings from a JSON file, which they remember: what they name beside it can be found."""
+        made = super().parse_file(path)
+        made._source = str(path)
+        return made
 
     @classmethod
     def _complete(cls, made: ModelSettings, sources: Sources) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError, ModelLoadError
@@ -59,7 +59,7 @@ class AlibiDetectRuntime(MLModel):
                 f"merged: leave max_batch_size and max_batch_time out; parameters.extra.batch_size collects requests "
                 f"for one test"
             )
-        self._folder = Path(await get_model_uri(self._settings))
+        self._folder = Path(local_artifact(self._settings))
         self._detector = load_detector(self._folder, self.name, self._threads)
         self._takes_rows = _takes_rows(self._detector)
         self._row_shape = _row_shape(self._detector)

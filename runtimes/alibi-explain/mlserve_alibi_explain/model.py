@@ -11,7 +11,7 @@ import anyio.to_thread
 import numpy as np
 
 from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.codecs import StringCodec
 from mlserve.errors import InferenceError, MLServeError, ModelError, ModelLoadError, ModelParametersMissing
 from mlserve.extra import Extra
@@ -78,7 +78,7 @@ class AlibiExplainRuntime(MLModel):
                 f"model '{self.name}': requests for explanations cannot be merged: each has arguments of its own, and "
                 f"one explanation may be for all rows of a request. Leave max_batch_size and max_batch_time out"
             )
-        folder = Path(await get_model_uri(self._settings)) if self._is_saved else None
+        folder = Path(local_artifact(self._settings)) if self._is_saved else None
         if self._kind.is_blackbox:
             remote = (self._infer_uri, self._infer_output, self._infer_seconds, self._certificates)
             self._predictor = RemoteModel(self.name, *remote)

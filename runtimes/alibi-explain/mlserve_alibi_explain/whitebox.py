@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlserve.artifacts import explain_unpickling, get_model_uri
+from mlserve.artifacts import explain_unpickling, local_artifact
 from mlserve.errors import ModelLoadError
 from mlserve.settings import ModelSettings
 
@@ -27,7 +27,7 @@ async def read_model(settings: ModelSettings, infer_uri: str) -> Any:
         )
     where = ModelSettings(name=name, implementation=settings.implementation_, parameters={"uri": infer_uri})
     where.source_dir = settings.source_dir
-    path = Path(await get_model_uri(where, _NAMES))
+    path = Path(local_artifact(where, _NAMES))
     try:
         return _read(path)
     except ModelLoadError:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import threads_of_process
@@ -32,10 +32,11 @@ async def find_model(settings: ModelSettings, chosen: HuggingFaceSettings) -> st
     """
     if chosen.pretrained_model:
         return _near(chosen.pretrained_model, settings)
-    has_uri = settings.parameters is not None and bool(settings.parameters.uri)
-    if not has_uri and (settings.source_dir is None or not (settings.source_dir / "config.json").is_file()):
+    uri = settings.parameters.uri if settings.parameters is not None else None
+    own = settings.source_dir
+    if uri in (None, "", str(own)) and (own is None or not (own / "config.json").is_file()):
         return None
-    folder = Path(await get_model_uri(settings))
+    folder = Path(local_artifact(settings))
     if not (folder / "config.json").is_file():
         raise InvalidModelURI(
             settings.name,

@@ -17,6 +17,7 @@ import transformers
 from mlserve.compat import install, uninstall
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve_huggingface import HuggingFaceRuntime
+from mlserve_huggingface.loading import find_model
 from mlserve_huggingface.settings import settings_of
 from runtimes.huggingface.tests.asking import GREEDY, IS_5, ask, load, pipeline, plain, settings_for, texts
 
@@ -52,6 +53,15 @@ def test_the_models_own_folder_and_folders_beside_its_settings(models: dict[str,
         settings = settings_for(None, **extra)
         settings.source_dir = tmp_path
         assert len(ask(load(settings), texts(TEXT))) == 1
+
+
+def test_a_folder_of_settings_without_a_model_means_the_default_model(models: dict[str, Path], tmp_path: Path) -> None:
+    """Settings from a file that name no artifact have their own folder as the artifact."""
+    settings = settings_for(tmp_path, task="text-classification")
+    settings.source_dir = tmp_path
+    assert anyio.run(find_model, settings, settings_of(settings)) is None
+    shutil.copytree(models["text-classification"], tmp_path, dirs_exist_ok=True)
+    assert anyio.run(find_model, settings, settings_of(settings)) == str(tmp_path)
 
 
 def test_variables_are_read_under_both_names(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Finds and loads a folder that MLflow saved, and says in plain words what stands in the way."""
+"""Finds, fetches and loads a folder that MLflow saved, and says in plain words what stands in the way."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ from mlflow.exceptions import MlflowException
 
 from mlserve.errors import InvalidModelURI, ModelLoadError
 
-__all__ = ["load_folder"]
+__all__ = ["fetch", "load_folder"]
 
 _MLMODEL = "MLmodel"
 _SEARCHED_BELOW = 3  # levels of folders that are looked through for a model, to name it in the error
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML"}
+
+
+def fetch(uri: str, into: str, name: str) -> str:
+    """The folder of a model that an address such as models:/wine/1 names, fetched by MLflow. ModelLoadError."""
+    try:
+        return str(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=into))
+    except Exception as error:
+        text = error.message if isinstance(error, MlflowException) else f"{type(error).__name__}: {error}"
+        raise ModelLoadError(f"model '{name}': MLflow cannot fetch {uri} ({' '.join(text.split())})") from error
 
 
 def load_folder(path: str, name: str, config: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import closing
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio.lowlevel
@@ -16,10 +17,10 @@ from mlserve.artifacts import get_model_uri
 from mlserve.errors import InferenceError
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
-from mlserve.settings import ModelSettings
+from mlserve.settings import ModelSettings, is_address
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
 from mlserve_mlflow import scoring
-from mlserve_mlflow.artifact import load_folder
+from mlserve_mlflow.artifact import fetch, load_folder
 from mlserve_mlflow.errors import from_mlflow
 from mlserve_mlflow.inputs import Inputs
 from mlserve_mlflow.outputs import encode_prediction
@@ -46,12 +47,21 @@ class MLflowRuntime(MLModel):
         self._inputs: Any = None
         self._threads = Threads(None)
         self._is_code = False
+        self._fetched: TemporaryDirectory[str] | None = None  # of a model that came from elsewhere
 
     async def load(self) -> bool:
-        """Loads the folder. InvalidModelURI if there is none, ModelLoadError if MLflow cannot load it."""
+        """Loads the folder, or what an address names. InvalidModelURI, ModelLoadError if MLflow cannot load it."""
         extra = Extra(self._settings)
         self._threads = Threads(extra.threads())
-        self._model = load_folder(await get_model_uri(self._settings), self.name, extra.mapping("model_config"))
+        place = await get_model_uri(self._settings)
+        try:
+            if is_address(place):
+                self._fetched = TemporaryDirectory(prefix="mlserve-mlflow-")
+                place = fetch(place, self._fetched.name, self.name)
+            self._model = load_folder(place, self.name, extra.mapping("model_config"))
+        except BaseException:
+            self._drop_fetched()
+            raise
         metadata = self._model.metadata
         self._inputs = Inputs(metadata)
         self._threads.apply(self._model)
@@ -61,9 +71,15 @@ class MLflowRuntime(MLModel):
         return True
 
     async def unload(self) -> bool:
-        """Drops the model."""
+        """Drops the model, and what was fetched for it."""
         self._model = self._inputs = None
+        self._drop_fetched()
         return True
+
+    def _drop_fetched(self) -> None:
+        if self._fetched is not None:
+            self._fetched.cleanup()
+            self._fetched = None
 
     async def metadata(self) -> MetadataModelResponse:
         """Inputs and outputs from the signature, and the content type for a whole request."""

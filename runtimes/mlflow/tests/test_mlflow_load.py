@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,44 @@ def test_a_folder_that_is_none_is_told_with_what_was_looked_for(tmp_path: Path, 
     assert f"set parameters.uri to one of {forest}" in refusal(load, tmp_path)
     (tmp_path / "model.pkl").write_bytes(b"")
     assert "is a file; name the folder that MLflow saved" in refusal(load, tmp_path / "model.pkl")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tracking server's files, in which the model `wine` has one version."""
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    try:
+        with mlflow.start_run():
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=Configured(),
+                model_config={"word": "bye"},
+                pip_requirements=[],
+                registered_model_name="wine",
+            )
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.slow
+def test_a_model_of_a_registry_is_fetched_and_dropped_when_it_is_unloaded(registry: None, load: Any) -> None:
+    model = load("models:/wine/1", extra={"model_config": {"word": "hello"}})
+    fetched = Path(model._fetched.name)
+    assert list(fetched.rglob("MLmodel"))
+    request = PandasCodec.encode_request(TABLE[:1])
+    assert StringCodec.decode_output(model.predict(request).outputs[0]) == ["hello"]
+    anyio.run(model.unload)
+    assert not fetched.exists()
+    assert "MLflow cannot fetch models:/gone/1" in refusal(load, "models:/gone/1")
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:1/model", "no-such-scheme://bucket/model"])
+def test_an_address_that_cannot_be_fetched_is_told(load: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert f"model 'm': MLflow cannot fetch {uri}" in refusal(load, uri)
 
 
 # -- what is in it ----------------------------------------------------------------------------------------------------

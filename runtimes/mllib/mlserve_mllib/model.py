@@ -11,7 +11,7 @@ import numpy as np
 from pyspark.sql.functions import col
 
 from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, PandasCodec
 from mlserve.errors import InferenceError, ModelError
 from mlserve.extra import Extra
@@ -53,7 +53,7 @@ class MLlibModel(MLModel):
 
     async def load(self) -> bool:
         """Starts Spark if need be, and reads the folder. InvalidModelURI if there is none, ModelLoadError."""
-        self._saved = read_metadata(await get_model_uri(self._settings), self.name)
+        self._saved = read_metadata(local_artifact(self._settings), self.name)
         self._open()
         if Extra(self._settings).flag("signature"):
             inputs, outputs = signature(self._columns)

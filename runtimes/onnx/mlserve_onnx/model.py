@@ -10,7 +10,7 @@ import numpy as np
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.datatypes import BYTES, DTYPES, Array
 from mlserve.errors import InferenceError
 from mlserve.named_tensors import array_of, fit, inputs_by_name, output_of, outputs_asked
@@ -41,7 +41,7 @@ class OnnxModel(MLModel):
 
     async def load(self) -> bool:
         """Opens the file. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
-        path = await get_model_uri(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
+        path = local_artifact(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
         self._session = open_session(path, self._settings)
         self._graph = graph = read_graph(self._session, path, self.name)
         self.inputs = self.inputs or [slot.described() for slot in graph.inputs.values()]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mlserve import MLModel
-from mlserve.artifacts import get_model_uri
+from mlserve.artifacts import local_artifact
 from mlserve.codecs import StringCodec
 from mlserve.datatypes import BYTES
 from mlserve.errors import InferenceError, ModelLoadError
@@ -51,7 +51,7 @@ class TorchModel(MLModel):
 
     async def load(self) -> bool:
         """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
-        path = await get_model_uri(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
+        path = local_artifact(self._settings, wellknown_filenames=WELLKNOWN_MODEL_FILENAMES)
         extra = Extra(self._settings)
         self._threads = extra.threads() or _threads
         self._device = self._pick_device(extra)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mlserve.codecs.decoded import NOTHING, decoded_input, decoded_request
@@ -26,6 +27,15 @@ from mlserve.types import (
 __all__ = ["MLModel"]
 
 
+class _OwnSettings:
+    """What `_settings` is for a model whose `__init__` leaves MLModel's out, as wrappers of other models do."""
+
+    def __get__(self, model: MLModel, owner: type[MLModel]) -> ModelSettings:
+        if model is None or owner.settings is MLModel.settings:
+            raise AttributeError(f"{owner.__name__} has no settings: call super().__init__(settings) in its __init__")
+        return model.settings
+
+
 class MLModel:
     """One model, loaded in one process.
 
@@ -37,11 +47,13 @@ class MLModel:
     # and cancellations meanwhile, but gets no other call.
     busy_while_awaiting = False
 
+    # All but the settings stands in the class, for models that do not call this __init__.
+    ready: bool | None = None  # until load() was called. False, set here or given by load(), refuses the model.
+    _by_name: Mapping[str, tuple[Any, int, dict[str, MetadataTensor]]] = MappingProxyType({})
+    _settings: ModelSettings = _OwnSettings()  # type: ignore[assignment]  # gives them, where the model has none
+
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        # None until load() was called. False, set here or given by load(), refuses the model.
-        self.ready: bool | None = None
-        self._by_name: dict[str, tuple[Any, int, dict[str, MetadataTensor]]] = {}
 
     def __repr__(self) -> str:
         version = f" {self.version}" if self.version else ""
@@ -163,5 +175,6 @@ class MLModel:
             return None
         known = self._by_name.get(which)
         if known is None or known[0] is not declared or known[1] != len(declared):
-            known = self._by_name[which] = (declared, len(declared), {one.name: one for one in declared})
+            known = (declared, len(declared), {one.name: one for one in declared})
+            self._by_name = {**self._by_name, which: known}
         return known[2]

@@ -12,7 +12,6 @@ import decimal
 import enum
 import functools
 import re
-import sys
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence, Set
@@ -24,8 +23,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from mlserve.arguments import convert, inside, is_scalar, reason_of, unfit
+from mlserve.annotations import adapter_of, is_pydantics, unnamed
+from mlserve.arguments import convert, inside, is_scalar, reason_of
 from mlserve.errors import CodecError, ModelError
+from mlserve.scalars import unfit
 from mlserve.tensors import TensorData
 from mlserve.types import Model
 from mlserve.wire.json_data import text_of_bytes
@@ -74,14 +75,10 @@ def _fitted(value: Any, hint: Any, checked: bool) -> Any:
 def _bare(hint: Any) -> Any:
     """The annotation without names and wrappers around it."""
     while True:
-        if isinstance(hint, str):  # one that could not be resolved
-            return Any
-        named = getattr(hint, "__supertype__", None) or getattr(hint, "__value__", None)  # NewType; `type X = ...`
-        if named is None:
-            if _wrapper_of(hint) not in _WRAPPERS and (get_origin(hint) is not Annotated or _is_pydantics(hint)):
-                return hint
-            named = get_args(hint)[0]
-        hint = named
+        hint = unnamed(hint)
+        if _wrapper_of(hint) not in _WRAPPERS and (get_origin(hint) is not Annotated or is_pydantics(hint)):
+            return hint
+        hint = get_args(hint)[0]
 
 
 def _wrapper_of(hint: Any) -> str:
@@ -97,7 +94,7 @@ def _rule_of(hint: Any) -> _Rule | None:
         return _by_pydantic if _is_pydantics_union(get_args(hint)) else _one_of
     if isinstance(kind, type) and issubclass(kind, Model):
         return lambda value, hint, checked: hint.model_validate(value)
-    if _is_pydantics(hint):
+    if is_pydantics(hint):
         return _by_pydantic
     if is_scalar(hint) or kind is bytes:
         return _scalar
@@ -114,29 +111,15 @@ def _rule_of(hint: Any) -> _Rule | None:
     return _struct if issubclass(kind, msgspec.Struct) else None
 
 
-def _is_pydantics(hint: Any) -> bool:
-    if "pydantic" not in sys.modules or (isinstance(hint, type) and issubclass(hint, Model)):
-        return False
-    notes = getattr(hint, "__metadata__", ())
-    return any(type(one).__module__.startswith(("pydantic", "annotated_types")) for one in notes) or any(
-        hasattr(hint, name) for name in ("__pydantic_core_schema__", "__get_pydantic_core_schema__")
-    )
-
-
 def _is_pydantics_union(members: tuple[Any, ...]) -> bool:
     """Whether pydantic shall choose the member: it knows which one has most of a dict's fields."""
-    theirs = [_is_pydantics(one) for one in members]
+    theirs = [is_pydantics(one) for one in members]
     return any(theirs) and all(known or is_scalar(one) for known, one in zip(theirs, members))
 
 
 def _by_pydantic(value: Any, hint: Any, checked: bool) -> Any:
-    adapter = _adapter_of(hint)
+    adapter = adapter_of(hint)
     return adapter.dump_python(adapter.validate_python(value, from_attributes=True), mode="json", by_alias=True)
-
-
-@functools.lru_cache(256)
-def _adapter_of(hint: Any) -> Any:
-    return sys.modules["pydantic"].TypeAdapter(hint)
 
 
 def _one_of(value: Any, hint: Any, checked: bool) -> Any:

@@ -26,10 +26,11 @@ from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import parse_qsl
 
+from mlserve.annotations import check_convertible, is_body, unnamed
 from mlserve.answering import json_of
-from mlserve.arguments import convert, is_scalar, reason_of
+from mlserve.arguments import convert, reason_of
 from mlserve.asgi_frames import answer_of, receive_of, scope_of
-from mlserve.errors import InvalidRequest
+from mlserve.errors import InvalidRequest, ModelLoadError
 from mlserve.frames import Handle, Handled
 from mlserve.handlers import CustomHandler
 from mlserve.types import Model
@@ -152,19 +153,23 @@ class _ByAnnotation:
 
 
 def _argument(parameter: inspect.Parameter, hint: Any, in_path: set[str]) -> _Argument:
+    """How one argument is found. ModelLoadError if nothing can make a value of its kind."""
     name = parameter.name
-    if isinstance(hint, str):  # one that could not be resolved
-        hint = Any
     if getattr(hint, "__name__", "") == "Request" or (hint is _EMPTY and name == "request"):
-        place = "request"
-    elif _is_response(hint):
-        place = "response"
-    elif name in in_path:
+        return _Argument(name, "request", hint, parameter.default)
+    if _is_response(hint):
+        return _Argument(name, "response", hint, parameter.default)
+    hint = unnamed(hint)
+    try:
+        check_convertible(hint)
+    except ValueError as error:
+        raise ModelLoadError(f"the argument '{name}' of a custom handler: {error}") from None
+    if name in in_path:
         place = "path"
-    elif hint in (_EMPTY, Any):
+    elif hint is Any:
         place = "either"
     else:
-        place = "query" if is_scalar(hint) else "body"
+        place = "body" if is_body(hint) else "query"
     return _Argument(name, place, hint, parameter.default)
 
 

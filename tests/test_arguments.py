@@ -6,19 +6,25 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import os
 import re
+import sys
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Union
+from collections import deque
+from collections.abc import Callable, MutableSequence, Sequence, Set
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union
 
 import fastapi
 import httpx
 import msgspec
 import pydantic
 import pytest
+from typing_extensions import TypeAliasType
 
 from mlserve.arguments import convert
-from mlserve.errors import InvalidRequest
+from mlserve.errors import InvalidRequest, ModelLoadError
 from mlserve.frames import Handle
 from mlserve.handlers import CustomHandler
 from mlserve.handling import make_handler
@@ -44,13 +50,43 @@ class Pair:
     y: list[float] = dataclasses.field(default_factory=list)
 
 
+T = TypeVar("T")
+UserId = NewType("UserId", int)
+Rows = NewType("Rows", list[int])
+Alias = TypeAliasType("Alias", int | None)
+Maybe = TypeAliasType("Maybe", T | None, type_params=(T,))
 HINTS: list[Any] = [
     *(bool, int, float, str, bytes, type(None), decimal.Decimal, uuid.UUID),
     *(dt.datetime, dt.date, dt.time, dt.timedelta, Colour, Name, Level, Literal["a", 1], Literal[True]),
     *(int | None, str | None, bool | None, Union[int, str], Union[float, int], Union[int, float]),
     *(Union[bool, int], Union[dt.date, str], list[float], list[int], list, Sequence[int], set[int], frozenset[str]),
     *(tuple[int, str], tuple[int, ...], dict, dict[str, int], dict[int, float], list[list[int]], list[bool | None]),
-    *(Pair, list[Pair], dict[str, Any], list[dict]),
+    *(
+        Pair,
+        list[Pair],
+        dict[str, Any],
+        list[dict],
+        UserId,
+        Rows,
+        Alias,
+        list[Alias],
+        UserId | None,
+        dict[str, UserId],
+    ),
+    *(
+        Path,
+        PurePath,
+        PurePosixPath,
+        Path | None,
+        os.PathLike,
+        re.Pattern,
+        list[Path],
+        deque[int],
+        MutableSequence[int],
+    ),
+    *(Set[int], IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    *(pydantic.HttpUrl, pydantic.SecretStr, pydantic.HttpUrl | None, pydantic.PositiveInt, list[pydantic.HttpUrl]),
+    *(Annotated[int, "doc"], Annotated[Path, "doc"], Union[IPv4Address, IPv6Address]),
 ]
 TEXTS = """
 |1|0|5| 5|5 |+5|-5|5.0|5.|5.5|.5|1e3|0x5|1_000|1__0|_1|007|1_0.0|99999999999999999999999|null|None|true|True|TRUE|false
@@ -61,6 +97,7 @@ t|f|y|n|yes|no|on|off|Yes| true|maybe|nan|NaN|inf|-inf|Infinity|x|a|red|b|2020-0
 2020-01-01T24:00:00|2020-01-01T00:00:60|01/02/2020|1577836800|1577836800000|1577836800.5|-1|1e9| 2020-01-01|2020-01-01
 12:30|12:30:15|12:30:15.5|12:30:15Z|12:30:15+01:00|24:00|P1D|PT1H30M|P2DT1H30M|-P1D|1 day|2 days, 1:30:00|1d|1:30:00
 -1:30:00|00:90:00|01:30:00.5|+PT1S|P|12345678-1234-5678-1234-567812345678|12345678123456781234567812345678
+1.2.3.4|1.2.3.4/24|1.2.3.0/24|01.2.3.4|::1|::1/64|fe80::/10|1.2.3.4.5|http://h/|http://h:80/a?b=c|ftp://h|[|a/../b|~
 {12345678-1234-5678-1234-567812345678}|urn:uuid:12345678-1234-5678-1234-567812345678
 """
 VALUES: list[Any] = [
@@ -164,6 +201,28 @@ def maybe(item: Item | None = None) -> Any:
     return {"got": item and item.name}
 
 
+def by_name(
+    user: UserId = UserId(1),
+    path: Path = Path("x"),
+    ip: IPv4Address | None = None,
+    url: pydantic.HttpUrl | None = None,
+    word: pydantic.SecretStr | None = None,
+    alias: Alias = 0,
+    noted: Annotated[int | None, "a remark"] = None,
+    few: pydantic.PositiveInt = 1,
+) -> Any:
+    told = word and word.get_secret_value()
+    return {"got": [user, str(path), str(ip), str(url), told, alias, noted, few]}
+
+
+def without_defaults(user: UserId, url: pydantic.HttpUrl) -> Any:
+    return {"got": [user, str(url)]}
+
+
+def through_path(path: Path, ip: IPv4Address, url: pydantic.HttpUrl | None = None) -> Any:
+    return {"got": [str(path), str(ip), str(url)]}
+
+
 DEEP = b"[" * 100_000
 REQUESTS = [
     *[
@@ -179,6 +238,13 @@ REQUESTS = [
         (in_body, "/p", "", body)
         for body in (b'[1, "2"]', b"[null]", b"{}", b"", b"[1][1]", b"\xff\xfe", DEEP, b"null")
     ],
+    *[
+        (by_name, "/p", query, b"")
+        for query in ("", "user=5&path=q/r&ip=1.2.3.4&url=http://h/&word=w&alias=7&noted=3&few=2", "user=x", "ip=1.2.3")
+    ],
+    *[(by_name, "/p", query, b"") for query in ("url=nope", "alias=null", "alias=x", "noted=1.5", "few=0", "few=x")],
+    *[(without_defaults, "/p", query, b"") for query in ("user=5&url=http://h/a", "user=5", "url=http://h/", "")],
+    *[(through_path, "/p/{path}/{ip}", path, b"") for path in ("/p/a/1.2.3.4", "/p/a/1.2.3", "/p/a/::1")],
     (in_body, "/p", "n=7", b"[1]"),
     *[(as_model, "/p", "flag=yes", body) for body in (b'{"name": "a", "n": "7"}', b'{"n": 1}', b"[]", DEEP, b"")],
     *[(maybe, "/p", "", body) for body in (b"", b"null", b'{"name": "a"}', b'{"name": 1}')],
@@ -208,3 +274,54 @@ async def test_requests_have_the_status_and_the_answer_that_fastapi_gives(
     assert status == theirs.status_code, (theirs.text, text)
     if status == 200:
         assert msgspec.json.decode(text) == theirs.json()
+
+
+class Strange:
+    """A class that nobody can make of text."""
+
+
+def of_a_strange_class(first: int, second: Strange | None = None) -> Any: ...
+
+
+def of_strange_rows(second: list[Strange]) -> Any: ...
+
+
+def at_a_strange_place(second: Strange) -> Any: ...
+
+
+@pytest.mark.parametrize("handler", [of_a_strange_class, of_strange_rows, at_a_strange_place])
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_nothing_can_convert_is_told_when_the_model_loads(
+    handler: Any, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.delitem(sys.modules, "pydantic")
+    path = "/p/{second}" if handler is at_a_strange_place else "/p"
+    with pytest.raises(ModelLoadError, match="the argument 'second' of a custom handler: nothing can make a Strange"):
+        make_handler(CustomHandler(path, "POST"), handler)
+
+
+def test_what_is_no_pydantics_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pydantic")
+    for text, hint, made in [
+        ("5", UserId, 5),
+        ("5", Alias, 5),
+        ("5", Maybe[int], 5),
+        ("a/b", Path | None, Path("a/b")),
+        ("1.2.3.4", IPv4Address, IPv4Address("1.2.3.4")),
+        (["5"], Rows, [5]),
+    ]:
+        assert convert(text, hint) == made
+    with pytest.raises(ValueError, match=r"expected an IPv4Address, got 'x'"):
+        convert("x", IPv4Address)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="`type X = …` came with Python 3.12")
+def test_aliases_of_the_type_statement_are_what_they_stand_for() -> None:
+    scope: dict[str, Any] = {}
+    exec("type Id = int | None; type Many[X] = list[X]; type Tree = dict[str, Tree] | int", scope)  # older Pythons
+    assert convert("5", scope["Id"]) == 5
+    assert convert(["5"], scope["Many"][int]) == [5]
+    assert convert({"a": {"b": "5"}}, scope["Tree"]) == {"a": {"b": 5}}
+    with pytest.raises(ValueError, match="expected an integer"):
+        convert("x", scope["Id"])

@@ -8,7 +8,7 @@ import enum
 import json
 import uuid
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, NewType, Optional
 
 import fastapi
 import msgspec
@@ -52,6 +52,9 @@ class Point(msgspec.Struct):
 class Pair:
     left: int
     right: int
+
+
+Rows = NewType("Rows", list[int])
 
 
 class Colour(enum.Enum):
@@ -129,6 +132,14 @@ async def test_a_body_becomes_what_its_annotation_says() -> None:
     assert await answer(protocol, {"id": "q", "inputs": []}) == {"model_name": "m", "id": "q", "outputs": []}
     assert await answer(raw, b"\x61\x62") == "ab"
     assert await answer(anything, [1, {"a": None}]) == [1, {"a": None}]
+
+
+async def test_a_list_by_another_name_is_a_body_still() -> None:
+    def rows_of(rows: Rows, more: Any | None = None) -> Any:
+        return {"got": [rows, more]}
+
+    assert json.loads((await asked(rows_of, [1, "2"])).body) == {"got": [[1, 2], None]}
+    assert json.loads((await asked(rows_of, [1], query="more=x")).body) == {"got": [[1], "x"]}
 
 
 async def test_several_body_arguments_are_members_of_one_object() -> None:

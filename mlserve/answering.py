@@ -2,7 +2,7 @@
 
 `_fitted` goes by the annotation: fields that only a subclass has stay inside, "5" is an int where one is promised. All
 is checked, but for the fields of dataclasses and Structs that are there already: those are filtered, and pass if they
-do not fit. `_plain` says in JSON's words what is left. Where pydantic's types are named, pydantic does it.
+do not fit. written.py says in JSON's words what is left. Where pydantic's types are named, pydantic does it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ import dataclasses
 import decimal
 import enum
 import functools
-import re
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence, Set
-from contextlib import suppress
 from inspect import Parameter
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -27,30 +23,28 @@ from mlserve.annotations import adapter_of, is_pydantics, unnamed
 from mlserve.arguments import convert, inside, is_scalar, reason_of
 from mlserve.errors import CodecError, ModelError
 from mlserve.scalars import unfit
-from mlserve.tensors import TensorData
 from mlserve.types import Model
-from mlserve.wire.json_data import text_of_bytes
+from mlserve.written import JSON_KINDS, PROMISED, UNPROMISED
 
 __all__ = ["json_of"]
 
-_Rule = Callable[[Any, Any, bool], Any]  # value, annotation, whether it is checked; gives what _plain can say
+_Rule = Callable[[Any, Any, bool], Any]  # value, annotation, whether it is checked; gives what written.py can say
 
 _LISTS = {list, tuple, set, frozenset, deque, Sequence, MutableSequence, Set, Collection, Iterable}
 _MAPPINGS = {dict, OrderedDict, defaultdict, Mapping, MutableMapping}
 _WRAPPERS = ("Required", "NotRequired", "ReadOnly")  # of the keys of TypedDicts
-_TEXTS = (PurePath, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
-_JSON_KINDS = {str, int, float, bool, type(None)}
 
 
 def json_of(value: Any, hint: Any) -> bytes:
     """JSON of what a handler returned. ModelError if its return annotation does not allow it, or JSON cannot say it."""
-    if hint is not type(None):  # FastAPI takes `-> None` as no word about it
+    told = hint not in (Parameter.empty, type(None))  # FastAPI takes `-> None` as no word about it
+    if told:
         try:
             value = _fitted(value, hint, True)
         except Exception as error:
             raise ModelError(f"a handler returned what its annotation does not allow: {reason_of(error)}") from error
     try:
-        return _encode(_plain(value))
+        return (PROMISED if told else UNPROMISED).json(value)
     except CodecError as error:
         raise ModelError(f"a handler returned bytes: {error}") from error
 
@@ -171,7 +165,7 @@ def _items(value: Any, hint: Any, checked: bool) -> list[Any]:
             raise unfit(f"{len(hints)} values", value)
         return [inside(f"[{at}]", _fitted, one, of, checked) for at, (one, of) in enumerate(zip(values, hints))]
     of = hints[0] if hints else Any
-    if of is not Any and not (of in _JSON_KINDS and {of}.issuperset(map(type, values))):  # the rest is as it should be
+    if of is not Any and not (of in JSON_KINDS and {of}.issuperset(map(type, values))):  # the rest is as it should be
         values = [inside(f"[{at}]", _fitted, one, of, checked) for at, one in enumerate(values)]
     return list(dict.fromkeys(values)) if issubclass(kind, Set) else values
 
@@ -201,7 +195,7 @@ def _typed_dict(value: Any, hint: Any, checked: bool) -> dict[str, Any]:
 def _dataclass(value: Any, hint: Any, checked: bool) -> dict[str, Any]:
     kind = get_origin(hint) or hint
     if not isinstance(value, kind):
-        value = convert(_plain(value), kind)
+        value = convert(PROMISED.plain(value), kind)
     hints = _hints_of(kind)
     return {one.name: _fitted(getattr(value, one.name), hints[one.name], False) for one in dataclasses.fields(kind)}
 
@@ -218,59 +212,9 @@ def _struct(value: Any, hint: Any, checked: bool) -> msgspec.Raw:
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         if one is not msgspec.UNSET and not (config.omit_defaults and type(one) is type(default) and one == default):
             found[field.encode_name] = _fitted(one, field.type, False)
-    return msgspec.Raw(_encode(list(found.values()) if config.array_like else found))
+    return msgspec.Raw(PROMISED.encode(list(found.values()) if config.array_like else found))
 
 
 @functools.lru_cache(256)
 def _hints_of(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
-
-
-# -- as JSON -----------------------------------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    """The value with text for bytes, and with what msgspec can write; Structs, and what nobody knows, stay."""
-    if type(value) in _JSON_KINDS or isinstance(value, (msgspec.Struct, type)):
-        return value
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return text_of_bytes(value)
-    if isinstance(value, TensorData):
-        return msgspec.Raw(value.to_json())
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, Set, deque, types.GeneratorType)):
-        values = list(value)
-        return values if _JSON_KINDS.issuperset(map(type, values)) else [_plain(one) for one in values]
-    if isinstance(value, decimal.Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-    if hasattr(value, "model_dump"):
-        return _plain(value.model_dump(mode="json", by_alias=True))
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
-    return value
-
-
-def _within(value: Any) -> Any:
-    """What msgspec shall write for a value that it does not know, also inside of Structs."""
-    plain = _plain(value)
-    return _of_its_own(value) if plain is value else plain
-
-
-def _of_its_own(value: Any) -> Any:
-    """An object of any other class: its text, its items or its attributes, whichever FastAPI would take."""
-    if isinstance(value, _TEXTS):
-        return str(value)
-    if isinstance(value, re.Pattern):
-        return _plain(value.pattern)
-    if not (isinstance(value, type) or callable(value)):
-        with suppress(TypeError, ValueError):
-            return _plain(dict(value))
-        with suppress(TypeError):
-            return _plain(vars(value))
-    raise TypeError(f"a handler returned a {type(value).__name__}, which is none of JSON's types")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_within).encode

@@ -1,5 +1,104 @@
-"""Lets our types be fields of pydantic's models, and bodies and answers of FastAPI's handlers."""
+"""Lets our types be fields of pydantic's models, bodies and answers of FastAPI's handlers, without pydantic.
+
+pydantic asks a class for a schema (`__get_pydantic_core_schema__`). FastAPI asks before whether an argument is a
+BaseModel, a mapping, a sequence or a dataclass: what is none of them goes into the query. Newer versions of pydantic
+let nobody be registered as a BaseModel, so our Structs have what dataclasses have: their fields can be read as theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlserve.errors import MLServeError
+
+__all__ = ["InPydantic"]
+
+
+class _OfDataclass:
+    """An attribute of dataclasses, for Structs."""
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        if not issubclass(owner, msgspec.Struct):
+            raise AttributeError(self._name)
+        return getattr(_as_dataclass(owner), self._name)
+
+
+@functools.cache
+def _as_dataclass(struct: Any) -> Any:
+    """A dataclass with the same fields."""
+    fields = []
+    for one in msgspec.structs.fields(struct):
+        factory: Any = one.default_factory
+        if one.default is not msgspec.NODEFAULT:
+            factory = functools.partial(_itself, one.default)
+        made = dataclasses.field() if factory is msgspec.NODEFAULT else dataclasses.field(default_factory=factory)
+        fields.append((one.name, one.type, made))
+    return dataclasses.make_dataclass(struct.__name__, fields, kw_only=True)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 class InPydantic:
+    """The base of types that have pydantic's methods: `model_validate`, `model_dump`, `model_json_schema`."""
+
     __slots__ = ()
+
+    if not TYPE_CHECKING:
+        __dataclass_fields__ = _OfDataclass()
+        __dataclass_params__ = _OfDataclass()  # pprint wants it of dataclasses
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        core: Any = importlib.import_module("pydantic_core")  # who calls this has imported it
+        written = core.core_schema.plain_serializer_function_ser_schema(_serialize, info_arg=True)
+        return core.core_schema.no_info_plain_validator_function(_validator_of(cls, core), serialization=written)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        own: dict[str, Any] = cls.model_json_schema()  # type: ignore[attr-defined]  # of those who inherit this
+        parts = own.pop("$defs", {})
+        return {"title": cls.__name__, **_inlined(own, parts)}
+
+
+def _validator_of(cls: Any, core: Any) -> Any:
+    def validate(value: Any) -> Any:
+        try:
+            return cls.model_validate(value)
+        except MLServeError as error:  # of settings; pydantic knows ValueErrors
+            raise ValueError(str(error)) from None
+        except ValueError as error:
+            if not hasattr(error, "errors"):
+                raise
+            faults = [
+                {"type": core.PydanticCustomError(one["type"], one["msg"]), "loc": one["loc"], "input": one["input"]}
+                for one in error.errors()
+            ]
+            raise core.ValidationError.from_exception_data(cls.__name__, faults) from None
+
+    return validate
+
+
+def _serialize(value: Any, info: Any) -> Any:
+    return msgspec.json.decode(value.model_dump_json()) if info.mode == "json" else value.model_dump()
+
+
+def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:
+    """A JSON schema with its parts where they are named: pydantic has one place for those of all its models."""
+    if isinstance(schema, list):
+        return [_inlined(one, parts) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+    return {key: _inlined(one, parts) for key, one in schema.items()}

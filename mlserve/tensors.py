@@ -10,13 +10,14 @@ import numpy as np
 
 from mlserve.datatypes import Array
 from mlserve.errors import CodecError
+from mlserve.in_pydantic import InPydantic
 from mlserve.payload import UNSET, Payload, plain_list
 from mlserve.wire.json_data import values_from_json
 
 __all__ = ["TensorData"]
 
 
-class TensorData(Payload):
+class TensorData(Payload, InPydantic):
     """One tensor's values with list behaviour: `data[0]`, `len(data)`, `for`, `==`; `data.root` is plain Python.
 
     A bare string or number is one element. A bare string or bytes also passes for what it is: `isinstance(data, str)`

@@ -11,6 +11,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar, Union
 
@@ -133,6 +134,9 @@ VALUES: list[Any] = [
     *(np.float32(0.5), np.int64(3), {"a": np.float32(0.5)}),
     *(Own(), [Own()], {"a": Own()}, Pairs(), ValueError("x"), object(), Own, Path("/x"), re.compile("x")),
     *(ipaddress.ip_address("1.2.3.4"), ipaddress.ip_network("10.0.0.0/31"), dt.time(1, 2)),
+    *(dt.timedelta(seconds=90), {"a": dt.timedelta(days=-1, microseconds=5)}, dt.datetime(2020, 1, 2, 3, 4, 5, 600)),
+    *([dt.datetime(2020, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=1)))], {MOMENT.date(): 1}, [MOMENT.timetz()]),
+    *(pydantic.SecretStr("s"), {"a": pydantic.SecretStr("s")}, pydantic.HttpUrl("http://h/")),
 ]
 OPEN_HINTS = (Any, None, dict, list, dict[str, Any])
 
@@ -145,6 +149,8 @@ def is_known(value: Any, hint: Any, expected: Any) -> bool:
     inner = inner[0] if isinstance(inner, list) and inner else inner
     if hint in OPEN_HINTS and expected is None and isinstance(inner, (np.generic, Own, Pairs, ValueError)):
         return True  # numpy's values are JSON here, and other objects their attributes also where `Any` is promised
+    if isinstance(inner, dt.timedelta) and hint is not None and expected:
+        return True  # where it is promised, in days and seconds alone: a year, and a minute in some versions, are more
     if value is Colour.RED and (expected == ["red"] or hint is bytes):
         return True  # an enum's value is not checked there
     if hint is list and isinstance(value, (pydantic.BaseModel, Pairs, ipaddress.IPv4Network)):
@@ -188,7 +194,7 @@ async def test_an_answer_is_what_fastapi_makes_of_it(hint: Any) -> None:
         for value in VALUES:
             given[:] = [value]
             expected, got = await fastapis(client), ours(value, hint)
-            if repr(got) != repr(expected).replace("+00:00", "Z") and not is_known(value, hint, expected):
+            if repr(got) != repr(expected) and not is_known(value, hint, expected):
                 differ.append((value, "FastAPI", expected, "here", got))
     assert not differ
 
@@ -312,3 +318,29 @@ def test_annotations_that_say_nothing_about_json_let_all_pass() -> None:
         assert ours({"a": "5"}, hint) == [{"a": "5"}]
     assert ours({"a": 1, "password": "p"}, Union[fastapi.Response, Public]) == [{"a": 1, "b": None}]
     assert ours(Private(a=1), Union[Public, np.ndarray]) == [{"a": 1, "b": None}]
+
+
+def test_secrets_stay_secret_and_keys_are_text() -> None:
+    class Login:
+        def __init__(self) -> None:
+            self.password = pydantic.SecretStr("hunter2")
+
+    for hint in (Parameter.empty, Any, dict[str, Any]):
+        written = json_of({"a": Login(), "b": [pydantic.SecretBytes(b"hunter2")]}, hint)
+        assert b"hunter2" not in written and b"***" in written
+    keys = {True: 1, None: 2, 1.5: 3, Path("/x"): 4, MOMENT.date(): 5, ipaddress.ip_address("1.2.3.4"): 6, b"y": 7}
+    assert json.loads(json_of(keys, Parameter.empty)) == {
+        "true": 1,
+        "null": 2,
+        "1.5": 3,
+        "/x": 4,
+        "2020-01-02": 5,
+        "1.2.3.4": 6,
+        "y": 7,
+    }
+
+
+def test_durations_are_seconds_where_nothing_is_promised_and_iso_8601_where_it_is() -> None:
+    value = {"t": dt.timedelta(seconds=90), "d": MOMENT}
+    assert json.loads(json_of(value, Parameter.empty)) == {"t": 90.0, "d": "2020-01-02T00:00:00+00:00"}
+    assert json.loads(json_of(value, dict[str, Any])) == {"t": "PT90S", "d": "2020-01-02T00:00:00Z"}

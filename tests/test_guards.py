@@ -45,6 +45,7 @@ ROOMS = [
         "scalars",
         "annotations",
         "arguments",
+        "written",
         "answering",
         "handling",
         "sealed",

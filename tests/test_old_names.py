@@ -343,6 +343,6 @@ def test_types_are_fields_of_pydantics_models(alias: None) -> None:
     assert made.model_dump()["request"]["inputs"][0]["data"] == [b"x"]
     assert mine.model_validate_json(made.model_dump_json()).request.inputs[0].data == ["x"]
     schema = mine.model_json_schema()["properties"]["inputs"]["items"]
-    assert schema == {"title": "MetadataTensor", "type": "object"}
+    assert (schema["title"], schema["required"]) == ("MetadataTensor", ["name", "datatype", "shape"])
     with pytest.raises(pydantic.ValidationError, match="shape"):
         mine(inputs=[{"name": "a", "datatype": "BYTES"}])

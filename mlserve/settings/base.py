@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 
 from mlserve.errors import SettingsError
+from mlserve.in_pydantic import InPydantic
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
 from mlserve.types.dumping import dump, schema_of
@@ -51,7 +52,7 @@ class _Meta(msgspec.StructMeta):
             raise SettingsError(f"{cls.__name__}: {error}") from None
 
 
-class SettingsBase(msgspec.Struct, kw_only=True, dict=True, metaclass=_Meta):
+class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclass=_Meta):
     """Mutable settings with pydantic's method names, thin."""
 
     _prefix: ClassVar[str] = ""  # of the variables, after MLSERVER_ or MLSERVE_

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from mlserve.in_pydantic import InPydantic
 from mlserve.types.dumping import dump, dump_json, schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -45,7 +45,9 @@ else:
             return _construct(cls, **_checked_fields(cls, args, fields))
 
 
-class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+class Model(
+    msgspec.Struct, InPydantic, metaclass=_ModelMeta, kw_only=True, omit_defaults=True, repr_omit_defaults=True
+):
     """The base of the protocol's types. Fields are mutable; None and unset fields are left out of every dump.
 
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
@@ -134,24 +136,6 @@ class Model(msgspec.Struct, metaclass=_ModelMeta, kw_only=True, omit_defaults=Tr
             if "data" in one.get("properties", ()):  # No default for people, though one for the decoder.
                 one["required"].append("data")
         return schema
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Lets this type be a field of pydantic's models, and a body in FastAPI's handlers."""
-        schemas: Any = importlib.import_module("pydantic_core.core_schema")  # who calls this has imported it
-
-        def serialize(value: Model, info: Any) -> Any:
-            return msgspec.json.decode(value.model_dump_json()) if info.mode == "json" else value.model_dump()
-
-        written = schemas.plain_serializer_function_ser_schema(serialize, info_arg=True)
-        return schemas.no_info_plain_validator_function(cls.model_validate, serialization=written)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> _Dict:
-        return {
-            "title": cls.__name__,
-            "type": "object",
-        }  # model_json_schema() has the rest, with definitions of its own
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, deep or not (then parts are shared), with `update` applied."""

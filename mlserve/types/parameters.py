@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from mlserve.in_pydantic import InPydantic
 from mlserve.types.declared import declared_by, fill
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.validation import ValidationError, from_msgspec
@@ -39,7 +40,7 @@ class _KeyOrMethod:
         return self._method.__get__(parameters, owner)
 
 
-class Parameters(dict[str, Any]):
+class Parameters(dict[str, Any], InPydantic):
     """A dict whose keys are attributes too; None and absent are the same thing.
 
     A key that is called like a method of dicts (`items`, `values`) hides that method: code that takes any parameters

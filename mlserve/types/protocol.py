@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from mlserve.datatypes import DATATYPES, Datatype
+from mlserve.in_pydantic import InPydantic
 from mlserve.tensors import TensorData
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.model import Model, check_texts, fault, nested_list
@@ -240,7 +241,7 @@ class RepositoryIndexResponseItem(Model, kw_only=True):
                 raise fault(self, "state", expected, self.state, "enum") from None
 
 
-class RepositoryIndexResponse(list[RepositoryIndexResponseItem]):
+class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
     """The repository index: a bare list on the wire; `root` is that list."""
 
     def __init__(self, root: Any = ()) -> None:

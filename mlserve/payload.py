@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Payload", "plain_list"]
 
 UNSET: Any = object()
+_NESTED = re.compile(rb"\s*\[\s*\[")  # how the JSON text of a list of lists begins
 _OCTETS = (bytes, bytearray)
 _PLAIN = (list, np.ndarray, tuple, str, bytes, int, float, dict)
 _new = object.__new__
@@ -139,6 +141,16 @@ class Payload:
         """The list that the values were given as, if they were: to be read only."""
         held = self._held() if self._form == "object" else None
         return held if isinstance(held, list) else None
+
+    @property
+    def rows(self) -> int | None:
+        """The number of lists that the values' list holds, as they were given; None of values that are no lists."""
+        is_unread = self._form == "json" and self._list is UNSET
+        if self._form in ("raw", "contents") or (is_unread and not _NESTED.match(self._octets())):
+            return None
+        value = self._held() if self._form == "object" else self.tolist()
+        is_nested = isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple)
+        return len(value) if is_nested else None
 
     # -- conversions --------------------------------------------------------------------------------------------------
 

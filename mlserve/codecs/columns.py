@@ -17,7 +17,7 @@ from mlserve.codecs.datetime import DatetimeCodec
 from mlserve.codecs.decoded import NOTHING, decoded_input, get_content_type, get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.jsontext import EXACT, JsonContentType, json_texts, values_of_json
-from mlserve.codecs.lists import elements
+from mlserve.codecs.lists import ListCodec, elements
 from mlserve.codecs.numpy import to_datatype
 from mlserve.codecs.registry import find_input_codec
 from mlserve.codecs.string import StringCodec
@@ -56,7 +56,8 @@ def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[D
 def decode_column(tensor: InputOrOutput) -> Any:
     """A tensor as the values of a column: a flat array, or a list of one object a row.
 
-    Its decoded form if it has one, its content type's, or else numbers by the datatype and text as it came.
+    Its decoded form if it has one, its content type's, or else numbers by the datatype and text as it came. Each value
+    is a row, whatever the shape says; of data that came as nested lists each list is one, unless it holds one value.
     """
     value: Any = NOTHING
     if has_decoded(tensor):
@@ -68,13 +69,35 @@ def decode_column(tensor: InputOrOutput) -> Any:
     elif tensor.parameters is not None:
         value = _decode_output(tensor)
     if value is not NOTHING:
-        return _rows(value)
+        return _by_lists(value, tensor) if _is_of_elements(value, tensor) else _rows(value)
     if tensor.datatype == BYTES:
-        return elements(tensor, "pd")
+        return _by_lists(elements(tensor, "pd"), tensor)
     try:
-        return tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False).reshape(-1)
+        flat = tensor.data.to_numpy(tensor.datatype, tensor.shape, writable=False).reshape(-1)
     except InvalidRequest as error:
         raise located(error, tensor) from None
+    return _by_lists(flat, tensor)
+
+
+def _is_of_elements(value: Any, tensor: InputOrOutput) -> bool:
+    """Whether this is what one of our codecs made of each element: text, bytes or dates."""
+    content_type = get_content_type(tensor)
+    codec = find_input_codec(content_type) if content_type is not None and isinstance(value, list) else None
+    return isinstance(codec, type) and issubclass(codec, ListCodec)
+
+
+def _by_lists(flat: Any, tensor: InputOrOutput) -> Any:
+    """The values as they were nested, a list a row; flat as they are if they were not, or with one value in each."""
+    count = tensor.data.rows
+    if count is None or count == len(flat):
+        return flat
+    shape, nested = [], tensor.data.tolist()
+    while isinstance(nested, list | tuple):
+        shape.append(len(nested))
+        nested = nested[0] if nested else None
+    array = np.empty(len(flat), flat.dtype if isinstance(flat, np.ndarray) else object)
+    array[:] = flat
+    return array.reshape(shape).tolist()
 
 
 def _decode_output(tensor: Any) -> Any:

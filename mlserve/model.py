@@ -48,7 +48,7 @@ class MLModel:
     busy_while_awaiting = False
 
     # All but the settings stands in the class, for models that do not call this __init__.
-    ready: bool | None = None  # until load() was called. False, set here or given by load(), refuses the model.
+    ready: bool | None = None  # until load() was called. False, set or given by load(), refuses the model; not later.
     _by_name: Mapping[str, tuple[Any, int, dict[str, MetadataTensor]]] = MappingProxyType({})
     _settings: ModelSettings = _OwnSettings()  # type: ignore[assignment]  # gives them, where the model has none
 

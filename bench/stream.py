@@ -2,9 +2,10 @@
 
     python bench/stream.py                        1 and 64 streams at once, as fast as they go and one event a 10 ms
     python bench/stream.py --rounds 3 --without-peer
+    python bench/stream.py --plain                ours from a plain generator, in a thread
 
-Both servers run one worker process and the same stream of tokens, asynchronous, and are up at the same time; rounds
-alternate between them. See bench/README.md.
+Both servers run one worker process and the same stream of tokens, asynchronous unless told, and are up at the same
+time; rounds alternate between them. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from report import busy_note, labels, machine, markdown, number, save
 from servers import Model, Server, exit_on_sigterm
 from stream_client import StreamPlan, run_streams
 
-MODEL = Model("tokens", {"implementation": "tokens.Tokens"}, (Path(__file__).parent / "apps" / "tokens.py",))
+TOKENS = Path(__file__).parent / "apps" / "tokens.py"
 PATHS = {OURS: "/v2/models/tokens/generate_stream", "litserve": "/predict"}
 
 
@@ -105,7 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-peer", action="store_true")
+    parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
+    implementation = "tokens.PlainTokens" if options.plain else "tokens.Tokens"
+    model = Model("tokens", {"implementation": implementation}, (TOKENS,))
     exit_on_sigterm()
     peers: list[Peer] = [PEERS[OURS]]
     if not options.without_peer:
@@ -113,7 +117,7 @@ def main() -> None:
     note, about = busy_note(), machine()
     found: dict[str, dict[str, list[Sample]]] = {load.title: {peer.key: [] for peer in peers} for load in LOADS}
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(peer, [MODEL])) for peer in peers]
+        servers = [stack.enter_context(Server(peer, [model])) for peer in peers]
         for place in range(options.rounds):
             for load in LOADS:
                 for server in servers if place % 2 == 0 else reversed(servers):

@@ -47,6 +47,15 @@ _MOVED = {
     "mlserver.types.dataplane": "mlserve.types",
     "mlserver.types.model_repository": "mlserve.types",
     "mlserver.utils": "mlserve.old_names.utils",
+    "mlserver_alibi_detect.runtime": "mlserve_alibi_detect.model",
+    "mlserver_alibi_explain.runtime": "mlserve_alibi_explain.model",
+    "mlserver_huggingface.codecs.base": "mlserve_huggingface.codecs.request",
+    "mlserver_huggingface.codecs.conversation": "mlserve_huggingface.codecs.json",
+    "mlserver_huggingface.codecs.image": "mlserve_huggingface.codecs.media",
+    "mlserver_huggingface.codecs.jsonlist": "mlserve_huggingface.codecs.json",
+    "mlserver_huggingface.codecs.numpylist": "mlserve_huggingface.codecs.media",
+    "mlserver_huggingface.codecs.raw": "mlserve_huggingface.codecs.media",
+    "mlserver_mllib.mllib": "mlserve_mllib.model",
 }
 _PACKAGES = {name.rpartition(".")[0] for name in _MOVED}  # ours may be plain modules
 _EVERYWHERE = "mlserve.old_names.everywhere"
@@ -89,12 +98,12 @@ class _Alias(MetaPathFinder, Loader):
             return
         name = module.__spec__.name
         module.__spec__ = self._specs.pop(name)
-        if not name.startswith(_OLD + "."):
+        if name == _OLD:
             return
         if "__getattr__" not in vars(module):
             self.given.append((module, "__getattr__"))
             vars(module)["__getattr__"] = partial(_old_attribute, name)
-        if module.__name__ != _NEW + name[len(_OLD) :]:
+        if name.startswith(_RUNTIMES) or module.__name__ != _NEW + name[len(_OLD) :]:
             return
         for last, value in list(vars(module).items()):  # submodules of ours that would be found instead
             if isinstance(value, ModuleType) and value.__name__ == f"{module.__name__}.{last}":

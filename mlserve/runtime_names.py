@@ -157,12 +157,20 @@ def _missing_module(name: str, folder: Path | None, error: ModuleNotFoundError) 
         return f"no runtime has that short name{_meant(name, RUNTIMES)}; known are {', '.join(RUNTIMES)}"
     module, _, _ = name.rpartition(".")
     if not (module == missing or module.startswith(f"{missing}.")):
+        if top in sys.modules and top != missing:
+            return f"it needs the module '{missing}', which the package '{top}' does not have{_named_anew(top)}"
         package = _DISTRIBUTIONS.get(top, top)
         return f"it needs the Python package '{top}', which is not installed: pip install {package}"
     files = _python_files(folder)
     beside = f" nor in {folder}" if folder is not None else ""
     known = (*files, *(runtime.module for runtime in RUNTIMES.values()))
     return f"there is no module '{missing}' among the installed packages{beside}{_meant(missing, known)}"
+
+
+def _named_anew(package: str) -> str:
+    """Where to look for what stands behind a package that is ours under MLServer's name."""
+    name = sys.modules[package].__name__
+    return f"; '{package}' is {name} here, see docs/migrating.md" if name != package else ""
 
 
 def _missing_class(name: str, error: AttributeError) -> str:

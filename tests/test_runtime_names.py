@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlserve import compat
 from mlserve.runtime_names import RUNTIMES, explain_import_error, resolve_implementation, runtime_of_artifact
 
 
@@ -139,6 +140,20 @@ def test_a_missing_package_of_a_models_own_code_is_named_as_pip_knows_it(explain
     assert "it needs the Python package 'not_there_at_all'" in text and "pip install not_there_at_all" in text
     error = ModuleNotFoundError("No module named 'cv2'", name="cv2")
     assert "pip install opencv-python-headless" in explain_import_error("models.Mine", None, error)
+
+
+def test_a_missing_module_of_a_package_that_is_there_is_not_called_a_missing_package(explain: Any) -> None:
+    text = explain("below_x.Mine", below_x="import email.no_such_part")
+    assert text == (
+        "cannot import 'below_x.Mine': it needs the module 'email.no_such_part', which the package 'email' does not have"
+    )
+    compat.install()
+    try:
+        text = explain("old_x.Mine", old_x="from mlserver_sklearn.no_such_part import SKLearnModel")
+    finally:
+        compat.uninstall()
+    assert text.endswith("does not have; 'mlserver_sklearn' is mlserve_sklearn here, see docs/migrating.md")
+    assert "it needs the module 'mlserver_sklearn.no_such_part'" in text and "pip install" not in text
 
 
 def test_a_missing_class_names_near_ones(explain: Any, tmp_path: Path) -> None:

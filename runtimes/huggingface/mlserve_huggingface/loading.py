@@ -25,7 +25,7 @@ _logger = logging.getLogger("mlserve.huggingface")
 _IS_5 = int(transformers.__version__.partition(".")[0]) >= 5
 
 
-async def find_model(settings: ModelSettings, chosen: HuggingFaceSettings) -> str | None:
+def find_model(settings: ModelSettings, chosen: HuggingFaceSettings) -> str | None:
     """The folder or hub name of the model: `pretrained_model`, else `parameters.uri`, else the model's own folder.
 
     None if there is neither: then the task's default model is fetched. InvalidModelURI if the folder holds none.

@@ -57,7 +57,7 @@ class HuggingFaceRuntime(MLModel):
 
     async def load(self) -> bool:
         """Makes the pipeline. InvalidModelURI if its folder is missing, ModelLoadError if it cannot be made."""
-        model = await find_model(self._settings, self._chosen)
+        model = find_model(self._settings, self._chosen)
         task, pipeline = make_pipeline(self._settings, self._chosen, model)
         interface = Interface(task, pipeline)
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)

@@ -10,7 +10,7 @@ from mlserve.settings import ModelSettings
 from mlserve.settings.base import SettingsBase
 from mlserve.settings.server import Count, Positive
 
-__all__ = ["HuggingFaceSettings", "settings_of"]
+__all__ = ["HuggingFaceSettings", "get_huggingface_settings", "settings_of"]
 
 
 class HuggingFaceSettings(SettingsBase):
@@ -51,3 +51,6 @@ def settings_of(settings: ModelSettings) -> HuggingFaceSettings:
     if settings.devices and "device" not in chosen.model_fields_set:
         chosen.device = 0  # the only one that this worker sees
     return chosen
+
+
+get_huggingface_settings = settings_of  # as MLServer calls it

@@ -59,9 +59,9 @@ def test_a_folder_of_settings_without_a_model_means_the_default_model(models: di
     """Settings from a file that name no artifact have their own folder as the artifact."""
     settings = settings_for(tmp_path, task="text-classification")
     settings.source_dir = tmp_path
-    assert anyio.run(find_model, settings, settings_of(settings)) is None
+    assert find_model(settings, settings_of(settings)) is None
     shutil.copytree(models["text-classification"], tmp_path, dirs_exist_ok=True)
-    assert anyio.run(find_model, settings, settings_of(settings)) == str(tmp_path)
+    assert find_model(settings, settings_of(settings)) == str(tmp_path)
 
 
 def test_variables_are_read_under_both_names(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

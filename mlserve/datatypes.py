@@ -181,6 +181,15 @@ def cast(array: Array, datatype: str) -> Array:
     return result
 
 
+def changed(array: Array, made: Array) -> Array:
+    """Where the values of an array that was made of another by a cast are others than its; NaN remains NaN."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        wrong: Array = (made.astype(array.dtype) != array) & ~((array != array) & (made != made))
+    if array.dtype.kind in "iu" and made.dtype.kind == "f":  # beyond the integers, going back may end at the greatest
+        wrong |= made.astype(np.float64) >= float(int(np.iinfo(array.dtype).max) + 1)
+    return wrong
+
+
 def is_masked(value: Any) -> bool:
     """Whether this is one of numpy's masked arrays, which hide values that numpy's other functions would show."""
     return isinstance(value, np.ndarray) and hasattr(value, "mask")

@@ -13,7 +13,7 @@ import numpy as np
 from mlserve.codecs import NumpyCodec, StringCodec
 from mlserve.codecs.decoded import get_content_type
 from mlserve.codecs.errors import located
-from mlserve.datatypes import BYTES, Array, cast, datatype_of
+from mlserve.datatypes import BYTES, Array, cast, changed, datatype_of
 from mlserve.errors import CodecError, InferenceError, InvalidRequest
 from mlserve.model import MLModel
 from mlserve.tensors import TensorData
@@ -23,7 +23,7 @@ __all__ = ["array_of", "fit", "inputs_by_name", "output_of", "outputs_asked"]
 
 # Content types that say no more than the datatype does. Others have a codec make the value.
 _PLAIN = frozenset({None, NumpyCodec.ContentType, StringCodec.ContentType})
-_NARROW = ("FP16", "FP32")  # whose range FP64 and the integers go beyond
+_FLOATS = ("FP16", "FP32", "FP64")  # a cast to which may round, or end in infinity
 
 
 def inputs_by_name(
@@ -55,31 +55,33 @@ def inputs_by_name(
 def array_of(model: MLModel, one: RequestInput, datatype: str | None = None, *, writable: bool = False) -> Array:
     """An input's values as an array of this datatype, its own unless given: a view of the request where it can be.
 
-    Values that the datatype cannot hold are refused, also those beyond FP16 or FP32; floats may lose precision. BYTES
-    are an array of objects.
+    Values that the datatype cannot hold are refused: also those beyond FP16 or FP32, and whole numbers that would be
+    rounded. Floats may lose precision. BYTES are an array of objects.
     """
     wanted = datatype or one.datatype
     metadata = (model.declared("inputs") or {}).get(one.name)
     try:
         if get_content_type(one, metadata) in _PLAIN:
             array = one.data.to_numpy(wanted, one.shape, writable=writable)
-            if wanted in _NARROW and one.datatype != wanted:
-                _check_range(array, one.data.to_numpy(one.datatype, one.shape, writable=False), wanted)
+            if wanted in _FLOATS and one.datatype != wanted:
+                _check_floats(array, one.data.to_numpy(one.datatype, one.shape, writable=False), wanted)
             return array
         value = np.asarray(model.decode(one))
-        return value.astype(object) if wanted == BYTES else _check_range(cast(value, wanted), value, wanted)
+        return value.astype(object) if wanted == BYTES else _check_floats(cast(value, wanted), value, wanted)
     except InvalidRequest as error:
         raise located(error, one) from None
 
 
-def _check_range(array: Array, source: Array, datatype: str) -> Array:
-    """The array, if nothing in it has become infinite. CodecError names the first value that has."""
-    if datatype in _NARROW and np.isinf(array).any():
-        lost = np.isinf(array) & np.isfinite(source)
-        if lost.any():
-            at = int(np.flatnonzero(lost)[0])
-            greatest = float(np.finfo(array.dtype).max)
-            raise CodecError(f"data[{at}]: {source.ravel()[at].item()!r} is no {datatype} (at most {greatest:g})")
+def _check_floats(array: Array, source: Array, datatype: str) -> Array:
+    """The array, if no number in it has become infinite and no integer another. CodecError names the first that has."""
+    if datatype not in _FLOATS:
+        return array
+    lost = changed(source, array) if source.dtype.kind in "iu" else np.isinf(array) & np.isfinite(source)
+    if lost.any():
+        at = int(np.flatnonzero(lost)[0])
+        greatest, near = float(np.finfo(array.dtype).max), array.ravel()[at].item()
+        told = f"at most {greatest:g}" if np.isinf(near) else f"the nearest is {near:.0f}"
+        raise CodecError(f"data[{at}]: {source.ravel()[at].item()!r} is no {datatype} ({told})")
     return array
 
 

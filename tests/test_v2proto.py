@@ -95,7 +95,7 @@ def test_what_triton_writes_is_read_as_meant() -> None:
     message.parameters["empty"].SetInParent()
     message.outputs.add(name="y").parameters["classification"].int64_param = 3
     request, name, version, form = decode_request(message.SerializeToString(), {"a": "b"})
-    assert (name, version, form, request.id) == ("m", "v2", "contents", "7")
+    assert (name, version, form, request.id) == ("m", "v2", "raw", "7")
     assert request.parameters == {
         "flag": False,
         "count": -(1 << 63),
@@ -110,7 +110,7 @@ def test_what_triton_writes_is_read_as_meant() -> None:
 def test_an_empty_request_is_a_request_for_no_model() -> None:
     """Absent text is None where the types have None."""
     request, name, version, form = decode_request(b"")
-    assert (name, version, form) == ("", "", "contents")
+    assert (name, version, form) == ("", "", "raw")
     assert (request.id, request.parameters, request.inputs, request.outputs) == (None, None, [], None)
 
 
@@ -321,3 +321,10 @@ def test_a_request_with_more_parts_than_can_be_read_in_a_moment_is_refused(of: s
     more = tuple(count + (place == at) for place, count in enumerate(counts))
     with pytest.raises(InvalidRequest, match=r"over gRPC it may have (10000|50000)"):
         decode_request(message(*more))
+
+
+def test_the_form_of_an_answer_is_that_of_the_inputs_and_raw_without_any() -> None:
+    typed = request_of(tensor([0.5]))
+    assert [decode_request(encoded(typed, raw=raw)).form for raw in (False, True)] == ["contents", "raw"]
+    nothing = triton.ModelInferRequest(model_name="m").SerializeToString()  # what tritonclient sends without inputs
+    assert decode_request(nothing).form == "raw"

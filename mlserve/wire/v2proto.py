@@ -80,7 +80,9 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str | bytes] | N
         outputs=[RequestOutput(name=one.name, parameters=_read_parameters(one.parameters)) for one in message.outputs]
         or None,
     )
-    return Decoded(request, message.model_name, message.model_version, "raw" if raw else "contents")
+    # A request without inputs shows no form; tritonclient sends it so, and reads raw answers only.
+    form = "raw" if raw or not request.inputs else "contents"
+    return Decoded(request, message.model_name, message.model_version, form)
 
 
 def decode_response(data: bytes | memoryview) -> InferenceResponse:

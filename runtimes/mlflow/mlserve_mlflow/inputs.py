@@ -14,6 +14,7 @@ import pandas as pd
 from mlflow.types import DataType, Schema
 
 from mlserve.codecs import NumpyRequestCodec, PandasCodec, RequestCodec
+from mlserve.datatypes import changed
 from mlserve.errors import InferenceError
 from mlserve.types import InferenceRequest
 from mlserve_mlflow.codecs import TensorDictCodec
@@ -245,9 +246,9 @@ def _exactly(name: str, array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> n
         return array
     with np.errstate(all="ignore"):
         made = array.astype(wanted)
-        changed = (made.astype(array.dtype) != array) & ~((array != array) & (made != made))
-    if changed.any():
-        first = array[changed].ravel()[0]
+    wrong = changed(array, made)
+    if wrong.any():
+        first = array[wrong].ravel()[0]
         raise InferenceError(
             f"input '{name}': the signature says {wanted}, and {first} of {array.dtype} cannot be kept exactly in it"
         )

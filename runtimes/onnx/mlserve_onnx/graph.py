@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any, NamedTuple
 
 from mlserve.datatypes import Datatype
 from mlserve.errors import ModelLoadError
-from mlserve.types import MetadataTensor
+from mlserve.types import MetadataTensor, Parameters
 from mlserve_onnx.ranks import names_with_shape
 
 __all__ = ["Graph", "Slot", "read_graph"]
 
+_logger = logging.getLogger("mlserve.onnx")
 _DATATYPES = {
     "float": Datatype.FP32,
     "double": Datatype.FP64,
@@ -34,9 +36,11 @@ class Slot(NamedTuple):
     form: str  # "tensor", "maps" (a row of values by label, as classifiers of scikit-learn have it), "list"
 
     def described(self) -> MetadataTensor:
-        """As model metadata."""
-        shape = [-1, -1] if self.shape is None else self.shape
-        return MetadataTensor(name=self.name, datatype=self.datatype, shape=shape)
+        """As model metadata, which has no way but a parameter to leave the number of dimensions open."""
+        if self.shape is not None:
+            return MetadataTensor(name=self.name, datatype=self.datatype, shape=self.shape)
+        parameters = Parameters(any_rank=True) if self.form == "tensor" else None
+        return MetadataTensor(name=self.name, datatype=self.datatype, shape=[-1, -1], parameters=parameters)
 
 
 class Graph(NamedTuple):
@@ -62,9 +66,16 @@ def read_graph(session: Any, path: str, name: str) -> Graph:
             )
         inputs[one.name] = slot
     outputs = {one.name: slot for one in session.get_outputs() if (slot := _slot(one, shaped)) is not None}
+    told = ", ".join(f"'{one.name}' is a {one.type}" for one in session.get_outputs() if one.name not in outputs)
     if not outputs:
-        told = ", ".join(f"'{one.name}' is a {one.type}" for one in session.get_outputs())
         raise ModelLoadError(f"model '{name}': no datatype of the protocol can hold its outputs: {told}")
+    if told:
+        _logger.warning(
+            "model '%s': outputs are left out, which no datatype of the protocol can hold: %s; to have them, export it "
+            "with a Cast node behind",
+            name,
+            told,
+        )
     return Graph(inputs, frozenset(one.name for one in defaults), outputs)
 
 

@@ -70,6 +70,17 @@ def test_a_file_that_cannot_be_served_is_told_with_the_reason(tmp_path: Path, wr
     assert words in refusal(tmp_path)
 
 
+def test_an_output_that_cannot_be_sent_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [graphs.node("Cast", ["x"], ["half"], to=TensorProto.BFLOAT16), graphs.node("Identity", ["x"], ["y"])]
+    inputs, y = {"x": (TensorProto.FLOAT, ["N"])}, (TensorProto.FLOAT, ["N"])
+    graphs.save(tmp_path / "model.onnx", nodes, inputs, {"half": (TensorProto.BFLOAT16, ["N"]), "y": y})
+    model = load(tmp_path)
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "mlserve.onnx"]
+    assert "model 'm': outputs are left out" in told and "'half' is a tensor(bfloat16)" in told
+    assert [one.name for one in model.outputs] == ["y"]
+    assert list(arrays(response_of(model, named_request(x=np.float32([1, 2]))))) == ["y"]
+
+
 def test_a_file_that_is_cut_short_is_told(folder: Path) -> None:
     path = folder / "model.onnx"
     path.write_bytes(path.read_bytes()[:40])
@@ -122,6 +133,7 @@ def test_a_scalar_is_described_as_one_unlike_a_tensor_of_unknown_dimensions(tmp_
     graphs.save(tmp_path / "model.onnx", [graphs.node("Identity", ["x"], ["y"])], {"x": tensor}, {"y": tensor})
     model = load(tmp_path)
     assert [one.shape for one in (*model.inputs, *model.outputs)] == [[-1, -1]] * 2
+    assert [one.parameters for one in (*model.inputs, *model.outputs)] == [{"any_rank": True}] * 2
     for value in (k, np.ones((1, 2, 1), "f4")):
         assert arrays(response_of(model, named_request(x=value)))["y"].shape == value.shape
 

@@ -284,13 +284,14 @@ class Worker:
                 model.ready = True
             metadata = _metadata_json(await _maybe_await(model.metadata()))
             details = _details(model)
+            loaded = LoadedModel(model, modules)  # it reads the handlers' annotations, which may be wrong
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._is_ending():
                 raise
             self._loader.discard(modules)
             self._outbox.put(_load_failure(frame.model, error))
             return
-        self._models[frame.model] = LoadedModel(model, modules)
+        self._models[frame.model] = loaded
         self._outbox.put(frames.Loaded(frame.model, bool(model.ready), metadata, details))
 
     def _is_ending(self) -> bool:

@@ -84,3 +84,32 @@ def test_the_server_starts_without_them_and_tells_why_over_both_protocols(tmp_pa
         with connected(server.grpc) as channel:
             assert _index_of_grpc(channel) == told
         assert server.stop() == 0
+
+
+HANDLER = """
+from mlserve import MLModel
+from mlserve.handlers import custom_handler
+
+
+class Strange: ...
+
+
+class Asks(MLModel):
+    @custom_handler(rest_path="/asks", rest_method="GET")
+    def asks(self, thing: Strange = None):
+        return 1
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_handler_that_nobody_can_call_is_told_when_its_model_loads(workers, tmp_path):
+    """The others are served, and the worker lives on."""
+    for name, kind, text in (("good", "Good", GOOD), ("asks", "Asks", HANDLER)):
+        place = write_model(tmp_path, name, f"models.{kind}")
+        (place / "models.py").write_text(text)
+    with serving(tmp_path, env={"MLSERVER_PARALLEL_WORKERS": str(workers)}) as server:
+        assert server.infer("good", [1.0]).status_code == 200
+        index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=30).json()
+        reason = next(one["reason"] for one in index if one["name"] == "asks")
+        assert "the argument 'thing' of a custom handler: nothing can make a Strange" in reason
+        assert "ended with exit code" not in server.output

@@ -21,6 +21,7 @@ from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
 from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
 from mlserve.types import InferenceResponse, RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
+from tests.old_runtimes import check_old_names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
@@ -264,3 +265,7 @@ def test_the_input_is_described_where_the_detector_knows_it(detectors: dict[str,
     (tensor,) = load(detectors["ks"], signature=True).inputs
     assert (tensor.name, tensor.datatype, tensor.shape) == ("x", "FP32", [-1, 3])
     assert load(detectors["iforest"], signature=True).inputs == []
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_alibi_detect")

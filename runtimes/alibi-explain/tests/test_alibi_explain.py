@@ -24,6 +24,7 @@ from mlserve.errors import MLServeError, ModelLoadError
 from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
 from mlserve_alibi_explain import AlibiExplainRuntime
 from mlserve_alibi_explain.kinds import kind_of
+from tests.old_runtimes import check_old_names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
@@ -389,3 +390,7 @@ def test_a_caller_that_leaves_ends_its_explanation(world: Any) -> None:
         await model.unload()
 
     anyio.run(live)
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_alibi_explain")

@@ -18,6 +18,7 @@ from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
 from mlserve.testing import check_runtime
 from mlserve.types import InferenceRequest
 from mlserve_catboost import CatboostModel
+from tests.old_runtimes import check_old_names
 from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
 
 TRIAL = Trial(CatboostModel)
@@ -299,3 +300,7 @@ def test_serving_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_short_name_leads_to_the_class() -> None:
     (entry,) = importlib.metadata.entry_points(group="mlserve.runtimes", name="catboost")
     assert entry.load() is CatboostModel
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_catboost")

@@ -20,6 +20,7 @@ from mlserve_huggingface import HuggingFaceRuntime
 from mlserve_huggingface.loading import find_model
 from mlserve_huggingface.settings import settings_of
 from runtimes.huggingface.tests.asking import GREEDY, IS_5, ask, load, pipeline, plain, settings_for, texts
+from tests.old_runtimes import check_old_names
 
 TEXT = "the red fox"
 
@@ -202,3 +203,7 @@ def test_metadata_describes_the_task(models: dict[str, Path]) -> None:
     assert [(one.name, one.parameters.content_type) for one in told.outputs] == [("output", "hg_jsonlist")]
     own = settings_for(models["text-classification"], inputs=[{"name": "x", "datatype": "BYTES", "shape": [-1]}])
     assert [one.name for one in anyio.run(load(own).metadata).inputs] == ["x"]
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_huggingface")

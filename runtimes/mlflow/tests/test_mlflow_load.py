@@ -24,6 +24,7 @@ from mlserve.codecs import PandasCodec, StringCodec
 from mlserve.errors import InvalidModelURI, MLServeError, ModelLoadError
 from mlserve.loader import import_implementation
 from mlserve_mlflow import MLflowRuntime
+from tests.old_runtimes import check_old_names
 
 TABLE = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
 
@@ -255,3 +256,7 @@ def test_a_bad_request_of_a_library_is_the_clients_fault(forest: Path, load: Any
     with pytest.raises(MLServeError) as caught:
         model.predict(PandasCodec.encode_request(TABLE[["a"]]))
     assert caught.value.http_status == 400 and "cannot use this input: ValueError" in str(caught.value)
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_mlflow")

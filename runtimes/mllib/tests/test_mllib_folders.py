@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 from mlserve import ModelSettings
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.loader import import_implementation
+from tests.old_runtimes import check_old_names
 
 
 def refusal(folder: Path, **extra: Any) -> ModelLoadError:
@@ -110,3 +111,7 @@ def test_names_lead_to_the_class() -> None:
     assert entry.load() is MLlibModel
     for name in ("mllib", "mlserver_mllib.MLlibModel", "mlserve_mllib.MLlibModel"):
         assert import_implementation(name, ModelSettings(name="m"), None) is MLlibModel
+
+
+def test_its_modules_have_mlservers_names() -> None:
+    check_old_names("mlserver_mllib")

@@ -23,14 +23,15 @@ def encode_prediction(
 ) -> tuple[str, list[ResponseOutput]]:
     """The content type of the response and its outputs: all there are, or those asked for, in that order.
 
-    A lone output may be asked for by the name that the metadata declares. InferenceError for any other name.
+    A lone output may be asked for by the name that the metadata declares, and as `output-1`. InferenceError for any
+    other name.
     """
     content_type, parts = _parts_of(prediction)
     if not asked:
         return content_type, [_encode(name, value) for name, value in parts]
     known = dict(reversed(parts))
     if len(parts) == len(declared) == 1:
-        known.setdefault(declared[0].name, parts[0][1])
+        known = {declared[0].name: parts[0][1], UNNAMED: parts[0][1]} | known
     for one in asked:
         if one.name not in known:
             raise InferenceError(f"the model has no output '{one.name}'; it gives {', '.join(dict(parts))}")

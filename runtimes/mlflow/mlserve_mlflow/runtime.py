@@ -24,12 +24,13 @@ from mlserve_mlflow.artifact import fetch, load_folder
 from mlserve_mlflow.errors import from_mlflow
 from mlserve_mlflow.inputs import Inputs
 from mlserve_mlflow.outputs import encode_prediction
-from mlserve_mlflow.signature import metadata_of
+from mlserve_mlflow.signature import inputs_of, outputs_of
 from mlserve_mlflow.threads import Threads
 
 __all__ = ["MLflowRuntime"]
 
 _END: Any = object()
+_ONNX = "mlflow.onnx"
 _PYTHON_MODEL = "mlflow.pyfunc.model"  # the loader of models that are somebody's own code
 
 
@@ -66,9 +67,15 @@ class MLflowRuntime(MLModel):
         self._inputs = Inputs(metadata)
         self._threads.apply(self._model)
         self._is_code = self._model.loader_module == _PYTHON_MODEL
-        self.inputs = self.inputs or metadata_of(metadata.get_input_schema(), "input", 0)
-        self.outputs = self.outputs or metadata_of(metadata.get_output_schema(), "output", 1)
+        self.inputs = self.inputs or inputs_of(metadata.get_input_schema())
+        self.outputs = self.outputs or outputs_of(metadata.get_output_schema(), self._names_of_outputs())
         return True
+
+    def _names_of_outputs(self) -> list[str]:
+        """An ONNX graph's own names, under which MLflow gives its outputs; none of another flavour."""
+        if self._model.loader_module != _ONNX:
+            return []
+        return [str(one.name) for one in self._model.get_raw_model().get_outputs()]
 
     async def unload(self) -> bool:
         """Drops the model, and what was fetched for it."""

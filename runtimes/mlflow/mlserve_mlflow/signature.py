@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from mlserve.codecs import to_datatype
 from mlserve.errors import CodecError
 from mlserve.types import Datatype, MetadataTensor, Parameters
 
-__all__ = ["content_type_of", "metadata_of"]
+__all__ = ["content_type_of", "inputs_of", "outputs_of"]
 
 _OF_COLUMNS = {
     DataType.string: (Datatype.BYTES, "str"),
@@ -30,11 +31,24 @@ def content_type_of(schema: Schema | None) -> str | None:
     return "dict" if schema.has_input_names() else "np"
 
 
-def metadata_of(schema: Schema | None, unnamed: str, first: int) -> list[MetadataTensor]:
-    """A tensor for each part of the schema; those without a name are called `unnamed` and a number from `first` on."""
-    if schema is None:
-        return []
-    return [_tensor(spec, spec.name or f"{unnamed}-{at}") for at, spec in enumerate(schema.inputs, first)]
+def inputs_of(schema: Schema | None) -> list[MetadataTensor]:
+    """A tensor for each part of the schema; those without a name are `input-0` and so on."""
+    return (
+        [] if schema is None else [_tensor(spec, spec.name or f"input-{at}") for at, spec in enumerate(schema.inputs)]
+    )
+
+
+def outputs_of(schema: Schema | None, names: Sequence[str]) -> list[MetadataTensor]:
+    """A tensor for each part of the schema, as answers have it: `[rows]` is sent as `[rows, 1]`.
+
+    `names` are those that the model itself has for its outputs; without them, they are `output-1` and so on.
+    """
+    specs = [] if schema is None else schema.inputs
+    own = names if len(names) == len(specs) else [f"output-{at}" for at in range(1, len(specs) + 1)]
+    tensors = [_tensor(spec, spec.name or name) for spec, name in zip(specs, own, strict=True)]
+    for one in tensors:
+        one.shape = one.shape if len(one.shape) > 1 else [*one.shape, 1]
+    return tensors
 
 
 def _tensor(spec: Any, name: str) -> MetadataTensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from sklearn.preprocessing import StandardScaler
 
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
 from mlserve.testing import check_runtime
-from mlserve_mlflow import TensorDictCodec
+from mlserve.types import RequestOutput
+from mlserve_mlflow import MLflowRuntime, TensorDictCodec
 
 IRIS = pd.DataFrame(load_iris().data, columns=["sl", "sw", "pl", "pw"])
 SPECIES = load_iris().target
@@ -91,6 +93,28 @@ def test_a_flavour_answers_as_mlflow_does_for_columns_and_for_one_tensor(
         assert answer.parameters.content_type == "np"
         found = NumpyCodec.decode_output(answer.outputs[0])
         assert found.dtype == wanted.dtype and np.array_equal(found.reshape(wanted.shape), wanted)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("flavour", ["sklearn", "xgboost", "lightgbm", "catboost", "onnx"])
+def test_outputs_are_declared_as_they_are_answered(tmp_path: Path, settings: Callable[..., Any], flavour: str) -> None:
+    data = ROWS.to_numpy(np.float32) if flavour == "onnx" else ROWS
+    frame = IRIS.to_numpy(np.float32) if flavour == "onnx" else IRIS
+    save_flavour(flavour, tmp_path / "model", None)
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(data)
+    shutil.rmtree(tmp_path / "model")
+    unnamed = next(iter(answer.values())) if flavour == "onnx" else answer
+    save_flavour(flavour, tmp_path / "model", infer_signature(frame, unnamed))
+    model = MLflowRuntime(settings(tmp_path / "model"))
+    assert anyio.run(model.load)
+    request = (NumpyRequestCodec if flavour == "onnx" else PandasCodec).encode_request(data)
+    sent = model.predict(request).outputs
+    assert [(one.name, one.datatype, one.shape) for one in model.outputs] == [
+        (one.name, one.datatype, [-1, *one.shape[1:]]) for one in sent
+    ]
+    for name in {model.outputs[0].name, "output-1"}:  # both are answered, under the name that was asked for
+        request.outputs = [RequestOutput(name=name)]
+        assert [one.name for one in model.predict(request).outputs] == [name]
 
 
 def test_without_a_signature_one_tensor_is_an_array_and_several_are_columns(

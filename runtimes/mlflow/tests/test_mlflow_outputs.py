@@ -129,6 +129,8 @@ def test_a_lone_output_answers_to_its_declared_name() -> None:
     declared = [MetadataTensor(name="quality", datatype="FP64", shape=[-1, 1])]
     asked = [RequestOutput(name="quality")]
     assert outline(np.array([1.0]), asked, declared)[1][0][0] == "quality"
+    named = {"quality": np.array([1.0])}
+    assert outline(named, [RequestOutput(name=ONE)], declared)[1][0][0] == ONE
     with pytest.raises(InferenceError, match="it gives output-1"):
         outline(np.array([1.0]), asked)
 

@@ -10,12 +10,13 @@ A slot is always in one place:
                         └─────discard()───▶ gone          its worker died: a stray child may still look at it
 
 Slots are kept by size class and reused, since the first write to fresh pages costs twenty times a later one. The
-bytes in all slots together stay below a bound; past it `lease` returns None, and the payload travels in its frame.
+bytes in all slots together stay below a bound, and so do their descriptors; past either `lease` returns None, and the
+payload travels in its frame.
 """
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 import sys
 from collections import deque
@@ -26,32 +27,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlserve.mapping import map_shared
+
 SMALLEST_BYTES = 64 * 1024
 ALIGNMENT = 64  # every tensor in a slot starts at a multiple of this, so that any dtype can view it
 _KEEP_FREE_BYTES = 256 * 1024 * 1024  # more free memory than this goes back to the system
+_KEEP_FREE_PART = 4  # as do more free slots than this part of all that there may be
+_SMALL_BYTES = 1024 * 1024  # payloads below it travel in their frames once half of the slots are there
+_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Slot:
-    """One segment; `buffer` is its whole memory. Owned by the arena that made it."""
+    """One segment; `buffer` is its whole memory. Owned by the arena that made it. It takes one descriptor."""
 
-    __slots__ = ("_segment", "buffer", "fd", "number", "size_bytes")
+    __slots__ = ("buffer", "fd", "number", "size_bytes")
 
     def __init__(self, number: int, size_bytes: int) -> None:
-        self._segment = unnamed_segment(size_bytes)
+        segment = unnamed_segment(size_bytes)
+        try:
+            self.fd = os.dup(segment._fd)  # type: ignore[attr-defined]  # public only through its name, which is gone
+        finally:
+            segment.close()  # with its own mapping, which has a descriptor of its own
         self.number = number
         self.size_bytes = size_bytes
-        self.fd: int = self._segment._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
-        memory = self._segment.buf
-        assert memory is not None, "a new segment is mapped"
-        self.buffer: memoryview = memory
+        try:
+            self.buffer = map_shared(self.fd, size_bytes)
+        except OSError:
+            os.close(self.fd)
+            raise
 
     def close(self) -> None:
-        """Gives the memory back. The pages live on while somebody else has them mapped."""
-        try:
-            self._segment.close()
-        except BufferError:  # somebody still looks at it: close the descriptor, the mapping goes when the view goes
-            os.close(self.fd)
-            vars(self._segment).update(_buf=None, _mmap=None, _fd=-1)
+        """Gives the memory back. The pages live on while somebody else has them mapped, or still looks at them."""
+        os.close(self.fd)
+        self.buffer = memoryview(b"")
 
 
 def unnamed_segment(size_bytes: int) -> shared_memory.SharedMemory:
@@ -84,10 +92,12 @@ def size_class(size_bytes: int) -> int:
 class Arena:
     """All slots of one server. Not thread-safe: it belongs to the event loop."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, limit_slots: int = 1 << 12) -> None:
         self.limit_bytes = limit_bytes
+        self.limit_slots = limit_slots
         self.total_bytes = 0  # Invariant: the sum of the sizes of all slots, free and leased
         self.free_bytes = 0
+        self.free_count = 0
         self._free: dict[int, list[Slot]] = {}  # by size; the slot used last is on top, its pages are warm
         self._leased: dict[int, Slot] = {}
         self._next_number = 1
@@ -101,24 +111,41 @@ class Arena:
         return len(self._leased)
 
     def lease(self, size_bytes: int) -> Slot | None:
-        """A slot of at least this size, or None if the bound, or /dev/shm, has no room for it."""
+        """A slot of at least this size, or None if a bound, or /dev/shm, has no room for it."""
         size = size_class(size_bytes)
         free = self._free.get(size)
         if free:
             slot = free.pop()
             self.free_bytes -= size
+            self.free_count -= 1
         else:
-            if self.total_bytes + size > self.limit_bytes:
-                self._trim(self.total_bytes + size - self.limit_bytes)
-            if self.total_bytes + size > self.limit_bytes:
+            made = self._make(size) if self._has_room(size) else None
+            if made is None:
                 return None
-            try:
-                slot = Slot(self._next_number, size)
-            except OSError:
-                return None
-            self._next_number += 1
-            self.total_bytes += size
+            slot = made
         self._leased[slot.number] = slot
+        return slot
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Whether there may be one more slot, after free ones were given back for it."""
+        if self.total_bytes + size_bytes > self.limit_bytes:
+            self._trim(self.total_bytes + size_bytes - self.limit_bytes)
+        limit = self.limit_slots if size_bytes >= _SMALL_BYTES else self.limit_slots // 2
+        count = len(self._leased) + self.free_count
+        if count >= limit:
+            self._trim_count(count + 1 - limit)
+        room = self.total_bytes + size_bytes <= self.limit_bytes
+        return room and len(self._leased) + self.free_count < limit
+
+    def _make(self, size_bytes: int) -> Slot | None:
+        try:
+            slot = Slot(self._next_number, size_bytes)
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:
+                self.trim()  # for whoever needs one
+            return None
+        self._next_number += 1
+        self.total_bytes += size_bytes
         return slot
 
     def release(self, number: int) -> None:
@@ -128,8 +155,11 @@ class Arena:
             return
         self._free.setdefault(slot.size_bytes, []).append(slot)
         self.free_bytes += slot.size_bytes
+        self.free_count += 1
         if self.free_bytes > _KEEP_FREE_BYTES:
             self._trim(self.free_bytes - _KEEP_FREE_BYTES)
+        if self.free_count > self.limit_slots // _KEEP_FREE_PART:
+            self._trim_count(1)
 
     def discard(self, number: int) -> None:
         """Takes a leased slot out of use for good."""
@@ -149,15 +179,25 @@ class Arena:
     def _trim(self, size_bytes: int) -> None:
         """Gives free slots back, the coldest of the largest class first, until so many bytes are free again."""
         for size in sorted(self._free, reverse=True):
-            slots = self._free[size]
-            while slots and size_bytes > 0:
-                slot = slots.pop(0)
-                self.free_bytes -= size
-                self.total_bytes -= size
+            while self._free[size] and size_bytes > 0:
+                self._drop_coldest(size)
                 size_bytes -= size
-                for forget in self.on_discard:
-                    forget(slot.number)
-                slot.close()
+
+    def _trim_count(self, count: int) -> None:
+        """Gives so many free slots back, the coldest of the smallest class first: those are the cheapest to make."""
+        for size in sorted(self._free):
+            while self._free[size] and count > 0:
+                self._drop_coldest(size)
+                count -= 1
+
+    def _drop_coldest(self, size: int) -> None:
+        slot = self._free[size].pop(0)
+        self.free_bytes -= size
+        self.free_count -= 1
+        self.total_bytes -= size
+        for forget in self.on_discard:
+            forget(slot.number)
+        slot.close()
 
     def close(self) -> None:
         """Gives everything back."""
@@ -177,33 +217,28 @@ class Views:
     def __init__(self) -> None:
         self.freed: deque[int] = deque()
         self.held: dict[int, int] = {}  # slot number → its size, while something views it
-        self._mapped: dict[int, mmap.mmap] = {}
+        self._mapped: dict[int, memoryview] = {}
 
     def attach(self, number: int, fd: int, size_bytes: int) -> None:
         """Maps a slot; takes the descriptor over and closes it."""
         try:
-            old = self._mapped.pop(number, None)
-            self._mapped[number] = mmap.mmap(fd, size_bytes)
-            if old is not None:
-                _close_mapping(old)
+            self._mapped[number] = map_shared(fd, size_bytes)
         finally:
             os.close(fd)
 
     def memory(self, number: int) -> memoryview:
         """The whole slot, to write into."""
-        return memoryview(self._mapped[number])
+        return self._mapped[number]
 
     def detach(self, number: int) -> None:
-        """Unmaps a slot that its owner gave back to the system."""
-        mapping = self._mapped.pop(number, None)
-        if mapping is not None:
-            _close_mapping(mapping)
+        """Lets go of a slot that its owner gave back to the system; the mapping goes with the last view."""
+        self._mapped.pop(number, None)
 
     def hold(self, number: int) -> Hold:
         """An owner for views on a slot: keep it as long as anything may look."""
-        mapping = self._mapped[number]
-        self.held[number] = len(mapping)
-        return Hold(number, memoryview(mapping), self.freed)
+        memory = self._mapped[number]
+        self.held[number] = len(memory)
+        return Hold(number, memory, self.freed)
 
     def take_freed(self) -> list[int]:
         """The slots that nothing views any more, since the last call."""
@@ -215,15 +250,7 @@ class Views:
         return numbers
 
     def close(self) -> None:
-        for number in list(self._mapped):
-            self.detach(number)
-
-
-def _close_mapping(mapping: mmap.mmap) -> None:
-    try:
-        mapping.close()
-    except BufferError:
-        pass  # a view is alive: the mapping goes when it goes
+        self._mapped.clear()
 
 
 class Hold:

@@ -56,6 +56,12 @@ def raise_descriptor_limit() -> None:
         pass  # macOS refuses an unlimited soft limit; the old one holds
 
 
+def descriptor_limit() -> int:
+    """How many files, slots and connections this process may have open; a large number where nothing bounds it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (1 << 20) if soft == resource.RLIM_INFINITY else min(soft, 1 << 20)
+
+
 def quarter_of_memory() -> int:
     """A quarter of the machine's memory, in bytes; a guess where the system does not say."""
     try:

@@ -26,6 +26,7 @@ if sys.version_info < (3, 11):
 
 _logger = logging.getLogger("mlserve.pool")
 _DEFAULT = "default"
+_SLOTS_PART = 4  # slots have at most this part of the descriptors; connections need the rest
 
 
 class Place(NamedTuple):
@@ -48,7 +49,9 @@ class Pools:
         self._unsent.on_room = self._go_on
         self._environments = Environments(settings.environments_dir)
         self._of_image: Environment | None = None  # for all models that ask for none
-        self.arena = Arena(settings.slot_memory_bytes or osdep.shared_memory_bytes())
+        self.arena = Arena(
+            settings.slot_memory_bytes or osdep.shared_memory_bytes(), osdep.descriptor_limit() // _SLOTS_PART
+        )
         self._pools: dict[str, Pool] = {}
         self._members: dict[str, int] = {}
         self._locks: dict[str, anyio.Lock] = {}  # by name: a pool that starts or stops holds up no other

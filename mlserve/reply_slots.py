@@ -8,6 +8,7 @@ from mlserve.arena import Views
 from mlserve.frames import SlotRef
 
 _KEEP_BYTES = 64 * 1024 * 1024  # free slots beyond this much go back to the pool
+_KEEP_SLOTS = 64  # as do those beyond so many: each takes one of the server's descriptors
 
 
 class ReplySlots:
@@ -47,6 +48,6 @@ class ReplySlots:
             if slot is not None:
                 self._free.append(slot)
         surplus = []
-        while sum(slot.size_bytes for slot in self._free) > _KEEP_BYTES:
+        while len(self._free) > _KEEP_SLOTS or sum(slot.size_bytes for slot in self._free) > _KEEP_BYTES:
             surplus.append(self._free.pop(0).number)
         return surplus

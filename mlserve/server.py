@@ -177,7 +177,12 @@ class Server:
         intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
         grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=intake, unsent=self.unsent)
         rest = RestApp(self.dataplane, self.metrics, settings, self.unsent)
-        limits = Limits(intake=intake, unsent=self.unsent, send_seconds=settings.send_timeout_seconds)
+        limits = Limits(
+            intake=intake,
+            unsent=self.unsent,
+            send_seconds=settings.send_timeout_seconds,
+            leaves_descriptors=True,
+        )
         http = partial(serve_http, rest, port=settings.http_port, limits=limits)
         self.addresses["http"] = await self._start(tasks, http)
         self.addresses["grpc"] = await self._start(tasks, partial(grpc.serve, port=settings.grpc_port))

@@ -1,15 +1,23 @@
-"""What every listening socket is told: send at once, and notice clients whose network is gone."""
+"""What all connections have in common: they send at once, notice clients that are gone, and leave descriptors over."""
 
 from __future__ import annotations
 
 import socket
+from typing import Protocol
 
-__all__ = ["GONE_SECONDS", "tune_listener"]
+from mlserve.osdep import descriptor_limit
+
+__all__ = ["GONE_SECONDS", "NO_DESCRIPTORS", "descriptors_are_short", "tune_listener"]
+
+NO_DESCRIPTORS = "the server has no room for another connection (its limit of open files, ulimit -n); try again later"
 
 # A connection without traffic is asked after so long whether its client is still there, then so often, so many times.
 _IDLE_SECONDS = 45
 _AGAIN_SECONDS = 15
 _TIMES = 3
+# Descriptors that connections leave to the rest: to refuse others, to start workers, to read files.
+_RESERVED_PART = 8
+_RESERVED_AT_MOST = 256
 GONE_SECONDS = _IDLE_SECONDS + _AGAIN_SECONDS * _TIMES
 
 _KEEP_ALIVE = (
@@ -33,3 +41,18 @@ def tune_listener(listener: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class _Socket(Protocol):
+    def fileno(self) -> int: ...
+
+
+def descriptors_are_short(accepted: _Socket | None) -> bool:
+    """Whether a new connection took one of the last descriptors: the system gives the lowest one that is free.
+
+    Such a connection is to be told so, while that can still be done. Where none is left, uvloop resets connections,
+    and the other loops leave them waiting.
+    """
+    limit = descriptor_limit()
+    reserved = min(_RESERVED_AT_MOST, limit // _RESERVED_PART)
+    return accepted is not None and accepted.fileno() >= limit - reserved

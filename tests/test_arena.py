@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlserve.arena import SMALLEST_BYTES, Arena, Views, aligned, size_class
+from mlserve.frames import SlotRef
+from mlserve.reply_slots import ReplySlots
 
 
 @pytest.fixture
@@ -134,6 +138,75 @@ def test_an_arena_closes_while_somebody_still_looks(arena):
     arena.discard(slot.number)
     views.close()
     assert array[0] == other[0] == 0
+
+
+def _descriptors(size_bytes: int) -> int:
+    """How many descriptors of files of this size are open."""
+    count = 0
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # that of the listing is closed
+            count += os.fstat(int(name)).st_size == size_bytes
+    return count
+
+
+def test_a_slot_takes_one_descriptor_and_a_view_of_it_none():
+    """Until it is given back."""
+    arena, views, size = Arena(limit_bytes=1 << 26), Views(), 3 << 20
+    for _ in range(5):
+        _shown(arena, views, size)
+    assert _descriptors(size) == 5
+    arena.close()
+    assert _descriptors(size) == 0
+    views.close()
+
+
+def test_slots_have_a_bound_on_their_number_and_half_of_it_is_for_large_ones():
+    arena = Arena(limit_bytes=1 << 30, limit_slots=8)
+    small = [arena.lease(1000) for _ in range(4)]
+    assert all(small)
+    assert arena.lease(1000) is None, "it travels in its frame"
+    large = [arena.lease(2 << 20) for _ in range(4)]
+    assert all(large)
+    assert arena.lease(2 << 20) is None
+    arena.release(large[0].number)
+    assert arena.lease(4 << 20) is not None, "a free slot of another size makes room"
+    arena.close()
+
+
+def test_free_slots_beyond_a_part_of_all_are_given_back_the_smallest_first():
+    arena = Arena(limit_bytes=1 << 30, limit_slots=16)
+    gone = []
+    arena.on_discard.append(gone.append)
+    slots = [arena.lease(size) for size in (1 << 20, *[1000] * 7)]
+    for slot in slots:
+        arena.release(slot.number)
+    assert (arena.free_count, len(arena._free[1 << 20])) == (4, 1)
+    assert gone == [slot.number for slot in slots[1:5]], "the coldest first"
+    arena.close()
+    assert arena.free_count == arena.free_bytes == arena.total_bytes == 0
+
+
+def test_where_descriptors_run_out_the_free_slots_are_given_back(arena, monkeypatch):
+    free = arena.lease(1000)
+    arena.release(free.number)
+
+    def no_more(size_bytes):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("mlserve.arena.unnamed_segment", no_more)
+    assert arena.lease(100_000) is None
+    assert arena.total_bytes == 0
+
+
+def test_a_worker_keeps_few_slots_to_answer_in():
+    """Each takes one of the server's descriptors."""
+    numbers = iter(range(1, 1000))
+    views = Views()
+    views.memory = lambda number: memoryview(b"")
+    stock = ReplySlots(views, lambda size_bytes: SlotRef(next(numbers), size_bytes, True))
+    out = [stock.lease(70_000)[0].number for _ in range(100)]
+    assert stock.give_back(out) == out[:36]
+    assert stock.lease(70_000)[0].number in out[36:]
 
 
 def test_alignment_rounds_up():

@@ -25,6 +25,7 @@ ROOMS = [
         "cores",
         "plain_streams",
         "malloc",
+        "mapping",
         "tally",
         "auto_batching",
         "deadlines",

@@ -30,12 +30,13 @@ from mlserve.grpc.connection import HttpStream
 from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
 from mlserve.intake import COUNTED_FROM_BYTES, Intake
 from mlserve.metrics import Metrics
+from mlserve.sockets import NO_DESCRIPTORS
 from mlserve.unsent import COUNTED_FROM_BYTES as UNSENT_FROM_BYTES
 from mlserve.unsent import Unsent
 from mlserve.wire.protowire import Chunk
 from mlserve.wire.schema import method_classes
 
-__all__ = ["Call", "CallLimits", "Method", "methods_of", "refusal"]
+__all__ = ["Call", "CallLimits", "Method", "answer_for_want_of_descriptors", "methods_of", "refusal"]
 
 logger = logging.getLogger("mlserve.grpc")
 
@@ -110,6 +111,11 @@ def refusal(fields: Fields, methods: Mapping[str, Method]) -> tuple[Method | Non
     if method is None:
         return None, [*_HEADERS, *_status("UNIMPLEMENTED", f"Method {values.get(':path')} not found")]
     return method, []
+
+
+def answer_for_want_of_descriptors() -> list[tuple[str, str]]:
+    """The headers of the answer to a call whose connection there is no room for."""
+    return [*_HEADERS, *_status("UNAVAILABLE", NO_DESCRIPTORS), ("grpc-retry-pushback-ms", "1000")]
 
 
 class Call:

@@ -13,7 +13,7 @@ from grpclib.protocol import AbstractHandler, Stream
 from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
-from mlserve.grpc.call import Call, CallLimits, Fields, Method, refusal
+from mlserve.grpc.call import Call, CallLimits, Fields, Method, answer_for_want_of_descriptors, refusal
 from mlserve.grpc.connection import GrpcConnection, GrpcProtocol, HttpStream
 from mlserve.metrics import Metrics
 
@@ -43,6 +43,7 @@ class CallHandler(AbstractHandler):
         self._loop = asyncio.get_running_loop()
         self._calls: dict[Stream, tuple[asyncio.Task[None], Call | None]] = {}
         self.draining = False
+        self.unwelcome = False  # its connection has one of the last descriptors: a first call is told, then it closes
         self.protocol: GrpcProtocol | None = None  # set by whoever makes both
 
     def accept(self, stream: Stream, headers: Sequence[Any], release_stream: Callable[[], Any]) -> None:
@@ -55,6 +56,8 @@ class CallHandler(AbstractHandler):
             return
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
         method, answer = refusal(fields, self._methods)
+        if self.unwelcome:
+            method, answer = None, answer_for_want_of_descriptors()
         call = None
         if method is None:
             task = self._loop.create_task(_refuse(http_stream, answer))
@@ -62,6 +65,8 @@ class CallHandler(AbstractHandler):
             call = Call(http_stream, method, fields, self._metrics, self._limits)
             task = self._loop.create_task(call.run())
         self._calls[stream] = (task, call)
+        if self.unwelcome:
+            self.drain()
         self._all_tasks.add(task)
         task.add_done_callback(partial(self._done, stream, release_stream))
 

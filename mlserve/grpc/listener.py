@@ -11,6 +11,7 @@ from mlserve.grpc.call import CallLimits, Method
 from mlserve.grpc.connection import GrpcProtocol
 from mlserve.grpc.handler import CallHandler
 from mlserve.metrics import Metrics
+from mlserve.sockets import descriptors_are_short
 from mlserve.unsent import Reading
 
 __all__ = ["Listener"]
@@ -51,10 +52,12 @@ class Listener:
         self._look_at_clients()
 
     def _look_at_clients(self) -> None:
-        """Every second or so: closes the connections of those that do not read."""
+        """Every second or so: closes the connections of those that do not read, or that there is no room for."""
         loop, seconds = asyncio.get_running_loop(), self._limits.send_seconds
-        for protocol in list(self._open):
+        for protocol, handler in list(self._open.items()):
             protocol.check_reading(loop.time())
+            if handler.unwelcome and not handler.draining:
+                handler.drain()
         self._looking = loop.call_later(min(_LOOK_SECONDS, seconds / 4 or _LOOK_SECONDS), self._look_at_clients)
 
     async def drain(self, grace_seconds: float) -> None:
@@ -124,6 +127,7 @@ class Listener:
             handler = protocol.handler
             assert isinstance(handler, CallHandler)
             self._open[protocol] = handler
+            handler.unwelcome = descriptors_are_short(protocol.transport.get_extra_info("socket"))
             if self._stopping:  # It was accepted just before the socket closed.
                 handler.drain()
             return

@@ -34,6 +34,7 @@ from mlserve.rest.h1_exchange import Exchange
 from mlserve.rest.h1_parser import Refusal, RequestParser
 from mlserve.rest.h1_response import error_response
 from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server
+from mlserve.sockets import NO_DESCRIPTORS, descriptors_are_short
 from mlserve.unsent import Reading
 
 __all__ = ["H1Connection", "Transport"]
@@ -104,6 +105,8 @@ class H1Connection(asyncio.BufferedProtocol):
         self._client = _host_and_port(transport.get_extra_info("peername"))
         self._address = _host_and_port(transport.get_extra_info("sockname"))
         self._server.enter(self)
+        if self._server.limits.leaves_descriptors and descriptors_are_short(transport.get_extra_info("socket")):
+            self._refuse(Refusal(503, NO_DESCRIPTORS), retry=True)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._server.read_buffer if self._in_place is None else self._in_place.space()
@@ -335,11 +338,11 @@ class H1Connection(asyncio.BufferedProtocol):
             self._parser.restart()
             self.on_end()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, *, retry: bool = False) -> None:
         """Answer with an error of our own, if nothing of an answer was sent yet, and close."""
         exchange, self._current = self._current, None
         if exchange is None:
-            self.write(error_response(refusal.status, refusal.reason, date_line=self.date_line()))
+            self.write(error_response(refusal.status, refusal.reason, date_line=self.date_line(), retry=retry))
         else:
             if not exchange.head_sent:
                 self.write(exchange.error(refusal.status, refusal.reason))

@@ -82,7 +82,7 @@ def _copy_headers(headers: Iterable[tuple[bytes, bytes]], lines: list[bytes]) ->
     return length, wants_close
 
 
-def error_response(status: int, reason: str, *, date_line: bytes, with_body: bool = True) -> bytes:
+def error_response(status: int, reason: str, *, date_line: bytes, with_body: bool = True, retry: bool = False) -> bytes:
     """A whole answer of the server's own, `{"error": reason}`, after which the connection closes."""
     body = json.dumps({"error": reason}).encode()
     lines = [
@@ -90,6 +90,7 @@ def error_response(status: int, reason: str, *, date_line: bytes, with_body: boo
         b"content-type: application/json\r\n",
         b"content-length: %d\r\n" % len(body),
         b"connection: close\r\n",
+        b"retry-after: 1\r\n" if retry else b"",
         date_line,
         b"\r\n",
     ]

@@ -37,6 +37,7 @@ class Limits:
     send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
     intake: Intake = field(default_factory=Intake)  # of all connections together
     unsent: Unsent = field(default_factory=Unsent)
+    leaves_descriptors: bool = False  # those that take one of the last descriptors are told 503, and closed
 
 
 class OpenConnection(Protocol):

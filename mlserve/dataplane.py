@@ -167,6 +167,13 @@ class DataPlane:
             return asked
         return self._timeout(model, asked)
 
+    def streams(self, name: str, version: str | None) -> bool:
+        """Whether the model may give several answers to one request: it has a `predict_stream` of its own."""
+        try:
+            return bool(self.models.find(name, version).details.get("streams"))
+        except ModelNotFound:
+            return False
+
     async def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
     ) -> Handled:

@@ -379,4 +379,5 @@ def _metadata_json(metadata: Any) -> bytes:
 def _details(model: MLModel) -> bytes:
     """What the server must know beside the metadata."""
     handlers = [(one.rest_path, one.rest_method, one.claimed_by) for one, _ in get_custom_handlers(model)]
-    return msgspec.json.encode({"handlers": handlers})
+    streams = type(model).predict_stream is not MLModel.predict_stream
+    return msgspec.json.encode({"handlers": handlers, "streams": streams})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -139,6 +140,8 @@ class FakeDataPlane:
             self.calls.append((name, version, request, timeout_seconds))
             request.id = request.id or "an-id"
             made = predict(request)
+            if isinstance(made, Awaitable):
+                made = await made
             if isinstance(made, InferenceResponse):
                 yield [self._finish(made, name, version, request.id)]
                 continue
@@ -148,6 +151,9 @@ class FakeDataPlane:
                     yield [self._finish(one, name, version, request.id) for one in together]
             finally:
                 await made.aclose()
+
+    def streams(self, name: str, version: str | None) -> bool:
+        return inspect.isasyncgenfunction(self.models.get(name))
 
     def stream_seconds(self, name: str, version: str | None, asked: float | None) -> float | None:
         return asked

@@ -1,4 +1,4 @@
-"""ModelStreamInfer in MLServer's form and in Triton's, with grpcio and tritonclient."""
+"""ModelStreamInfer in MLServer's form, with grpcio."""
 
 from __future__ import annotations
 
@@ -9,28 +9,13 @@ from typing import Any
 
 import anyio
 import grpc
-import numpy as np
 import pytest
-import tritonclient.grpc as triton
 
-from mlserve.errors import ModelError
 from mlserve.grpc import dataplane_pb2 as pb
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
-from mlserve.grpc.streaming import STREAM_FORM_KEY
-from mlserve.types import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
-from mlserve.wire.schema import schema_class
+from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
+from tests.grpc_calls import say, words
 from tests.grpc_edge import BACKENDS, SECONDS, FakePlane, Running, serving, wait_for
-
-
-async def words(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
-    """One answer for each word; fails at the word boom."""
-    for word in request.inputs[0].data.tolist()[0].split():
-        if word == b"boom":
-            raise ModelError("the stream met the word boom")
-        output = ResponseOutput(name="word", shape=[1], datatype="BYTES", data=[word])
-        yield InferenceResponse(
-            model_name="", id=request.id, outputs=[output], parameters=Parameters(last=word == b"z")
-        )
 
 
 @pytest.fixture(params=BACKENDS)
@@ -45,17 +30,8 @@ def stub(server: Running) -> Iterator[GRPCInferenceServiceStub]:
         yield GRPCInferenceServiceStub(channel)
 
 
-def say(text: str, model: str = "words", **more: Any) -> Any:
-    request = pb.ModelInferRequest(model_name=model, **more)
-    request.inputs.add(name="x", shape=[1], datatype="BYTES").contents.bytes_contents.append(text.encode())
-    return request
-
-
 def said(answers: Any) -> list[tuple[str, bytes]]:
     return [(one.id, one.outputs[0].contents.bytes_contents[0]) for one in answers]
-
-
-# -- MLServer's form --------------------------------------------------------------------------------------------------
 
 
 def test_answers_come_one_by_one_with_the_metadata_at_the_end(stub: GRPCInferenceServiceStub) -> None:
@@ -171,142 +147,3 @@ def test_a_client_that_does_not_read_holds_the_model_up(server: Running, stub: G
         threading.Event().wait(0.2)
     assert made < 100
     answers.cancel()
-
-
-# -- Triton's form ----------------------------------------------------------------------------------------------------
-
-
-class TritonClient:
-    """tritonclient's stream API, which hands answers to a callback."""
-
-    def __init__(self, server: Running, **headers: str) -> None:
-        self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._client = triton.InferenceServerClient(server.address)
-        self._client.start_stream(lambda result, error: self.answers.put((result, error)), headers=headers)
-
-    def ask(self, values: Any, model: str = "echo", **more: Any) -> None:
-        tensor = triton.InferInput("x", [len(values)], "FP32")
-        tensor.set_data_from_numpy(np.float32(values))
-        self._client.async_stream_infer(model, [tensor], **more)
-
-    def hear(self) -> Any:
-        return self.answers.get(timeout=SECONDS)
-
-    def close(self) -> None:
-        self._client.stop_stream()
-        self._client.close()
-
-
-@pytest.mark.parametrize("by", ["metadata", "setting"])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_tritonclients_stream_works(backend: str, by: str) -> None:
-    """Answers in the order of the requests, each for itself, to several models; errors are messages."""
-    settings = {"grpc_stream_response": "triton"} if by == "setting" else {}
-    headers = {} if by == "setting" else {STREAM_FORM_KEY: "triton"}
-    with serving(backend, **settings) as server:
-        server.plane.models["other"] = server.plane.models["echo"]
-        client = TritonClient(server, **headers)
-        for at in range(100):
-            client.ask([at, 0.5], "other" if at % 2 else "echo", request_id=str(at))
-        client.ask([1], "nope", request_id="bad")
-        client.ask([2], request_id="last")
-        for at in range(100):
-            result, error = client.hear()
-            assert error is None and result.get_response().id == str(at)
-            assert result.as_numpy("x").tolist() == [at, 0.5]
-            assert result.get_response().model_name == ("other" if at % 2 else "echo")
-        result, error = client.hear()
-        assert result is None and "nope" in str(error)
-        assert client.hear()[0].get_response().id == "last"
-        client.close()
-
-
-def test_the_metadata_of_a_call_is_stronger_than_the_setting() -> None:
-    """Also the other way round; another word is an error."""
-    with (
-        serving(grpc_stream_response="triton", plane=FakePlane(words=words)) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        stub = GRPCInferenceServiceStub(channel)
-        metadata = [(STREAM_FORM_KEY, "mlserver")]
-        assert said(stub.ModelStreamInfer(iter([say("a", id="1")]), metadata=metadata)) == [("1", b"a")]
-        with pytest.raises(grpc.RpcError) as caught:
-            list(stub.ModelStreamInfer(iter([say("a")]), metadata=[(STREAM_FORM_KEY, "else")]))
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def triton_answers(server: Running, requests: list[Any]) -> list[Any]:
-    """What a stream in Triton's form answers."""
-    answer_type = schema_class("inference.ModelStreamInferResponse")
-    with grpc.insecure_channel(server.address) as channel:
-        call = channel.stream_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            pb.ModelInferRequest.SerializeToString,
-            answer_type.FromString,
-        )
-        return list(call(iter(requests), metadata=[(STREAM_FORM_KEY, "triton")], timeout=SECONDS))
-
-
-def test_several_answers_to_one_request_and_the_last_of_them(server: Running) -> None:
-    """An empty final answer where the client asks for it, as from Triton's decoupled models."""
-    asked = say("a b", id="1")
-    asked.parameters["triton_enable_empty_final_response"].bool_param = True
-    answers = triton_answers(server, [asked, say("c boom d", id="2"), say("e", id="3")])
-    assert [(one.error_message, one.infer_response.id, len(one.infer_response.outputs)) for one in answers] == [
-        ("", "1", 1),
-        ("", "1", 1),
-        ("", "1", 0),
-        ("", "2", 1),
-        ("the stream met the word boom", "2", 0),
-        ("", "3", 1),
-    ]
-    final = [one.infer_response.parameters["triton_final_response"].bool_param for one in answers[:3]]
-    assert final == [False, False, True]
-
-
-def test_a_broken_request_in_tritons_form_is_one_error_among_answers(server: Running) -> None:
-    """The stream goes on."""
-    broken = say("x", id="2")
-    broken.inputs[0].datatype = "FP32"
-    answers = triton_answers(server, [say("a", id="1"), broken, say("b", id="3")])
-    assert [(bool(one.error_message), one.infer_response.id) for one in answers] == [
-        (False, "1"),
-        (True, ""),
-        (False, "3"),
-    ]
-
-
-def test_an_unexpected_error_in_tritons_form_says_nothing(server: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """The log has it."""
-
-    async def broken(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
-        raise KeyError("secret")
-        yield
-
-    server.plane.models["broken"] = broken
-    answers = triton_answers(server, [say("a", "broken", id="1"), say("b", id="2")])
-    assert "secret" not in answers[0].error_message and answers[0].error_message
-    assert answers[1].infer_response.id == "2"
-    assert "secret" in caplog.text
-
-
-def test_a_client_that_leaves_in_tritons_form_ends_all_its_calls(server: Running) -> None:
-    """Those that run and those whose answers nobody has taken."""
-    began, ended = threading.Semaphore(0), threading.Semaphore(0)
-
-    async def waiting(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
-        began.release()
-        try:
-            await anyio.sleep_forever()
-            yield InferenceResponse(model_name="", outputs=[])
-        finally:
-            ended.release()
-
-    server.plane.models["waiting"] = waiting
-    client = TritonClient(server, **{STREAM_FORM_KEY: "triton"})
-    for _ in range(3):
-        client.ask([1], "waiting")
-    assert all(began.acquire(timeout=SECONDS) for _ in range(3))
-    client._client.stop_stream(cancel_requests=True)
-    assert all(ended.acquire(timeout=SECONDS) for _ in range(3))
-    client._client.close()

@@ -2,8 +2,9 @@
 
     mlserver  the first request names the model; all requests go into one `infer_stream`; each answer is a
               ModelInferResponse; an error ends the stream with its status
-    triton    each request is a call of its own, maybe to another model; each answer is a ModelStreamInferResponse in
-              the order of the requests; an error is a message in the stream, which goes on
+    triton    each request is a call of its own, maybe to another model; each answer is a ModelStreamInferResponse with
+              the id of its request; those of models that stream come as they are ready, each request's in order, the
+              others in the order of the requests; an error is a message in the stream, which goes on
 
 The call's metadata chooses with `mlserve-stream-response: mlserver` or `triton`, otherwise the setting
 `grpc_stream_response` does.
@@ -13,15 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
 
 from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.call import Call
 from mlserve.grpc.plane import Plane
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 from mlserve.wire.protowire import Chunk
+from mlserve.wire.schema import schema_class
 from mlserve.wire.v2proto import Decoded, decode_request, encode_response, stream_answer
 
 __all__ = ["STREAM_FORM_KEY", "StreamInfer"]
@@ -30,15 +31,15 @@ logger = logging.getLogger("mlserve.grpc")
 
 STREAM_FORM_KEY = "mlserve-stream-response"
 _FORMS = ("mlserver", "triton")
-# In Triton's form: how many calls of one stream run at once, and how many answers of each wait for their turn.
+# In Triton's form: how many calls of one stream run at once, and how many answers of all of them wait for the client.
 _CALLS_AT_ONCE = 64
 _ANSWERS_AHEAD = 8
 _READ_GRACE_SECONDS = 0.5  # after a call's time is over, its answers may wait so long to be read
 # Triton's names for "tell me when a request has got all its answers".
 _WANTS_FINAL, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
 
-_Answers = asyncio.Queue["list[Chunk] | None"]
-_Turns = asyncio.Queue["_Answers | None"]
+# Takes one answer of a call. Waits while too many wait for the client.
+_Put = Callable[["list[Chunk]"], Awaitable[None]]
 
 
 class StreamInfer:
@@ -110,83 +111,121 @@ class _Requests(AsyncIterator[InferenceRequest]):
 class _TritonStream:
     """One stream in Triton's form.
 
-    Its tasks end with `run`. They are the loop's own: anyio's do not run inside trio-asyncio.
+    requests ──begun in order──▶ calls ──▶ one queue of answers ──▶ the client
+
+    A model that streams puts its answers there as they come, so that a long one holds up no other. The answer of any
+    other model waits until those of its kind before it are there: clients that ask plain models count on the order.
+    The calls end with `run`. They are the loop's own tasks: anyio's do not run inside trio-asyncio.
     """
 
     def __init__(self, plane: Plane, call: Call) -> None:
         self._plane = plane
         self._call = call
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: _Turns = asyncio.Queue()  # the answers to each request, in order
+        self._calls: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._answers: asyncio.Queue[list[Chunk] | None] = asyncio.Queue(_ANSWERS_AHEAD)  # None: there are no more
         self._failure: Exception | None = None  # why no more requests can be read
-        self._ahead_bytes = 0  # of answers that wait for their turn
+        self._ahead_bytes = 0  # of answers that wait for the client, or for their turn
+        self._turn_over = asyncio.Event()  # of the last call whose answers keep the order of the requests
+        self._turn_over.set()
 
     async def run(self) -> None:
-        """Reads requests, runs their calls side by side, and sends the answers in the requests' order."""
-        self._start(self._read())
+        """Reads requests, runs their calls side by side, and sends the answers."""
+        reader = self._loop.create_task(self._read())
         try:
-            while (answers := await self._waiting.get()) is not None:
-                while (chunks := await answers.get()) is not None:
-                    await self._call.send_message(chunks)
-                    self._give(sum(map(len, chunks)))
-                self._slots.release()
+            while (chunks := await self._answers.get()) is not None:
+                await self._call.send_message(chunks)
+                self._give(chunks)
         finally:
-            if self._tasks:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.wait(set(self._tasks))
-            self._give(self._ahead_bytes)
+            reader.cancel()
+            for task in self._calls:
+                task.cancel()
+            await asyncio.wait({reader, *self._calls})
+            self._call.unsent.give(self._ahead_bytes)
         if self._failure is not None:
             raise self._failure
 
-    async def _put(self, answers: _Answers, chunks: list[Chunk]) -> None:
-        """Lets an answer wait for its turn; it counts among those that clients have not taken."""
-        size = sum(map(len, chunks))
-        self._ahead_bytes += size
-        self._call.unsent.hold(size)
-        await answers.put(chunks)
-
-    def _give(self, size_bytes: int) -> None:
-        self._ahead_bytes -= size_bytes
-        self._call.unsent.give(size_bytes)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _read(self) -> None:
-        """Opens a call for each request."""
+        """Opens a call for each request, while not too many run. The answers end when all calls have."""
         try:
             async for data in self._call:
                 await self._slots.acquire()
-                answers: _Answers = asyncio.Queue(_ANSWERS_AHEAD)
-                self._waiting.put_nowait(answers)
-                self._start(self._answer(data, answers))
+                self._open(data)
         except Exception as error:
             self._failure = error
-        self._waiting.put_nowait(None)
+        if self._calls:
+            await asyncio.wait(set(self._calls))
+        await self._answers.put(None)
 
-    async def _answer(self, data: bytes, answers: _Answers) -> None:
-        """Runs one call; its failure is an answer too."""
-        decoded: Decoded | None = None
+    def _open(self, data: bytes) -> None:
+        """Starts the call of one request."""
+        decoded = refusal = None
         try:
             decoded = decode_request(data, self._call.headers)
+        except Exception as error:
+            refusal = _failed(*_model_and_id(data), error)
+        if decoded is not None and self._plane.streams(decoded.model_name, decoded.model_version):
+            work = self._answer(decoded, self._put)
+        else:
+            before, self._turn_over = self._turn_over, asyncio.Event()
+            work = self._answer_in_turn(decoded, refusal, before, self._turn_over)
+        task = self._loop.create_task(work)
+        self._calls.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._slots.release()
+
+    async def _put(self, chunks: list[Chunk]) -> None:
+        """Lets an answer wait for the client; it counts among those that clients have not taken."""
+        self._hold(chunks)
+        try:
+            await self._answers.put(chunks)
+        except asyncio.CancelledError:
+            self._give(chunks)
+            raise
+
+    def _hold(self, chunks: list[Chunk]) -> None:
+        size = sum(map(len, chunks))
+        self._ahead_bytes += size
+        self._call.unsent.hold(size)
+
+    def _give(self, chunks: list[Chunk]) -> None:
+        size = sum(map(len, chunks))
+        self._ahead_bytes -= size
+        self._call.unsent.give(size)
+
+    async def _answer_in_turn(
+        self, decoded: Decoded | None, refusal: list[Chunk] | None, before: asyncio.Event, over: asyncio.Event
+    ) -> None:
+        """Runs a call of a model that does not stream, if it can be read; its answer waits for those before it."""
+        kept: list[list[Chunk]] = []
+
+        async def keep(chunks: list[Chunk]) -> None:
+            self._hold(chunks)
+            kept.append(chunks)
+
+        if refusal is not None:
+            await keep(refusal)
+        if decoded is not None:
+            await self._answer(decoded, keep)
+        await before.wait()
+        for chunks in kept:
+            await self._answers.put(chunks)
+        over.set()
+
+    async def _answer(self, decoded: Decoded, put: _Put) -> None:
+        """Runs one call; its failure is an answer too."""
+        try:
             limit = self._plane.stream_seconds(decoded.model_name, decoded.model_version, self._call.time_left())
             late = None if limit is None else limit + _READ_GRACE_SECONDS
-            await asyncio.wait_for(self._infer(decoded, answers), late)
-        except asyncio.TimeoutError:
-            await self._put(answers, _failed(decoded, "the client did not read the answers in time"))
-        except MLServeError as error:
-            await self._put(answers, _failed(decoded, error.message))
-        except Exception:
-            logger.exception("a call in a gRPC stream failed")
-            await self._put(answers, _failed(decoded, "internal error; the server's log says more"))
-        await answers.put(None)
+            await asyncio.wait_for(self._infer(decoded, put), late)
+        except Exception as error:
+            await put(_failed(decoded.model_name, decoded.request.id, error))
 
-    async def _infer(self, decoded: Decoded, answers: _Answers) -> None:
+    async def _infer(self, decoded: Decoded, put: _Put) -> None:
         request, name, version, form = decoded
         wants_final = request.parameters is not None and dict.get(request.parameters, _WANTS_FINAL) is True
         timeout = self._call.time_left()
@@ -197,9 +236,9 @@ class _TritonStream:
                     if wants_final:
                         response.parameters = Parameters() if response.parameters is None else response.parameters
                         response.parameters[_IS_FINAL] = False
-                    await self._put(answers, stream_answer(encode_response(response, form)))
+                    await put(stream_answer(encode_response(response, form)))
         if wants_final:
-            await self._put(answers, stream_answer(encode_response(_final(decoded))))
+            await put(stream_answer(encode_response(_final(decoded))))
 
 
 class _One(AsyncIterator[InferenceRequest]):
@@ -226,9 +265,23 @@ def _final(decoded: Decoded) -> InferenceResponse:
     )
 
 
-def _failed(decoded: Decoded | None, message: str) -> list[Chunk]:
+def _failed(model_name: str, request_id: str | None, error: Exception) -> list[Chunk]:
     """An error, with what tells its request apart."""
-    response = InferenceResponse(model_name="", outputs=[])
-    if decoded is not None:
-        response.model_name, response.id = decoded.model_name, decoded.request.id
-    return stream_answer(encode_response(response), message or "error")
+    if isinstance(error, asyncio.TimeoutError):
+        message = "the client did not read the answers in time"
+    elif isinstance(error, MLServeError):
+        message = error.message or "error"
+    else:
+        logger.error("a call in a gRPC stream failed", exc_info=error)
+        message = "internal error; the server's log says more"
+    response = InferenceResponse(model_name=model_name, id=request_id, outputs=[])
+    return stream_answer(encode_response(response), message)
+
+
+def _model_and_id(data: bytes) -> tuple[str, str | None]:
+    """What tells a request apart that cannot be used, as far as that can be read."""
+    try:
+        message = schema_class("inference.ModelInferRequest").FromString(bytes(data))
+    except Exception:
+        return "", None
+    return message.model_name, message.id or None

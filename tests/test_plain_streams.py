@@ -164,8 +164,12 @@ async def test_a_stream_that_is_left_between_two_steps_is_closed_in_its_thread()
 
     steps = in_thread(generator())
     await anext(steps)
+
+    async def close():
+        await steps.aclose()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(steps.aclose)  # from another task
+        tasks.start_soon(close)  # from another task
     assert seen[0] == seen[1] != threading.get_ident()
     assert len(seen) == 2
 

@@ -19,6 +19,7 @@ from mlserve.errors import CodecError, InferenceError
 from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestInput
 from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
 from mlserve_huggingface.codecs.media import PILImageCodec, RawCodec, file_bytes, picture_of_array
+from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.sound import heard
 from mlserve_huggingface.tasks import GENERATING, Interface
@@ -65,8 +66,11 @@ class Arguments:
 class Reader:
     """Reads requests for one pipeline. InferenceError or CodecError say what is wrong with one."""
 
-    def __init__(self, interface: Interface, declared: dict[str, MetadataTensor], allow_urls: bool) -> None:
+    def __init__(
+        self, interface: Interface, limits: Limits, declared: dict[str, MetadataTensor], allow_urls: bool
+    ) -> None:
         self._interface = interface
+        self._limits = limits
         self._declared = declared  # the inputs that the model's settings describe, by name
         self._allow_urls = allow_urls
         self._places = Places(interface.task, allow_urls)
@@ -84,6 +88,7 @@ class Reader:
                 arguments.options[one.name] = self._allowed(one.name, self._option(one))
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
+        self._limits.check(arguments.options)
         self._add_sampling_rate(arguments)
         return arguments
 

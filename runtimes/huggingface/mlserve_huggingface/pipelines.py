@@ -28,7 +28,8 @@ _ONE_AT_A_TIME = frozenset({"decision", "keypoint-matching"})
 _TOO_LONG = re.compile(r"size of (?:the )?tensor|index out of range")
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
-    AttributeError, ImportError, IndexError, KeyError, NameError, OSError, RuntimeError, TypeError, ValueError,
+    AttributeError, ImportError, IndexError, KeyError, NameError, OSError, OverflowError, RuntimeError, TypeError,
+    ValueError,
 )  # fmt: skip
 _NEW_TEXT_ALONE = int(transformers.__version__.partition(".")[0]) >= 5  # decodes the new tokens without the prompt's
 
@@ -98,6 +99,10 @@ class Caller:
             ) from error
         except _OF_PIPELINES as error:
             raise self._explained(error) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of tokenizers; it is no Exception, and cannot be imported
+                raise
+            raise InferenceError(f"model '{self._name}' cannot use this request: {_first_line(error)}") from error
 
     def _together(self, job: Job, requests: list[Arguments]) -> list[list[Any]]:
         """One call of the pipeline for requests of one kind; a list of results for each."""

@@ -16,10 +16,12 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from mlserve.errors import InferenceError
+from mlserve_huggingface.spans import Span, spans_of
 
 __all__ = ["QuestionAnswering"]
 
-_PARTS = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}  # of an encoding
+_PARTS = {"input_ids": "ids", "token_type_ids": "type_ids"}  # of a span
+_MOST_ANSWERS = 20_000  # kept of one question; beyond twice as many, the worst are dropped
 
 
 class QuestionAnswering:
@@ -62,13 +64,13 @@ class QuestionAnswering:
                 first, last = _probabilities(starts, span), _probabilities(ends, span)
                 found[at].nothing = min(found[at].nothing, float(first[0] * last[0]))
                 first[0] = last[0] = 0.0
-                found[at].add(self._candidates(first, last, span, pairs[at][1], settings))
+                found[at].add(_candidates(first, last, span, pairs[at][1], settings))
         answers = [one.best(settings["top_k"], settings["impossible"]) for one in found]
         return answers[0] if len(answers) == 1 else answers
 
     def _sanitize_parameters(
         self,
-        top_k: int = 1,
+        top_k: int | None = None,
         topk: int | None = None,
         doc_stride: int | None = None,
         max_answer_len: int = 15,
@@ -78,90 +80,53 @@ class QuestionAnswering:
         align_to_words: bool = True,
         padding: Any = None,
     ) -> dict[str, Any]:
-        """The options, checked. TypeError for others, ValueError for values that make no sense."""
-        top_k = topk or top_k
-        if min(top_k, max_answer_len) < 1:
-            raise ValueError(f"top_k and max_answer_len are at least 1, got {top_k} and {max_answer_len}")
-        longest = min(self.tokenizer.model_max_length, 384)
-        max_seq_len = longest if max_seq_len is None else min(max_seq_len, self.tokenizer.model_max_length)
+        """The options, checked. TypeError for others, ValueError for values that make no sense.
+
+        `padding` and `max_question_len` change nothing, as with the fast tokenizers of transformers 4.
+        """
+        top_k = top_k if top_k is not None else topk if topk is not None else 1
+        most = int(min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 4096)))
+        max_seq_len = min(most, 384) if max_seq_len is None else max_seq_len
+        given = {"top_k": top_k, "max_answer_len": max_answer_len, "max_question_len": max_question_len}
+        for name, value in {**given, "max_seq_len": max_seq_len}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a whole number and at least 1, got {value!r}")
+        stride = min(max_seq_len // 2, 128) if doc_stride is None else doc_stride
+        if not isinstance(stride, int) or not 0 <= stride <= max_seq_len:
+            raise ValueError(f"doc_stride is a whole number from 0 to max_seq_len ({max_seq_len}), got {doc_stride!r}")
         return {
             "top_k": top_k,
-            "stride": min(max_seq_len // 2, 128) if doc_stride is None else doc_stride,
+            "stride": stride,
             "max_answer_len": max_answer_len,
-            "max_seq_len": max_seq_len,
-            "max_question_len": max_question_len,
+            "max_seq_len": min(max_seq_len, most),
             "impossible": handle_impossible_answer,
             "align": align_to_words,
         }
 
-    def _spans(self, pairs: list[tuple[Any, Any]], settings: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-        """The encodings of all pairs, each with the pair's place: as many as it takes for each context."""
+    def _spans(self, pairs: list[tuple[Any, Any]], settings: dict[str, Any]) -> Iterator[tuple[int, Span]]:
+        """The spans of all pairs, each with the pair's place: as many as it takes for each context."""
         for at, (question, context) in enumerate(pairs):
             if not isinstance(question, str) or not isinstance(context, str) or not question or not context:
                 raise ValueError("question and context are texts that are not empty")
-            for span in self._encoded(question, context, settings).encodings:
+            for span in spans_of(self.tokenizer, question, context, settings["max_seq_len"], settings["stride"]):
                 yield at, span
 
-    def _encoded(self, question: str, context: str, settings: dict[str, Any]) -> Any:
-        """One pair: each row has the question and a part of the context."""
-        asked = self.tokenizer(
-            question, add_special_tokens=False, truncation=True, max_length=settings["max_question_len"]
-        )
-        words = (
-            self.tokenizer.decode(asked["input_ids"])
-            if len(asked["input_ids"]) >= settings["max_question_len"]
-            else question
-        )
-        question_first = self.tokenizer.padding_side == "right"
-        return self.tokenizer(
-            words if question_first else context,
-            context if question_first else words,
-            truncation="only_second" if question_first else "only_first",
-            max_length=settings["max_seq_len"],
-            stride=settings["stride"],
-            return_overflowing_tokens=True,
-        )
-
-    def _logits(self, spans: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _logits(self, spans: list[Span]) -> tuple[list[Any], list[Any]]:
         """For each token of each span, how well an answer starts there, and how well one ends there."""
-        names = [name for name in _PARTS if name in self.tokenizer.model_input_names]
-        rows = {name: [getattr(span, _PARTS[name]) for span in spans] for name in names}
+        names = self.tokenizer.model_input_names
+        rows = {
+            name: [getattr(span, part).tolist() for span in spans] for name, part in _PARTS.items() if name in names
+        }
+        rows["attention_mask"] = [[1] * len(span) for span in spans]
         padded = self.tokenizer.pad(rows, padding="longest", return_tensors="pt").to(self.device)
+        if "attention_mask" not in names:
+            del padded["attention_mask"]
         with torch.inference_mode():
             output = self.model(**padded)
         starts, ends = (one.float().cpu().numpy() for one in (output.start_logits, output.end_logits))
         right = self.tokenizer.padding_side == "right"
         used = [slice(0, len(span)) if right else slice(-len(span), None) for span in spans]
         return [one[part] for one, part in zip(starts, used)], [one[part] for one, part in zip(ends, used)]
-
-    def _candidates(
-        self, first: Any, last: Any, span: Any, context: str, settings: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        """The best answers in one span."""
-        scores = np.tril(np.triu(np.outer(first, last)), settings["max_answer_len"] - 1)
-        # Whole words make some candidates the same, so that more are needed than are wanted.
-        wanted = settings["top_k"] * 2 + 10 if settings["align"] else settings["top_k"]
-        order = np.argsort(-scores, axis=None, kind="stable")[:wanted]
-        offsets, found = span.offsets, []
-        for start, end in zip(*np.unravel_index(order, scores.shape)):
-            if scores[start, end] <= 0:
-                continue
-            begin, stop = offsets[start][0], offsets[end][1]
-            if settings["align"]:
-                begin, stop = self._words(span, int(start), int(end), begin, stop)
-            answer = {"score": float(scores[start, end]), "start": begin, "end": stop, "answer": context[begin:stop]}
-            found.append(answer)
-        return found
-
-    def _words(self, encoding: Any, start: int, end: int, begin: int, stop: int) -> tuple[int, int]:
-        """The characters of whole words, where the tokenizer knows words."""
-        sequence = 1 if self.tokenizer.padding_side == "right" else 0
-        try:
-            head = encoding.word_to_chars(encoding.token_to_word(start), sequence)
-            tail = encoding.word_to_chars(encoding.token_to_word(end), sequence)
-            return int(head[0]), int(tail[1])
-        except (TypeError, ValueError):  # it knows none
-            return begin, stop
 
 
 def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[Any, Any]]:
@@ -181,21 +146,38 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[Any, Any]]:
     return list(zip(asked, texts))
 
 
-def _batches(spans: Iterable[tuple[int, Any]], size: int) -> Iterator[list[tuple[int, Any]]]:
+def _batches(spans: Iterable[tuple[int, Span]], size: int) -> Iterator[list[tuple[int, Span]]]:
     rest = iter(spans)
     while batch := list(islice(rest, size)):
         yield batch
 
 
-def _probabilities(logits: Any, span: Any) -> Any:
-    """Of each token; zero where no answer may be: outside the context. The first token means "none"."""
-    ids = span.sequence_ids
-    of_context = 1 if 1 in ids else 0
-    mask = np.array([one == of_context for one in ids])
-    mask[0] = True
-    masked = np.where(mask, logits, -10000.0)
+def _probabilities(logits: Any, span: Span) -> Any:
+    """Of each token; zero where no answer may be."""
+    masked = np.where(span.answers, logits, -10000.0)
     exponents = np.exp(masked - masked.max())
     return exponents / exponents.sum()
+
+
+def _candidates(
+    first: Any, last: Any, span: Span, context: str, settings: dict[str, Any]
+) -> Iterator[tuple[float, int, int, str]]:
+    """The best answers in one span: score, start, end and text. Chosen as transformers 4 does also among equals."""
+    scores = np.tril(np.triu(np.outer(first, last)), settings["max_answer_len"] - 1)
+    flat = scores.ravel()
+    # Whole words make some candidates the same, so that more are needed than are wanted.
+    wanted = settings["top_k"] * 2 + 10 if settings["align"] else settings["top_k"]
+    if wanted == 1:
+        order = np.array([flat.argmax()])
+    elif len(flat) <= wanted:
+        order = np.argsort(-flat)
+    else:
+        order = np.argpartition(-flat, wanted)[:wanted]
+        order = order[np.argsort(-flat[order])]
+    for start, end in zip(*np.unravel_index(order, scores.shape)):
+        if span.answers[start] and span.answers[end]:
+            begin, stop = span.characters(int(start), int(end), settings["align"])
+            yield float(scores[start, end]), begin, stop, context[begin:stop]
 
 
 class _Answers:
@@ -203,19 +185,21 @@ class _Answers:
 
     def __init__(self) -> None:
         self.nothing = 1.0  # the least probability, over all spans, that there is no answer
-        self._found: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, list[Any]] = {}
 
-    def add(self, candidates: list[dict[str, Any]]) -> None:
+    def add(self, candidates: Iterable[tuple[float, int, int, str]]) -> None:
         """What says the same, at another place or in another span, is one answer with all their probability."""
-        for one in candidates:
-            known = self._found.setdefault(one["answer"].lower(), one)
-            if known is not one:
-                known["score"] += one["score"]
+        for score, start, end, text in candidates:
+            known = self._found.setdefault(text.lower(), [0.0, start, end, text])
+            known[0] += score
+        if len(self._found) > 2 * _MOST_ANSWERS:
+            best = sorted(self._found.items(), key=lambda one: one[1][0], reverse=True)[:_MOST_ANSWERS]
+            self._found = dict(best)
 
     def best(self, count: int, impossible: bool) -> Any:
         """The best answer, or so many as a list, with the empty one if it is wanted."""
-        found = list(self._found.values())
+        found = [dict(zip(("score", "start", "end", "answer"), one)) for one in self._found.values()]
         if impossible:
             found.append({"score": self.nothing, "start": 0, "end": 0, "answer": ""})
         ordered = sorted(found, key=lambda one: one["score"], reverse=True)[:count]
-        return ordered[0] if count == 1 and ordered else ordered
+        return ordered[0] if len(ordered) == 1 else ordered

@@ -23,6 +23,7 @@ from mlserve.types import (
 )
 from mlserve_huggingface.codecs import HuggingfaceListJSONCodec
 from mlserve_huggingface.inputs import Reader
+from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.loading import find_model, make_pipeline
 from mlserve_huggingface.metadata import described
 from mlserve_huggingface.pipelines import Caller
@@ -62,7 +63,9 @@ class HuggingFaceRuntime(MLModel):
         interface = Interface(task, pipeline)
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)
         self._caller = Caller(self.name, task, pipeline, batch_size)
-        self._reader = Reader(interface, dict(self.declared("inputs") or {}), self._chosen.allow_urls)
+        self._reader = Reader(
+            interface, Limits(task, pipeline), dict(self.declared("inputs") or {}), self._chosen.allow_urls
+        )
         self._described = described(interface)
         self._work = Work(self.name)
         return True

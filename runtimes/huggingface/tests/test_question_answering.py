@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+import torch
+import transformers
 
 from mlserve.errors import InferenceError
-from mlserve_huggingface import loading
+from mlserve_huggingface import loading, question_answering
 from mlserve_huggingface.question_answering import QuestionAnswering
-from runtimes.huggingface.tests.asking import IS_5, ask, load, pipeline, request, settings_for, tensor
+from runtimes.huggingface.tests.asking import IS_5, ask, load, request, settings_for, tensor
 
 ASKED = "what is my name ?"
 SHORT = "my name is mary and i live in oslo ."
@@ -24,6 +27,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"max_answer_len": 3},
     {"handle_impossible_answer": True},
     {"align_to_words": False},
+    {"top_k": 20, "max_answer_len": 60, "doc_stride": 4, "max_seq_len": 40},
+    {"top_k": 20, "align_to_words": False, "handle_impossible_answer": True},
 ]
 
 
@@ -31,6 +36,75 @@ OPTIONS: list[dict[str, Any]] = [
 def own(models: dict[str, Path]) -> Any:
     folder = str(models["question-answering"])
     return QuestionAnswering.from_pretrained(folder, folder, "cpu", {})
+
+
+@pytest.fixture(scope="module")
+def left(models: dict[str, Path]) -> Any:
+    """With a tokenizer that pads on the left, so that the context goes first."""
+    folder = str(models["question-answering"])
+    made = QuestionAnswering.from_pretrained(folder, folder, "cpu", {})
+    made.tokenizer.padding_side = "left"
+    return made
+
+
+def test_with_padding_on_the_left_the_answer_is_where_the_model_sees_it(
+    left: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two texts of different length together, so that one is padded."""
+    oslo = left.tokenizer.convert_tokens_to_ids("oslo")
+
+    def forward(input_ids: torch.Tensor, **_: Any) -> Any:
+        logits = (input_ids == oslo).float() * 20
+        return SimpleNamespace(start_logits=logits, end_logits=logits)
+
+    monkeypatch.setattr(left.model, "forward", forward)
+    found = left(question=ASKED, context=[SHORT, "in " + SHORT], batch_size=2)
+    assert [(one["answer"], one["start"]) for one in found] == [
+        ("oslo", SHORT.index("oslo")),
+        ("oslo", SHORT.index("oslo") + 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_seq_len": -1}, "max_seq_len is a whole number and at least 1"),
+        ({"max_question_len": -3}, "max_question_len is a whole number and at least 1"),
+        ({"top_k": 0}, "top_k is a whole number and at least 1"),
+        ({"doc_stride": -1}, "doc_stride is a whole number from 0 to max_seq_len"),
+        ({"max_seq_len": 5}, "leaves room for 0 tokens"),
+        ({"doc_stride": 60}, "must be more than doc_stride"),
+        ({"doc_stride": 1000}, "doc_stride is a whole number from 0 to max_seq_len"),
+        ({"top_k": 1001}, "'top_k' is at most 1000"),
+    ],
+    ids=str,
+)
+def test_lengths_that_make_no_sense_are_the_clients_fault(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, options: dict[str, int], words: str
+) -> None:
+    monkeypatch.setattr(loading, "_IS_5", True)  # transformers' own pipeline has other words
+    model = load(settings_for(models["question-answering"], task="question-answering"))
+    with pytest.raises(InferenceError, match=words):
+        ask(model, request(tensor("question", [ASKED]), tensor("context", [LONG]), **options))
+
+
+def test_a_long_question_is_asked_in_full(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    forward = own.model.forward
+
+    def seen(*values: Any, **named: Any) -> Any:
+        lengths.append(named["input_ids"].shape[1])
+        return forward(*values, **named)
+
+    monkeypatch.setattr(own.model, "forward", seen)
+    own(question="fox " * 40, context="the bear", max_question_len=10)
+    assert len(lengths) == 1 and lengths[0] > 42
+
+
+def test_answers_that_are_never_the_best_are_dropped(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = own(question=ASKED, context=LONG, top_k=2)
+    monkeypatch.setattr(question_answering, "_MOST_ANSWERS", 100)
+    assert own(question=ASKED, context=LONG, top_k=2) == wanted
 
 
 def test_an_answer_is_a_part_of_the_context(own: Any) -> None:
@@ -126,15 +200,17 @@ def test_it_is_served(models: dict[str, Path]) -> None:
 
 if not IS_5:
 
+    @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize("context", [SHORT, LONG], ids=["short", "long"])
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_it_answers_as_transformers_4(
-        models: dict[str, Path], own: Any, context: str, options: dict[str, Any]
+        own: Any, left: Any, side: str, context: str, options: dict[str, Any]
     ) -> None:
-        theirs = pipeline("question-answering", models["question-answering"])(
-            question=ASKED, context=context, **options
-        )
-        ours = own(question=ASKED, context=context, **options)
+        asked = own if side == "right" else left
+        theirs = transformers.pipeline(
+            "question-answering", model=asked.model, tokenizer=asked.tokenizer, device="cpu"
+        )(question=ASKED, context=context, **options)
+        ours = asked(question=ASKED, context=context, **options)
         theirs, ours = (one if isinstance(one, list) else [one] for one in (theirs, ours))
         assert [one["answer"] for one in ours] == [one["answer"] for one in theirs]
         for one, other in zip(ours, theirs):

@@ -1,0 +1,92 @@
+"""Options that memory grows with have bounds, which a refusal names; what clients send for real stays as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+
+from mlserve.errors import InferenceError, MLServeError
+from mlserve_huggingface.limits import Limits
+from runtimes.huggingface.tests.asking import GREEDY, ask, load, request, settings_for, tensor, texts
+
+TEXT = "the red fox"
+MANY = 10**9
+
+
+def refusal(model: Any, *inputs: Any, **parameters: Any) -> str:
+    with pytest.raises(MLServeError) as caught:
+        anyio.run(model.predict, request(*inputs, **parameters))
+    assert caught.value.http_status == 400
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("most", ["max_length", "pad_to_multiple_of"])
+def test_a_text_is_not_padded_beyond_what_the_model_takes(models: dict[str, Path], most: str) -> None:
+    model = load(settings_for(models["text-classification"]))
+    text, padding, length = tensor("args", [TEXT]), tensor("padding", ["max_length"]), tensor(most, [MANY])
+    assert f"'{most}' is at most 64 for this model, got {MANY}" in refusal(model, text, padding, length)
+    kwargs = tensor("tokenizer_kwargs", [json.dumps({most: MANY})], "hg_json")
+    assert f"'{most}' is at most 64 for this model" in refusal(model, text, kwargs)
+    fine = request(text, padding, tensor("max_length", [64]), tensor("truncation", [True]))
+    assert len(ask(model, fine)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("max_length", 4096),
+        ("max_new_tokens", 4096),
+        ("min_length", 4096),
+        ("num_beams", 64),
+        ("num_return_sequences", 128),
+    ],
+)
+def test_generation_has_bounds_too(models: dict[str, Path], name: str, most: int) -> None:
+    model = load(settings_for(models["text-generation"]))
+    said = f"'{name}' is at most {most} for this model"
+    assert said in refusal(model, tensor("args", [TEXT]), tensor(name, [MANY]))
+    assert said in refusal(model, tensor("args", [TEXT]), **{name: MANY})
+    assert said in refusal(model, tensor("args", [TEXT]), **{name: 1e30})
+
+
+def test_what_clients_send_is_taken(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["text-generation"]))
+    sampled = {"max_new_tokens": 8, "temperature": 0.7, "top_k": 50, "top_p": 0.9, "do_sample": True}
+    assert ask(model, texts(TEXT, **sampled, num_return_sequences=2))
+    assert ask(model, texts(TEXT, **{**GREEDY, "num_beams": 2, "min_new_tokens": 2}))
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["this is {:>100000000}", "{0.__class__.__mro__}", "{} and {}", "this", "{{}} {}", "{!r}", "x" * 2000 + "{}"],
+    ids=lambda one: one[:30],
+)
+def test_a_template_of_hypotheses_is_words_around_a_label(models: dict[str, Path], template: str) -> None:
+    model = load(settings_for(models["zero-shot-classification"], task="zero-shot-classification"))
+    inputs = [tensor("args", [TEXT]), tensor("candidate_labels", ["animal", "thing"])]
+    assert "'hypothesis_template' has " in refusal(model, *inputs, hypothesis_template=template)
+    assert "'hypothesis_template' has " in refusal(model, *inputs, tensor("hypothesis_template", [template]))
+    assert len(ask(model, request(*inputs, hypothesis_template="this is a {}."))) == 1
+
+
+def test_the_spans_that_transformers_makes_at_once_overlap_by_half_at_most() -> None:
+    theirs = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=512), feature_extractor=None)
+    limits = Limits("question-answering", theirs)
+    limits.check({"doc_stride": 128})
+    limits.check({"doc_stride": 192, "max_seq_len": 384})
+    for options, most in (({"doc_stride": 370}, 192), ({"doc_stride": 60, "max_seq_len": 100}, 50)):
+        with pytest.raises(InferenceError, match=f"'doc_stride' is at most {most}"):
+            limits.check(options)
+    with pytest.raises(InferenceError, match="'stride' is at most 256"):
+        Limits("token-classification", theirs).check({"stride": 500})
+
+
+def test_a_model_that_tells_no_length_has_one_nevertheless() -> None:
+    unknown = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=int(1e30)), model=SimpleNamespace(config=None))
+    with pytest.raises(InferenceError, match="'max_length' is at most 4096"):
+        Limits("text-classification", unknown).check({"max_length": 5000})

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlserve.errors import InferenceError
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "tokens_of"]
 
 _TOKENS = 4096  # where a model does not tell how many it takes, and for generated text, which may go beyond
 _SPAN = 384  # tokens of question and context together, unless max_seq_len says otherwise
@@ -30,7 +30,7 @@ class Limits:
     """The bounds for one pipeline."""
 
     def __init__(self, task: str, pipeline: Any) -> None:
-        tokens = _tokens_of(pipeline)
+        tokens = tokens_of(pipeline)
         generated = max(tokens, _TOKENS)
         generates = getattr(getattr(pipeline, "model", None), "can_generate", lambda: False)()
         self._most = {
@@ -81,12 +81,13 @@ def _check_template(value: Any) -> None:
         raise InferenceError(f"'hypothesis_template' has at most {_TEMPLATE} characters, got {len(value)}")
 
 
-def _tokens_of(pipeline: Any) -> int:
+def tokens_of(pipeline: Any) -> int:
     """How many tokens the model takes."""
     config = getattr(getattr(pipeline, "model", None), "config", None)
     told = (
         getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None),
         *(getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")),
     )
+    # Some configurations have -1 for "any number".
     known = [int(one) for one in told if isinstance(one, int | float) and 0 < one < _LARGER]
     return min(known, default=_TOKENS)

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from mlserve.errors import InferenceError
+from mlserve_huggingface.limits import tokens_of
 from mlserve_huggingface.spans import Span, spans_of
 
 __all__ = ["QuestionAnswering"]
@@ -85,7 +86,7 @@ class QuestionAnswering:
         `padding` and `max_question_len` change nothing, as with the fast tokenizers of transformers 4.
         """
         top_k = top_k if top_k is not None else topk if topk is not None else 1
-        most = int(min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 4096)))
+        most = tokens_of(self)
         max_seq_len = min(most, 384) if max_seq_len is None else max_seq_len
         given = {"top_k": top_k, "max_answer_len": max_answer_len, "max_question_len": max_question_len}
         for name, value in {**given, "max_seq_len": max_seq_len}.items():

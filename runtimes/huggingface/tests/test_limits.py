@@ -87,6 +87,9 @@ def test_the_spans_that_transformers_makes_at_once_overlap_by_half_at_most() -> 
 
 
 def test_a_model_that_tells_no_length_has_one_nevertheless() -> None:
-    unknown = SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=int(1e30)), model=SimpleNamespace(config=None))
+    config = SimpleNamespace(max_position_embeddings=-1)  # as XLNet has it
+    unknown = SimpleNamespace(
+        tokenizer=SimpleNamespace(model_max_length=int(1e30)), model=SimpleNamespace(config=config)
+    )
     with pytest.raises(InferenceError, match="'max_length' is at most 4096"):
         Limits("text-classification", unknown).check({"max_length": 5000})

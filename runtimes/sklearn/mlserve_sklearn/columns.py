@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer
 
 __all__ = ["column_names", "columns_of", "known_values"]
 
@@ -60,6 +57,9 @@ class _Known:
                 self._look(part, keys)
 
     def _look(self, part: Any, keys: Keys) -> None:
+        from sklearn.compose import ColumnTransformer  # here, for most models are loaded without them
+        from sklearn.pipeline import Pipeline
+
         _note(self.categories, keys, map(_value_of, getattr(part, "categories_", ())))
         _note(self.guesses, keys, map(_value, getattr(part, "statistics_", ())))
         if hasattr(part, "build_analyzer"):  # it takes texts apart: all that it is given are such
@@ -76,6 +76,8 @@ class _Known:
 
     def _look_at_steps(self, steps: Sequence[tuple[str, Any]], keys: Keys) -> None:
         """Up to the first step that is no mere filling of gaps or function: behind it come other values."""
+        from sklearn.preprocessing import FunctionTransformer
+
         for _, step in steps:
             self.look(step, keys)
             if not (isinstance(step, str | FunctionTransformer) or step is None or hasattr(step, "statistics_")):

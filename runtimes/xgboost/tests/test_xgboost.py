@@ -258,7 +258,10 @@ def test_a_signature_of_a_model_of_categories_is_had_by_its_frame_too(tmp_path: 
     assert [(one.name, one.datatype) for one in model.inputs] == [("age", "FP32"), ("city", "BYTES")]
     told = {one.name: (one.datatype, one.shape) for one in model.outputs}
     assert told == {"predict": ("INT64", [-1, 1]), "predict_proba": ("FP32", [-1, 3])}
-    answer = model.predict(request_of(TABLE.astype({"city": str}), *told))
+    numbers = request_of(
+        np.column_stack([TABLE["age"], TABLE["city"].cat.codes]), *told
+    )  # files before 3.1 know no texts
+    answer = TRIAL.load(tmp_path).predict(numbers)
     assert {one.name: (one.datatype, [-1, *one.shape[1:]]) for one in answer.outputs} == told
 
 

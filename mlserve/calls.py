@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, Union
 
 import anyio
 
@@ -13,6 +13,9 @@ from mlserve import frames
 from mlserve.errors import MLServeError
 from mlserve.eventloop import Waiter
 from mlserve.types import InferenceRequest, InferenceResponse
+
+CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large ones counting for several
+T = TypeVar("T")
 
 
 class Call:
@@ -102,47 +105,20 @@ class Batch:
         return self.busy_seconds
 
 
-class HandleCall(Call):
-    """A call of a custom handler."""
+class ChunkedCall(Call, Generic[T]):
+    """A call that is answered in chunks, as many ahead of who takes them as there is credit."""
 
-    __slots__ = ("answer", "frame")
+    __slots__ = ("_new_waiter", "chunks", "ended", "taken_credit", "wake_reader")
 
-    def __init__(self, frame: frames.Handle, new_waiter: Callable[[], Waiter]) -> None:
-        super().__init__(frame.model, None, "json", new_waiter)
-        self.frame = frame
-        self.answer: frames.Handled | None = None
-
-    def handled(self, answer: frames.Handled) -> None:
-        self.answer = answer
-        self.done.set()
-
-
-class StreamCall(Call):
-    """A streamed call: requests in, chunks out, each side bounded by credit."""
-
-    __slots__ = (
-        "_new_waiter",
-        "assigned",
-        "chunks",
-        "ended",
-        "request_credit",
-        "taken_credit",
-        "wake_feeder",
-        "wake_reader",
-    )
-
-    def __init__(self, model: int, form: str, request_credit: int, new_waiter: Callable[[], Waiter]) -> None:
+    def __init__(self, model: int, form: str, new_waiter: Callable[[], Waiter]) -> None:
         super().__init__(model, None, form, new_waiter)
         self._new_waiter = new_waiter
-        self.assigned: Waiter = new_waiter()  # set once it has a worker, or has ended without
-        self.chunks: deque[InferenceResponse] = deque()
+        self.chunks: deque[T] = deque()
         self.ended = False
-        self.request_credit = request_credit  # requests that the worker's buffer still has room for
         self.taken_credit = 0  # of chunks that came, to be given back once they are taken
         self.wake_reader: Waiter | None = None
-        self.wake_feeder: Waiter | None = None
 
-    def deliver(self, chunk: InferenceResponse, credit: int) -> None:
+    def deliver(self, chunk: T, credit: int) -> None:
         self.chunks.append(chunk)
         self.taken_credit += credit
         if self.wake_reader is not None:
@@ -155,17 +131,10 @@ class StreamCall(Call):
     def end(self) -> None:
         self.ended = True
         self.done.set()
-        self.assigned.set()
-        for waiter in (self.wake_reader, self.wake_feeder):
-            if waiter is not None:
-                waiter.set()
+        if self.wake_reader is not None:
+            self.wake_reader.set()
 
-    def pulled(self) -> None:
-        self.request_credit += 1
-        if self.wake_feeder is not None:
-            self.wake_feeder.set()
-
-    async def next_chunks(self) -> list[InferenceResponse]:
+    async def next_chunks(self) -> list[T]:
         """All chunks that have come; waits for at least one. An empty list at the end; raises what went wrong."""
         while not self.chunks and not self.ended:
             self.wake_reader = self._new_waiter()
@@ -174,7 +143,51 @@ class StreamCall(Call):
         self.chunks.clear()
         if not chunks and self.error is not None:
             raise self.error
+        if self.taken_credit >= CHUNK_CREDIT // 2 and self.link is not None:  # not for each chunk: it costs a write
+            self.link.took(self, self.taken_credit)
+            self.taken_credit = 0
         return chunks
+
+
+class HandleCall(ChunkedCall[Union[frames.Handled, frames.Piece]]):
+    """A call of a custom handler: a request in, an answer out whose body may come in pieces."""
+
+    __slots__ = ("frame", "is_answered")
+
+    def __init__(self, frame: frames.Handle, new_waiter: Callable[[], Waiter]) -> None:
+        super().__init__(frame.model, "json", new_waiter)
+        self.frame = frame
+        self.is_answered = False  # the answer has come, all of it; what follows it may still run
+
+    def handled(self, piece: frames.Handled | frames.Piece) -> None:
+        """Some of the answer has come; with the last of it, maybe the end."""
+        self.is_answered = not piece.more
+        self.deliver(piece, frames.credit_for(len(piece.body)))
+        if piece.over:
+            self.end()
+
+
+class StreamCall(ChunkedCall[InferenceResponse]):
+    """A streamed call: requests in, chunks out, each side bounded by credit."""
+
+    __slots__ = ("assigned", "request_credit", "wake_feeder")
+
+    def __init__(self, model: int, form: str, request_credit: int, new_waiter: Callable[[], Waiter]) -> None:
+        super().__init__(model, form, new_waiter)
+        self.assigned: Waiter = new_waiter()  # set once it has a worker, or has ended without
+        self.request_credit = request_credit  # requests that the worker's buffer still has room for
+        self.wake_feeder: Waiter | None = None
+
+    def end(self) -> None:
+        super().end()
+        self.assigned.set()
+        if self.wake_feeder is not None:
+            self.wake_feeder.set()
+
+    def pulled(self) -> None:
+        self.request_credit += 1
+        if self.wake_feeder is not None:
+            self.wake_feeder.set()
 
     async def room(self) -> bool:
         """Waits until the worker takes one more request; False if the stream has ended instead."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol
 
 from mlserve.deadlines import TIMEOUT_HEADER, header_seconds
 from mlserve.errors import BodyTooLarge, CallerLeft, InvalidRequest, ModelNotFound
-from mlserve.frames import Handle, Handled
+from mlserve.frames import Handle, Handled, Piece
+from mlserve.leaving import while_connected
 from mlserve.models import Model, Models
 from mlserve.pool import OnLeave
 from mlserve.settings import Settings
@@ -26,9 +29,9 @@ class Host(Protocol):
     models: Models
     settings: Settings
 
-    async def handle(
+    def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
-    ) -> Handled: ...
+    ) -> AsyncGenerator[list[Handled | Piece], None]: ...
 
 
 class CustomRoute:
@@ -66,10 +69,11 @@ class CustomRoute:
             body=body,
         )
         on_leave = (scope.get("extensions") or {}).get(_DISCONNECT_EXTENSION)
-        answer = await self._host.handle(model, frame, timeout, on_leave)
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        answers = self._host.handle(model, frame, timeout, on_leave)
+        if on_leave is None:
+            await while_connected(receive, partial(_send_all, answers, send))
+        else:
+            await _send_all(answers, send)
 
     def _find(self) -> tuple[Model, int]:
         """The model as it is now, and which of its handlers this is."""
@@ -94,6 +98,18 @@ class CustomRoute:
                 raise BodyTooLarge(f"request body: more than the limit of {limit_bytes} bytes")
             if not message.get("more_body", False):
                 return b"".join(pieces)
+
+
+async def _send_all(answers: AsyncGenerator[list[Handled | Piece], None], send: Send) -> None:
+    """Sends an answer: at once what has come of it together. A slow client slows the handler."""
+    async with aclosing(answers):
+        async for pieces in answers:
+            first, last = pieces[0], pieces[-1]
+            if isinstance(first, Handled):
+                headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in first.headers]
+                await send({"type": "http.response.start", "status": first.status, "headers": headers})
+            body = first.body if first is last else b"".join(one.body for one in pieces)
+            await send({"type": "http.response.body", "body": body, "more_body": last.more})
 
 
 class Contested:

@@ -6,17 +6,19 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import TypeVar
 
 import anyio
 
 from mlserve.cloudevents import CloudEvents
 from mlserve.custom_routes import Contested, CustomRoute, custom_routes
 from mlserve.errors import DeadlineExceeded, MLServeError, ModelNotFound, Overloaded
-from mlserve.frames import Handle, Handled
+from mlserve.frames import Handle, Handled, Piece
 from mlserve.metrics import Metrics
 from mlserve.models import Model, Models
 from mlserve.pool import OnLeave
 from mlserve.settings import Settings
+from mlserve.stream_metrics import Flow
 from mlserve.types import (
     InferenceRequest,
     InferenceResponse,
@@ -26,6 +28,8 @@ from mlserve.types import (
     RepositoryIndexRequest,
     RepositoryIndexResponseItem,
 )
+
+T = TypeVar("T")
 
 
 class DataPlane:
@@ -92,7 +96,7 @@ class DataPlane:
         self._metrics.parallel_queue(model.pool.waiting_for(model.number))
         if model.batched:
             self._metrics.batch_queue(name, version, model.pool.waiting_for(model.number))
-        timeout = self._timeout(model, timeout_seconds)
+        timeout = self.timeout_of(model, timeout_seconds)
         started = time.perf_counter()
         succeeded = False
         self.in_flight += 1
@@ -128,7 +132,7 @@ class DataPlane:
         be held up between them, as by a client that does not read, has to look itself (`stream_seconds`).
         """
         model = self._admit(name, version)
-        timeout = self._timeout(model, timeout_seconds)
+        timeout = self.timeout_of(model, timeout_seconds)
         deadline = None if timeout is None else anyio.current_time() + timeout
         started = time.perf_counter()
         succeeded = False
@@ -165,7 +169,7 @@ class DataPlane:
             model = self.models.find(name, version)
         except ModelNotFound:
             return asked
-        return self._timeout(model, asked)
+        return self.timeout_of(model, asked)
 
     def streams(self, name: str, version: str | None) -> bool:
         """Whether the model may give several answers to one request: it has a `predict_stream` of its own."""
@@ -176,19 +180,35 @@ class DataPlane:
 
     async def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
-    ) -> Handled:
-        """Runs one call of a custom handler, within the limits of an inference call. Any MLServeError."""
+    ) -> AsyncGenerator[list[Handled | Piece], None]:
+        """Runs one call of a custom handler, within the limits of an inference call. Any MLServeError.
+
+        Gives what has come of the answer, and ends with the call: what a handler does after its answer is under way
+        like everything else. An answer in several pieces counts as a stream. Close the generator to end it early.
+        """
         self._check_queue(model)
-        timeout = self._timeout(model, timeout_seconds)
+        timeout = self.timeout_of(model, timeout_seconds)
+        deadline = None if timeout is None else anyio.current_time() + timeout
+        flow: Flow | None = None
+        began = time.perf_counter()
         self.in_flight += 1
         self.admitted += 1
         try:
-            with model.in_use(), anyio.move_on_after(timeout):
-                return await model.pool.handle(frame, on_leave, timeout)
-            assert timeout is not None, "only a timeout ends the scope"
-            raise _too_late(model, timeout)
+            with model.in_use():
+                async with aclosing(model.pool.handle(frame, on_leave, timeout)) as answers:
+                    while pieces := await _next(answers, model, timeout, deadline):
+                        is_whole = not pieces[-1].more
+                        if flow is None and not (is_whole and len(pieces) == 1):
+                            flow = self._metrics.stream_opened(model.name, model.version, began)
+                        if flow is not None:
+                            flow.came(len(pieces))
+                        yield pieces
+                        if is_whole:
+                            deadline = None
         finally:
             self.in_flight -= 1
+            if flow is not None:
+                flow.ended()
 
     def _admit(self, name: str, version: str | None) -> Model:
         """The model for a new call, if it may be called now."""
@@ -225,7 +245,7 @@ class DataPlane:
         response.parameters.headers = self._events.response_headers(model.name, response.id, given)
         return response
 
-    def _timeout(self, model: Model, asked: float | None) -> float | None:
+    def timeout_of(self, model: Model, asked: float | None) -> float | None:
         """The shortest of what the caller, the model's and the server's settings allow."""
         limits = (asked, model.settings.request_timeout_seconds, self.settings.request_timeout_seconds)
         known = [limit for limit in limits if limit is not None]
@@ -251,8 +271,8 @@ class DataPlane:
 
 
 async def _next(
-    answers: AsyncGenerator[list[InferenceResponse], None], model: Model, timeout: float | None, deadline: float | None
-) -> list[InferenceResponse]:
+    answers: AsyncGenerator[list[T], None], model: Model, timeout: float | None, deadline: float | None
+) -> list[T]:
     """The chunks that come next, none at the end. DeadlineExceeded."""
     if timeout is None or deadline is None:
         return await anext(answers, [])

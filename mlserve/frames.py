@@ -5,7 +5,7 @@ Pool to worker                              Worker to pool
     Unload                                     Unloaded
     Infer     one call                         Reply, Failed
     Batch     several calls, to run as one     Reply or Failed for each
-    Handle    a request to a custom handler    Handled
+    Handle    a request to a custom handler    Handled, Piece*, then End or Failed if the last one is not the end
     Open      one streamed call                Chunk*, End or Failed
     Push      one more request of a stream     Pulled    the model took a request of its stream
     Close     no more requests in a stream
@@ -80,7 +80,12 @@ def size_of(message: Message) -> int:
 
 def credit_of(message: Message) -> int:
     """What a chunk of a stream costs: its sender has a credit, and sends while some is left."""
-    return 1 + size_of(message) // CREDIT_BYTES
+    return credit_for(size_of(message))
+
+
+def credit_for(size_bytes: int) -> int:
+    """What so many bytes cost that travel as one."""
+    return 1 + size_bytes // CREDIT_BYTES
 
 
 class Load(Struct, array_like=True, tag="load"):
@@ -116,6 +121,7 @@ class Handle(Struct, array_like=True, tag="handle"):
     headers: list[tuple[str, str]]
     path_parameters: dict[str, str]
     body: bytes
+    credit: int = 0  # for what is answered
 
 
 class Open(Struct, array_like=True, tag="o"):
@@ -219,10 +225,23 @@ class Failed(Struct, array_like=True, tag="f"):
 
 
 class Handled(Struct, array_like=True, tag="handled"):
+    """What a handler answers, with all of the body or its beginning."""
+
     call: int
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+    more: bool = False  # of the body comes in Pieces
+    over: bool = True  # the call ends with it: neither End nor Failed follows
+
+
+class Piece(Struct, array_like=True, tag="piece"):
+    """More of the body that a handler answers."""
+
+    call: int
+    body: bytes
+    more: bool
+    over: bool
 
 
 class Waiting(Struct, array_like=True, tag="w"):
@@ -273,6 +292,7 @@ ToPool = Union[
     End,
     Failed,
     Handled,
+    Piece,
     Waiting,
     Apart,
     Skipped,

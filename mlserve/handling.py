@@ -21,6 +21,7 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
@@ -29,29 +30,40 @@ from urllib.parse import parse_qsl
 from mlserve.annotations import check_convertible, is_body, unnamed
 from mlserve.answering import json_of
 from mlserve.arguments import convert, reason_of
-from mlserve.asgi_frames import answer_of, receive_of, scope_of
+from mlserve.asgi_frames import Exchange, note_response, scope_of
 from mlserve.errors import InvalidRequest, ModelLoadError
-from mlserve.frames import Handle, Handled
 from mlserve.handlers import CustomHandler
 from mlserve.types import Model
 
-__all__ = ["Handler", "make_handler"]
+__all__ = ["Handler", "Shared", "make_handler"]
 
-Handler = Callable[[Handle], Awaitable[Handled]]
+Handler = Callable[[Exchange], Awaitable[None]]
 
 _EMPTY = inspect.Parameter.empty
 _PLACE = re.compile(r"\{(\w+)(?::\w+)?\}")  # a parameter in a path
 _INVALID_STATUS = 422
 _WITHOUT_BODY = (204, 205, 304)
+_responding: ContextVar[list[Any]] = ContextVar("_responding")  # of the exchange that FastAPI runs
 
 
-def make_handler(marked: CustomHandler, method: Callable[..., Any]) -> Handler:
-    """Runs a method: gives the answer to a request. InvalidRequest if an argument is missing or of the wrong kind."""
+class Shared:
+    """What the handlers of one model have in common."""
+
+    @cached_property
+    def app(self) -> Any:
+        """Their `request.app`: an application without routes, whose `state` they share in this worker."""
+        from starlette.applications import Starlette  # a worker without handlers needs no web library
+
+        return Starlette()
+
+
+def make_handler(marked: CustomHandler, method: Callable[..., Any], shared: Shared) -> Handler:
+    """Runs a method: answers a request. InvalidRequest if an argument is missing or of the wrong kind."""
     arguments = inspect.signature(method).parameters
     hints = _hints_of(method)
     if any(_is_of_fastapi(one.default, hints.get(name)) for name, one in arguments.items()):
-        return _ByFastAPI(marked, method)
-    return _ByAnnotation(marked, method)
+        return _ByFastAPI(marked, method, shared)
+    return _ByAnnotation(marked, method, shared)
 
 
 def _hints_of(method: Callable[..., Any]) -> dict[str, Any]:
@@ -87,8 +99,9 @@ class _Argument(NamedTuple):
 class _ByAnnotation:
     """One handler of one model, with its arguments understood once."""
 
-    def __init__(self, marked: CustomHandler, method: Callable[..., Any]) -> None:
+    def __init__(self, marked: CustomHandler, method: Callable[..., Any], shared: Shared) -> None:
         self._method = method
+        self._shared = shared
         in_path = set(_PLACE.findall(marked.rest_path))
         hints = _hints_of(method)
         self._returns = hints.get("return", _EMPTY)
@@ -99,9 +112,9 @@ class _ByAnnotation:
         ]
         self._bodies = sum(one.place in ("body", "either") for one in self._arguments)
 
-    async def __call__(self, frame: Handle) -> Handled:
-        """The answer to one request."""
-        found = self._find_arguments(frame)
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        found = self._find_arguments(exchange)
         try:
             answer = self._method(**found)
             if inspect.isawaitable(answer):
@@ -111,17 +124,27 @@ class _ByAnnotation:
             if answer is None:
                 raise
         injected = next((found[one.name] for one in self._arguments if one.place == "response"), None)
-        return await _answer(answer, self._returns, injected, frame)
+        if isinstance(answer, _responses().Response):
+            await self._respond(answer, exchange)
+        else:
+            await _send_json(answer, self._returns, injected, exchange)
 
-    def _find_arguments(self, frame: Handle) -> dict[str, Any]:
-        query = dict(parse_qsl(frame.query.decode("latin-1"), keep_blank_values=True))
-        found = {one.name: self._find(one, frame, query) for one in self._arguments}
+    async def _respond(self, response: Any, exchange: Exchange) -> None:
+        """Lets a response send itself. One that streams does so as the client takes it."""
+        response.status_code = response.status_code or 200
+        note_response(response, exchange.responses)
+        await response(scope_of(exchange.frame, self._shared.app), exchange.receive, exchange.send)
+
+    def _find_arguments(self, exchange: Exchange) -> dict[str, Any]:
+        query = dict(parse_qsl(exchange.frame.query.decode("latin-1"), keep_blank_values=True))
+        found = {one.name: self._find(one, exchange, query) for one in self._arguments}
         return {name: value for name, value in found.items() if value is not _EMPTY}
 
-    def _find(self, argument: _Argument, frame: Handle, query: Mapping[str, str]) -> Any:
+    def _find(self, argument: _Argument, exchange: Exchange, query: Mapping[str, str]) -> Any:
         name, place, hint, default = argument
+        frame = exchange.frame
         if place == "request":
-            return _starlette_request(frame)
+            return _starlette_request(exchange, self._shared)
         if place == "response":
             return _starlette_response()
         if place == "path":
@@ -190,10 +213,16 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _starlette_request(frame: Handle) -> Any:
-    from starlette.requests import Request  # a worker without handlers needs no web library
+def _starlette_request(exchange: Exchange, shared: Shared) -> Any:
+    from starlette.requests import Request
 
-    return Request(scope_of(frame), receive_of(frame))
+    return Request(scope_of(exchange.frame, shared.app), exchange.receive)
+
+
+def _responses() -> Any:
+    from starlette import responses
+
+    return responses
 
 
 def _as_response(error: Exception) -> Any:
@@ -206,22 +235,18 @@ def _as_response(error: Exception) -> Any:
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
-async def _answer(answer: Any, hint: Any, injected: Any, frame: Handle) -> Handled:
-    """What a handler returned, on its way out; with what it has put into the response that it was given, if any."""
-    from starlette.responses import Response
-
-    if isinstance(answer, Response):
-        answer.status_code = answer.status_code or 200
-        return await answer_of(answer, frame)
-    status, headers = 200, []
+async def _send_json(answer: Any, hint: Any, injected: Any, exchange: Exchange) -> None:
+    """What a handler returned, as JSON; with what it has put into the response that it was given, if any."""
+    status, headers, body = 200, [], b""
     if injected is not None:
-        status = injected.status_code or status
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in injected.raw_headers]
-    if status < 200 or status in _WITHOUT_BODY:
-        return Handled(frame.call, status, headers, b"")
-    if not any(name == "content-type" for name, _ in headers):
-        headers.append(("content-type", "application/json"))
-    return Handled(frame.call, status, headers, json_of(answer, hint))
+        status, headers = injected.status_code or status, list(injected.raw_headers)
+    if status >= 200 and status not in _WITHOUT_BODY:
+        body = json_of(answer, hint)
+        headers.append((b"content-length", b"%d" % len(body)))
+        if not any(name == b"content-type" for name, _ in headers):
+            headers.append((b"content-type", b"application/json"))
+    await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": body})
 
 
 def _is_response(hint: Any) -> bool:
@@ -250,22 +275,27 @@ def _is_of_fastapi(default: Any, hint: Any) -> bool:
 class _ByFastAPI:
     """One handler of one model, as FastAPI runs it."""
 
-    def __init__(self, marked: CustomHandler, method: Callable[..., Any]) -> None:
+    def __init__(self, marked: CustomHandler, method: Callable[..., Any], shared: Shared) -> None:
         self._marked = marked
         self._method = method
+        self._shared = shared
 
     @cached_property
     def _app(self) -> Any:
         """An application with this one route; made by the first request, so that its mistakes fail requests only."""
         app = sys.modules["fastapi"].FastAPI(openapi_url=None)
+        app.state = self._shared.app.state
         method = _returning_json(self._method)
         app.add_api_route(self._marked.rest_path, method, methods=[self._marked.rest_method], response_model=None)
         return app
 
-    async def __call__(self, frame: Handle) -> Handled:
-        """The answer to one request."""
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        frame = exchange.frame
         path = _PLACE.sub(lambda place: frame.path_parameters[place[1]], self._marked.rest_path)
-        return await answer_of(self._app, frame, path=path, method=self._marked.rest_method)
+        scope = scope_of(frame, self._app, path=path, method=self._marked.rest_method)
+        _responding.set(exchange.responses)
+        await self._app(scope, exchange.receive, exchange.send)
 
 
 def _returning_json(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,7 +320,10 @@ def _returning_json(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_json(answer: Any, hint: Any) -> Any:
-    return answer if _is_response(type(answer)) else json.loads(json_of(answer, hint))
+    if not _is_response(type(answer)):
+        return json.loads(json_of(answer, hint))
+    note_response(answer, _responding.get())
+    return answer
 
 
 def _for_fastapi(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import anyio
 from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds, window_of
-from mlserve.calls import Batch, Call, HandleCall, Question, StreamCall, error_of
+from mlserve.calls import CHUNK_CREDIT, Batch, Call, ChunkedCall, HandleCall, Question, StreamCall, error_of
 from mlserve.errors import MLServeError, ModelError, ModelLoadError, WorkerDied
 from mlserve.eventloop import watch
 from mlserve.frames import ChannelClosed, credit_of, size_of
@@ -26,9 +26,6 @@ from mlserve.unsent import COUNTED_FROM_BYTES
 
 _logger = logging.getLogger("mlserve.pool")
 _SMOOTHING = 0.2
-CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large ones counting for several
-
-
 _DEFAULT_BOUNDS = Bounds()
 
 
@@ -95,7 +92,7 @@ class Link:
             self._out.send(frames.Open(call.number, call.model, call.form, CHUNK_CREDIT))
             call.assigned.set()
         elif isinstance(call, HandleCall):
-            call.frame.call = call.number
+            call.frame.call, call.frame.credit = call.number, CHUNK_CREDIT
             self._out.send(call.frame)
         else:
             infer = self._infer_frame(call)
@@ -149,7 +146,7 @@ class Link:
         """Says that a stream gets no more requests."""
         self._out.send(frames.Close(call.number))
 
-    def took(self, call: StreamCall, credit: int) -> None:
+    def took(self, call: ChunkedCall[Any], credit: int) -> None:
         """Lets the worker send so much more."""
         if call.number in self.calls:
             self._out.tell(frames.Credit(call.number, credit))
@@ -391,8 +388,8 @@ class Link:
             stream = self._leave(frame.call, 0.0)
             if stream is not None:
                 stream.end()
-        elif kind is frames.Handled:
-            handled: Any = self._leave(frame.call, 0.0)
+        elif kind is frames.Handled or kind is frames.Piece:
+            handled: Any = self._leave(frame.call, 0.0) if frame.over else self.calls.get(frame.call)
             if handled is not None and len(frame.body) >= COUNTED_FROM_BYTES:
                 self.large_answers.add(handled.model)
             if handled is not None and not handled.abandoned:

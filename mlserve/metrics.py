@@ -150,9 +150,9 @@ class Metrics(Collector):
         """Notes how many calls wait for a worker process."""
         self._parallel.add(depth)
 
-    def stream_opened(self, model: str, version: str | None) -> Flow:
+    def stream_opened(self, model: str, version: str | None, began: float | None = None) -> Flow:
         """Begins to count one streamed call, beside `infer_done`; the `ended` of what it gives must follow."""
-        return self._streams.opened(model, version)
+        return self._streams.opened(model, version, began)
 
     def worker_restarted(self, pool: str, reason: str) -> None:
         """Counts a worker process that ended: `died`, `stuck`, or whatever else led to it."""

@@ -39,7 +39,7 @@ from mlserve.eventloop import clock_of, waiter_type
 from mlserve.execute import CLOSE_SECONDS
 from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
-from mlserve.link import CHUNK_CREDIT, Link
+from mlserve.link import Link
 from mlserve.observing import Observer
 from mlserve.recovery import REFUSED_AFTER, digest_of
 from mlserve.recycling import NO_WEAR, Wear
@@ -135,13 +135,6 @@ class Pool:
         it is the caller who stops waiting then.
         """
         call = Call(model, request, form, self._new_waiter)
-        await self._run(call, on_leave, timeout)
-        if call.digest is not None and call.error is None:
-            self.crew.offences.clear(model, call.digest)
-        return call.result()
-
-    async def _run(self, call: Call, on_leave: OnLeave | None, timeout: float | None) -> None:
-        """Lines a unary call up, and waits until it is done."""
         if timeout is not None:
             call.deadline = self._now() + timeout
         if on_leave is not None:
@@ -155,6 +148,9 @@ class Pool:
         finally:
             if on_leave is not None:
                 on_leave(None)
+        if call.digest is not None and call.error is None:
+            self.crew.offences.clear(model, call.digest)
+        return call.result()
 
     async def stream(
         self, model: int, requests: AsyncIterator[InferenceRequest], form: str, timeout: float | None = None
@@ -172,10 +168,6 @@ class Pool:
         self._tasks.start_soon(self._feed, call, requests, feeding)
         try:
             while chunks := await call.next_chunks():
-                taken = call.taken_credit
-                if taken >= CHUNK_CREDIT // 2 and call.link is not None:  # not for each chunk: it costs a write
-                    call.taken_credit = 0
-                    call.link.took(call, taken)
                 yield chunks
         finally:
             feeding.cancel()
@@ -210,14 +202,34 @@ class Pool:
 
     async def handle(
         self, frame: frames.Handle, on_leave: OnLeave | None = None, timeout: float | None = None
-    ) -> frames.Handled:
-        """Runs one call of a custom handler. Raises as `infer` does."""
+    ) -> AsyncGenerator[list[frames.Handled | frames.Piece], None]:
+        """Runs one call of a custom handler; gives what has come of its answer, as `stream` does. Raises as `infer`.
+
+        Ends with the call, which may be some time after its answer: from then on nobody cancels it, and what it
+        raises is for its worker's log only.
+        """
         call = HandleCall(frame, self._new_waiter)
-        await self._run(call, on_leave, timeout)
-        if call.error is not None:
-            raise call.error
-        assert call.answer is not None, "done means failed or answered"
-        return call.answer
+
+        def leave() -> None:
+            if not call.is_answered:
+                self._leave(call)
+
+        if timeout is not None:
+            call.deadline = self._now() + timeout
+        if on_leave is not None:
+            on_leave(leave)
+        self._line_up(call)
+        try:
+            while pieces := await call.next_chunks():
+                yield pieces
+        except MLServeError:
+            if not call.is_answered:
+                raise
+        finally:
+            if on_leave is not None:
+                on_leave(None)
+            if not (call.ended or call.is_answered):
+                self._abandon(call)
 
     def _line_up(self, call: Call) -> None:
         line = self._lines.get(call.model)

@@ -17,12 +17,14 @@ import anyio
 
 from mlserve import execute, frames
 from mlserve.arena import Views
+from mlserve.asgi_frames import Exchange, receive_of
 from mlserve.codecs.decoded import offer_decoded
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.frames import Message, credit_of
+from mlserve.handler_answer import Answer
 from mlserve.handlers import get_custom_handlers
-from mlserve.handling import make_handler
+from mlserve.handling import Handler, Shared, make_handler
 from mlserve.layout import output_forms, pack_response, unpack_request
 from mlserve.merging import merge, rows_of, split
 from mlserve.model import MLModel
@@ -31,16 +33,12 @@ from mlserve.plain_streams import noting_steps
 from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
 from mlserve.types import InferenceRequest, InferenceResponse
-from mlserve.worker_stream import Stream
+from mlserve.worker_stream import Cancelled, Stream
 
 _HELD_SLOTS = 64  # a model that keeps more inputs than this gets copies
 _CANCELLED_STATUS = 499
 _LOOK_SECONDS = 0.005  # between two looks at the end whether all calls are over
 _QUICK_STEPS = 8  # after so many quick chunks of a stream, the next ones leave together
-
-
-class Cancelled(Exception):
-    """Nobody waits for this call any more."""
 
 
 class LoadedModel:
@@ -49,7 +47,8 @@ class LoadedModel:
     def __init__(self, model: MLModel, modules: Any) -> None:
         self.model = model
         self.modules = modules
-        self.handlers = [make_handler(marked, method) for marked, method in get_custom_handlers(model)]
+        shared = Shared()
+        self.handlers = [make_handler(marked, method, shared) for marked, method in get_custom_handlers(model)]
 
     def offer_decoded(self, request: InferenceRequest) -> None:
         """Makes the decoded request and inputs available in its parameters, decoded when somebody looks."""
@@ -184,13 +183,35 @@ class Running:
             self._outbox.put(frames.Skipped(frame.call))
             return
         bind_model(loaded.model.name, loaded.model.version)
+
+        def left() -> bool:
+            scope = self._scopes.get(frame.call)
+            return scope is not None and scope.cancelled
+
+        plain = noting_steps()
+        answer = Answer(frame, self._outbox.put, self.streams, left)
+        exchange = Exchange(frame, receive_of(frame, left), answer.send, [])
+
+        async def work() -> None:
+            try:
+                await _handle(loaded.handlers[frame.place], exchange)
+            except (asyncio.CancelledError, Cancelled):
+                if left() and not answer.is_whole:
+                    await _after(exchange)
+                raise
+
         try:
-            handler = loaded.handlers[frame.place]
-            self._outbox.put(await self._await([frame.call], handler(frame)))
+            await self._await([frame.call], work())
+            answer.end()
         except BaseException as error:
             if self._is_ending(error):
                 raise
+            for steps in plain:
+                error = await self._give_way(steps.over()) or error
+            answer.break_off()
             self.failed(frame.call, loaded.model, None, error, 0.0)
+        finally:
+            answer.close()
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -364,6 +385,25 @@ class Running:
     def refuse(self, call: int, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that never begins."""
         self._outbox.put(frames.Failed(call, message, http_status, grpc_status))
+
+
+async def _handle(handler: Handler, exchange: Exchange) -> None:
+    """Runs a handler, and closes the body that it streams, so that its `finally` blocks run in time."""
+    try:
+        await handler(exchange)
+    finally:
+        with anyio.move_on_after(execute.CLOSE_SECONDS, shield=True):
+            for response in exchange.responses:
+                body: Any = getattr(response, "body_iterator", None)
+                if hasattr(body, "aclose"):
+                    await body.aclose()
+
+
+async def _after(exchange: Exchange) -> None:
+    """Runs what shall follow an answer that its client did not wait for: it may be what cleans up."""
+    for response in exchange.responses:
+        if response.background is not None:
+            await response.background()
 
 
 def _detach(members: list[frames.Infer], holds: dict[int, Any]) -> None:

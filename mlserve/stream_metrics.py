@@ -34,9 +34,9 @@ class Flow:
 
     __slots__ = ("_began", "_streams")
 
-    def __init__(self, streams: _Streams) -> None:
+    def __init__(self, streams: _Streams, began: float) -> None:
         self._streams = streams
-        self._began: float | None = time.perf_counter()  # None once the first chunk has come
+        self._began: float | None = began  # None once the first chunk has come
         streams.open += 1
 
     def came(self, chunks: int) -> None:
@@ -57,9 +57,10 @@ class StreamMetrics:
     def __init__(self) -> None:
         self._models: dict[tuple[str, str], _Streams] = {}
 
-    def opened(self, model: str, version: str | None) -> Flow:
-        """Begins to count one streamed call."""
-        return Flow(self._models.setdefault((model, str(version or None)), _Streams()))
+    def opened(self, model: str, version: str | None, began: float | None = None) -> Flow:
+        """Begins to count one streamed call, which began just now unless it is said when."""
+        streams = self._models.setdefault((model, str(version or None)), _Streams())
+        return Flow(streams, time.perf_counter() if began is None else began)
 
     def collect(self) -> Iterator[Metric]:
         """The families, as prometheus_client wants them."""

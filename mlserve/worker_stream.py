@@ -13,7 +13,11 @@ from mlserve.errors import MLServeError
 from mlserve.eventloop import FutureWaiter, Waiter
 from mlserve.types import InferenceRequest
 
-__all__ = ["Stream"]
+__all__ = ["Cancelled", "Stream"]
+
+
+class Cancelled(Exception):
+    """Nobody waits for this call any more."""
 
 
 class Stream:

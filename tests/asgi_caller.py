@@ -10,7 +10,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from mlserve.asgi_frames import Exchange, receive_of
 from mlserve.errors import MLServeError
+from mlserve.frames import Handle, Handled
+from mlserve.handling import Handler
 from mlserve.metrics import Metrics
 from mlserve.rest.app import RestApp
 from mlserve.settings import Settings
@@ -50,6 +53,19 @@ class Answer:
             fields = dict(line.split(": ", 1) for line in block.split("\n"))
             found.append((fields.get("event", "message"), json.loads(fields["data"])))
         return found
+
+
+async def run_handler(handler: Handler, frame: Handle) -> Handled:
+    """What a custom handler answers, all of it."""
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await handler(Exchange(frame, receive_of(frame, lambda: False), send, []))
+    start, *pieces = messages
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+    return Handled(frame.call, start["status"], headers, b"".join(one["body"] for one in pieces))
 
 
 class Caller:

@@ -27,7 +27,8 @@ from mlserve.arguments import convert
 from mlserve.errors import InvalidRequest, ModelLoadError
 from mlserve.frames import Handle
 from mlserve.handlers import CustomHandler
-from mlserve.handling import make_handler
+from mlserve.handling import Shared, make_handler
+from tests.asgi_caller import run_handler
 
 
 class Colour(enum.Enum):
@@ -267,7 +268,7 @@ async def test_requests_have_the_status_and_the_answer_that_fastapi_gives(
     parts = dict(zip(re.findall(r"\{(\w+)\}", path), url.replace("%35", "5").split("/")[2:]))
     frame = Handle(1, 1, 0, "POST", url, query.encode(), list(headers.items()), parts, body)
     try:
-        answer = await make_handler(CustomHandler(path, "POST"), handler)(frame)
+        answer = await run_handler(make_handler(CustomHandler(path, "POST"), handler, Shared()), frame)
         status, text = answer.status, answer.body
     except InvalidRequest as error:
         status, text = error.http_status, str(error).encode()
@@ -298,7 +299,7 @@ def test_what_nothing_can_convert_is_told_when_the_model_loads(
         monkeypatch.delitem(sys.modules, "pydantic")
     path = "/p/{second}" if handler is at_a_strange_place else "/p"
     with pytest.raises(ModelLoadError, match="the argument 'second' of a custom handler: nothing can make a Strange"):
-        make_handler(CustomHandler(path, "POST"), handler)
+        make_handler(CustomHandler(path, "POST"), handler, Shared())
 
 
 def test_what_is_no_pydantics_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,16 @@ def test_the_handler_in_handlers_md_answers() -> None:
     import httpx
 
     space: dict[str, Any] = {"__name__": __name__}
-    exec(compile("\n".join(snippets("handlers.md")), "handlers.md", "exec", dont_inherit=True), space)
-    globals()["Scored"] = type("Scored", (Runtime, space["Runtime"]), {"__module__": __name__})
-    with running_server(ModelSettings(name="scored", implementation=globals()["Scored"])) as server:
+    for snippet in snippets("handlers.md"):
+        exec(compile(snippet, "handlers.md", "exec", dont_inherit=True), space)
+    for name, given in (("Scored", "Runtime"), ("Chatting", "Chat")):
+        globals()[name] = type(name, (Runtime, space[given]), {"__module__": __name__})
+    with running_server(
+        [ModelSettings(name=name, implementation=globals()[name]) for name in ("Scored", "Chatting")]
+    ) as server:
         assert httpx.get(f"{server.rest}/score/0?digits=2").json() == {"row": 0, "score": 0.12}
+        told = httpx.post(f"{server.rest}/v1/completions", json={"prompt": "a b"})
+        assert told.text == "data: a\n\ndata: b\n\n"
 
 
 def run(text: str) -> None:

@@ -22,8 +22,9 @@ from mlserve.codecs import StringCodec
 from mlserve.errors import InvalidRequest, ModelError
 from mlserve.frames import Handle, Handled
 from mlserve.handlers import CustomHandler
-from mlserve.handling import make_handler
+from mlserve.handling import Shared, make_handler
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
+from tests.asgi_caller import run_handler
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,7 @@ async def asked(
     query: str = "",
     headers: dict[str, str] | None = None,
     method: str = "POST",
+    shared: Shared | None = None,
     **path_parameters: str,
 ) -> Handled:
     sent = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -83,7 +85,7 @@ async def asked(
         path_parameters=path_parameters,
         body=sent,
     )
-    return await make_handler(CustomHandler(path, method), handler)(frame)
+    return await run_handler(make_handler(CustomHandler(path, method), handler, shared or Shared()), frame)
 
 
 async def answer(*args: Any, **options: Any) -> Any:
@@ -292,7 +294,7 @@ async def test_a_response_that_is_injected_gives_headers_and_a_status() -> None:
     assert dict(handled.headers)["set-cookie"].startswith("c=2;")
     handled = await asked(typed, query="n=2")
     assert (handled.status, json.loads(handled.body)) == (200, {"name": "2", "price": 1.5})
-    assert handled.headers == [("content-type", "application/vnd.item+json")]
+    assert dict(handled.headers) == {"content-type": "application/vnd.item+json", "content-length": "24"}
     handled = await asked(empty)
     assert (handled.status, handled.headers, handled.body) == (204, [], b"")
     handled = await asked(own)

@@ -6,6 +6,7 @@ both lies the same frame (`count` and `answer`), so that a request is counted, a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import perf_counter
@@ -16,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlserve.errors import CallerLeft, MLServeError
 from mlserve.metrics import Metrics
 from mlserve.rest.control import ControlEndpoints, Controls
 from mlserve.rest.docs import DocsEndpoints
@@ -29,6 +31,8 @@ from mlserve.settings import Settings
 from mlserve.unsent import Unsent
 
 __all__ = ["Backend", "CustomRoute", "MetricsApp", "RestApp"]
+
+logger = logging.getLogger("mlserve.rest")
 
 Endpoint = Callable[[Request], Awaitable[Reply | None]]  # None: it has sent its answer itself
 CustomRoute = tuple[str, str, ASGIApp]  # path (with {parameters}), method, ASGI application
@@ -67,11 +71,11 @@ class RestApp:
 
     def __init__(self, dataplane: Backend, metrics: Metrics, settings: Settings, unsent: Unsent | None = None) -> None:
         self._metrics = metrics
-        self._unsent = unsent or Unsent()
+        self.unsent = unsent or Unsent()
         self._send_seconds = settings.send_timeout_seconds
         self._may_pack = settings.gzip_enabled
         self._root_path = settings.root_path.rstrip("/")
-        infer = InferEndpoints(dataplane, settings, self._unsent)
+        infer = InferEndpoints(dataplane, settings, self.unsent)
         self._infer: dict[str, Endpoint] = {  # by template
             f"{prefix}/{verb}": infer.stream if verb.endswith("_stream") else infer.unary
             for prefix in (_MODEL, _VERSION)
@@ -196,7 +200,7 @@ class RestApp:
 
     async def send(self, reply: Reply, request: Request) -> int:
         """Sends an answer; its status."""
-        await send_reply(reply, request, self._unsent, may_pack=self._may_pack)
+        await send_reply(reply, request, self.unsent, may_pack=self._may_pack)
         return reply.status
 
     async def count(self, method: str, template: str, respond: Callable[[], Awaitable[int]]) -> None:
@@ -240,22 +244,32 @@ class _FramedCustom:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 0
+        status, is_whole = 0, False
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_whole
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            else:
+                is_whole = not message.get("more_body", False)
+            with self._app.unsent.holding(len(message.get("body", b""))):
+                await send(message)
 
         async def respond() -> int:
             try:
                 await self._endpoint(scope, receive, watched)
             except ClientGone:
                 raise
+            except CallerLeft as error:
+                if is_whole:
+                    return status  # it left with its answer
+                raise ClientGone(error.message) from None
             except Exception as error:
-                if status:
-                    raise  # The server below cuts the answer off; there is no other way to say it now.
+                if status:  # The server below cuts the answer off; there is no other way to say it now.
+                    if not isinstance(error, MLServeError):
+                        raise
+                    logger.warning("%s %s: the answer is broken off: %s", scope["method"], scope["path"], error)
+                    return error.http_status
                 return await self._app.send(error_reply(error), Request(scope, receive, send, {}))
             return status
 

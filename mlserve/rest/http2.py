@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from hypercorn import protocol
 from hypercorn.events import Event, Updated
 from hypercorn.protocol import h2
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import StreamClosed
 
 from mlserve.rest.h1_server import H1Server
 from mlserve.unsent import Reading
@@ -45,7 +51,25 @@ class _Buffer(h2.StreamBuffer):
         return data
 
 
-h2.StreamBuffer = _Buffer  # type: ignore[misc]  # Hypercorn has no other place for it
+class _Protocol(h2.H2Protocol):
+    """Resets a stream whose answer is broken off. Hypercorn's says nothing more, and its client waits for ever."""
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, StreamClosed):
+            buffer = self.stream_buffers.get(event.stream_id)
+            if buffer is not None and not buffer._complete:
+                with suppress(ProtocolError, KeyError):  # the client has closed it
+                    self.connection.reset_stream(event.stream_id, ErrorCodes.INTERNAL_ERROR)
+                    self.priority.unblock(event.stream_id)
+        await super().stream_send(event)
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        await self._flush()  # resets: here, and not where an application ends, which shall wait for no client
+
+
+h2.StreamBuffer = _Buffer  # type: ignore[misc]  # Hypercorn has no other place for these
+protocol.H2Protocol = _Protocol  # type: ignore[attr-defined]
 
 
 class Http2Mixin(_Base):

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from mlserve.errors import BodyTooLarge
+from mlserve.errors import BodyTooLarge, CallerLeft
+from mlserve.leaving import while_connected
 from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
 from mlserve.rest.headers import check_content_type, read_headers
 from mlserve.rest.packing import unpack
@@ -84,12 +85,14 @@ class Request:
     async def while_connected(self, work: Callable[[], Awaitable[T]]) -> T:
         """Awaits `work()`; if the client leaves first, that is cancelled and ClientGone raised.
 
-        The body must have been read. Without our own HTTP edge below, a task beside `work` waits for the message
-        that the client has left.
+        The body must have been read.
         """
         register = self.on_leave
         if register is None:
-            return await self._watched(work)
+            try:
+                return await while_connected(self._receive, work)
+            except CallerLeft as error:
+                raise ClientGone(error.message) from None
         with anyio.CancelScope() as cancel:
             register(cancel.cancel)
             try:
@@ -97,27 +100,6 @@ class Request:
             finally:
                 register(None)
         raise ClientGone("the client left before its answer was there")
-
-    async def _watched(self, work: Callable[[], Awaitable[T]]) -> T:
-        results: list[T] = []
-        errors: list[Exception] = []  # Raised outside the task group, which would wrap them.
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._cancel_when_gone, tasks.cancel_scope)
-            try:
-                results.append(await work())
-            except Exception as error:
-                errors.append(error)
-            tasks.cancel_scope.cancel()
-        if errors:
-            raise errors[0]
-        if not results:
-            raise ClientGone("the client left before its answer was there")
-        return results[0]
-
-    async def _cancel_when_gone(self, scope: anyio.CancelScope) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
 
 
 def patient_send(send: Send, seconds: float) -> Send:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import operator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from mlserve.errors import MLServeError
 
-__all__ = ["InPydantic"]
+__all__ = ["InPydantic", "narrowed"]
+
+_SWITCHES = ("include", "exclude", "exclude_none", "exclude_unset", "exclude_defaults")  # no field has an alias
 
 
 class _OfDataclass:
@@ -61,7 +64,7 @@ class InPydantic:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         core: Any = importlib.import_module("pydantic_core")  # who calls this has imported it
-        written = core.core_schema.plain_serializer_function_ser_schema(_serialize, info_arg=True)
+        written = core.core_schema.plain_serializer_function_ser_schema(_serializer_of(cls), info_arg=True)
         return core.core_schema.no_info_plain_validator_function(_validator_of(cls, core), serialization=written)
 
     @classmethod
@@ -69,6 +72,28 @@ class InPydantic:
         own: dict[str, Any] = cls.model_json_schema()  # type: ignore[attr-defined]  # of those who inherit this
         parts = own.pop("$defs", {})
         return {"title": cls.__name__, **_inlined(own, parts)}
+
+    def _narrowed(self, cls: Any) -> Any:
+        """The same as an object of `cls`, a base of its class: without the fields that only subclasses have."""
+        return self
+
+
+def narrowed(value: Any, hint: Any) -> Any:
+    """A value with no more than its type hint declares, lists item by item; values of other types as they are."""
+    if isinstance(value, InPydantic):
+        return value._narrowed(next((kind for kind in _kinds(hint) if isinstance(value, kind)), None))
+    if isinstance(value, list):
+        made = [narrowed(one, hint) for one in value]
+        return value if all(map(operator.is_, made, value)) else made
+    return value
+
+
+def _kinds(hint: Any) -> Iterator[type[InPydantic]]:
+    """Those of our types that a hint names."""
+    if isinstance(hint, type) and issubclass(hint, InPydantic):
+        yield hint
+    for part in get_args(hint):
+        yield from _kinds(part)
 
 
 def _validator_of(cls: Any, core: Any) -> Any:
@@ -89,8 +114,20 @@ def _validator_of(cls: Any, core: Any) -> Any:
     return validate
 
 
-def _serialize(value: Any, info: Any) -> Any:
-    return msgspec.json.decode(value.model_dump_json()) if info.mode == "json" else value.model_dump()
+def _serializer_of(cls: Any) -> Any:
+    """By the class that was declared, as pydantic does it: what a subclass adds is not sent.
+
+    Switches that are off stay at what `model_dump` has without them.
+    """
+
+    def serialize(value: Any, info: Any) -> Any:
+        picked = {name: said for name in _SWITCHES if (said := getattr(info, name)) not in (None, False)}
+        value = narrowed(value, cls)
+        if info.mode != "json":
+            return value.model_dump(**picked)
+        return msgspec.json.decode(value.model_dump_json(**picked))
+
+    return serialize
 
 
 def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from mlserve.types import (
     Parameters,
     RepositoryIndexResponse,
     RequestInput,
+    RequestOutput,
     ResponseOutput,
     TensorData,
 )
@@ -185,6 +186,99 @@ def test_their_structs_can_be_read_as_dataclasses() -> None:
     assert dataclasses.replace(asked, id="7").id == "7"
     assert "INT32" in pprint.pformat([asked] * 9)
     assert not dataclasses.is_dataclass(Parameters) and not dataclasses.is_dataclass(TensorData)
+
+
+class Noted(RequestOutput):
+    secret: str = "s3cr3t"
+    tags: list[str] = []
+
+
+class Hidden(Parameters):
+    secret: str
+
+
+class Kept(ModelSettings):
+    secret: str = "s3cr3t"
+
+
+FULL = {"id": "1", "parameters": {"headers": {"a": "s"}, "b": 1}, "inputs": [INPUT, {**INPUT, "name": "y"}]}
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+@pytest.mark.parametrize(
+    "picked",
+    [
+        {"exclude": {"parameters"}},
+        {"include": {"id"}},
+        {"include": {"parameters": {"b"}, "inputs": {0}}},
+        {"exclude": {"parameters": {"headers": True}, "inputs": {"__all__": {"data"}, 1: {"shape"}}}},
+        {"exclude": {"inputs": {-1}}, "include": {"inputs": {"__all__": {"name", "data"}}}},
+        {"exclude_none": True, "exclude_unset": True},
+    ],
+    ids=str,
+)
+def test_include_and_exclude_are_those_of_model_dump(picked: Any, mode: Any) -> None:
+    one = InferenceRequest(**FULL)
+    wanted = one.model_dump(mode=mode, **picked)
+    adapter, listed = pydantic.TypeAdapter(InferenceRequest), pydantic.TypeAdapter(list[InferenceRequest])
+    assert adapter.dump_python(one, mode=mode, **picked) == wanted
+    below = {key: {"__all__": said} if isinstance(said, set | dict) else said for key, said in picked.items()}
+    assert listed.dump_python([one, one], mode=mode, **below) == [wanted, wanted]
+
+
+@pytest.mark.anyio
+async def test_what_an_answer_excludes_does_not_go_out() -> None:
+    own = fastapi.FastAPI()
+
+    @own.post("/", response_model=InferenceRequest, response_model_exclude={"parameters": {"headers"}})
+    async def handle(request: InferenceRequest) -> Any:
+        return request
+
+    transport = httpx.ASGITransport(own)
+    async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+        got = await client.post("/", json=FULL)
+    assert got.json() == {**FULL, "parameters": {"b": 1}}
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+@pytest.mark.parametrize(
+    ("kind", "value", "dumped"),
+    [
+        (RequestOutput, Noted(name="a", parameters={"b": 1}), {"name": "a", "parameters": {"b": 1}}),
+        (RequestOutput | None, Noted(name="a"), {"name": "a"}),
+        (list[RequestOutput], [Noted(name="a")], [{"name": "a"}]),
+        (
+            InferenceRequest,
+            InferenceRequest(inputs=[], outputs=[Noted(name="a")]),
+            {"inputs": [], "outputs": [{"name": "a"}]},
+        ),
+        (Parameters, Hidden(secret="x", b=1), {"b": 1}),
+        (
+            RequestOutput,
+            RequestOutput(name="a", parameters=Hidden(secret="x", b=1)),
+            {"name": "a", "parameters": {"b": 1}},
+        ),
+        (Noted, Noted(name="a", secret="known"), {"name": "a", "secret": "known", "tags": []}),
+        (Hidden, Hidden(secret="x", b=1), {"secret": "x", "b": 1}),
+    ],
+)
+def test_the_declared_class_says_what_goes_out(kind: Any, value: Any, dumped: Any, mode: Any) -> None:
+    assert pydantic.TypeAdapter(kind).dump_python(value, mode=mode) == dumped
+
+
+def test_the_declared_class_says_what_goes_out_of_settings() -> None:
+    value = Kept(name="m", implementation="a.B", parameters={"uri": "u", "own": 1})
+    dumped = pydantic.TypeAdapter(ModelSettings).dump_python(value)
+    assert "secret" not in dumped
+    assert dumped["parameters"] == value.model_dump()["parameters"]
+    assert pydantic.TypeAdapter(Kept).dump_python(value)["secret"] == "s3cr3t"
+
+
+def test_defaults_of_subclasses_can_be_left_out() -> None:
+    adapter = pydantic.TypeAdapter(Noted)
+    assert adapter.dump_python(Noted(name="a"), exclude_defaults=True) == {"name": "a"}
+    assert adapter.dump_python(Noted(name="a", tags=["t"]), exclude_defaults=True) == {"name": "a", "tags": ["t"]}
+    assert Noted(name="a").model_dump_json(exclude_defaults=True) == '{"name":"a"}'
 
 
 ORDERS = {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 
 from mlserve.errors import SettingsError
-from mlserve.in_pydantic import InPydantic
+from mlserve.in_pydantic import InPydantic, narrowed
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
 from mlserve.types.dumping import dump, schema_of
@@ -173,6 +173,11 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
 
     schema = model_json_schema
     copy = model_copy
+
+    def _narrowed(self, cls: Any) -> Any:
+        cls = cls or type(self)
+        fields = {name: narrowed(getattr(self, name), hint) for name, hint in field_types(cls).items()}
+        return restore(cls, fields, self.__dict__)
 
     def __copy__(self) -> Self:
         cls, fields, more = self.__reduce__()[1]

@@ -36,22 +36,33 @@ encode = msgspec.json.Encoder(enc_hook=json_hook).encode
 
 
 def dump(
-    value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, json: bool = False, text: bool = False
+    value: Any,
+    include: Any = None,
+    exclude: Any = None,
+    *,
+    none: bool = False,
+    json: bool = False,
+    text: bool = False,
+    defaults: bool = True,
 ) -> Any:
-    """Plain dicts, lists and values. Fields that are None are left out unless `none`.
+    """Plain dicts, lists and values. Fields that are None are left out unless `none`, those with their default unless
+    `defaults`.
 
     `include` and `exclude` are sets of names, or dicts of name to such a set, to True or to another dict; the items
     of lists go by index, or by "__all__". With `json` the values are those of JSON; with `text` beside it, tensors'
     data stays for the encoder where nothing is picked from it.
     """
+    form = {"none": none, "json": json, "text": text, "defaults": defaults}
     if isinstance(value, msgspec.Struct):
-        names = value.__struct_fields__
-        items = [(name, getattr(value, name)) for name in names]
-        return _dump_items(items, include, exclude, none=none, json=json, text=text)
+        items = [(name, getattr(value, name)) for name in value.__struct_fields__]
+        if not defaults:
+            fields = msgspec.structs.fields(type(value))
+            items = [item for item, field in zip(items, fields, strict=True) if not _is_default(item[1], field)]
+        return _dump_items(items, include, exclude, **form)
     if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
-        kept = none or not hasattr(value, "model_dump")
+        form["none"] = none or not hasattr(value, "model_dump")
         items = list(dict.items(value) if isinstance(value, dict) else value.items())
-        return _dump_items(items, include, exclude, none=kept, json=json, text=text)
+        return _dump_items(items, include, exclude, **form)
     if isinstance(value, TensorData):
         if text and include is None and exclude is None:
             return value
@@ -59,8 +70,14 @@ def dump(
         if include is None and exclude is None and not json:
             return list(value) if isinstance(value, list) else value
     if isinstance(value, list | tuple):
-        return _dump_list(value, include, exclude, none=none, json=json, text=text)
+        return _dump_list(value, include, exclude, **form)
     return _in_json(value) if json else value
+
+
+def _is_default(value: Any, field: msgspec.structs.FieldInfo) -> bool:
+    factory = field.default_factory
+    default = field.default if factory is msgspec.NODEFAULT else factory()
+    return type(value) is type(default) and bool(value == default)
 
 
 def _in_json(value: Any) -> Any:
@@ -81,10 +98,16 @@ def _in_json(value: Any) -> Any:
 
 
 def dump_json(
-    value: Any, include: Any = None, exclude: Any = None, *, none: bool = False, indent: int | None = None
+    value: Any,
+    include: Any = None,
+    exclude: Any = None,
+    *,
+    none: bool = False,
+    indent: int | None = None,
+    defaults: bool = True,
 ) -> str:
     """JSON text of the same; without picking, tensors' data is written as it stands."""
-    text = encode(dump(value, include, exclude, none=none, json=True, text=True))
+    text = encode(dump(value, include, exclude, none=none, json=True, text=True, defaults=defaults))
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()

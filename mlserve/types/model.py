@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from mlserve.in_pydantic import InPydantic
+from mlserve.in_pydantic import InPydantic, narrowed
 from mlserve.types.dumping import dump, dump_json, schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -67,6 +67,7 @@ class Model(
         exclude: Any = None,
         exclude_none: bool = True,
         exclude_unset: bool = True,
+        exclude_defaults: bool = False,
         **_: Any,
     ) -> _Dict:
         """Nested plain dicts and lists. Fields that are None count as unset: they appear only if both switches say so.
@@ -74,8 +75,8 @@ class Model(
         `include` and `exclude` may be nested, with "__all__" for every item of a list. Other switches of pydantic's
         method are taken and do nothing: no field has an alias.
         """
-        none = not (exclude_none or exclude_unset)
-        plain: _Dict = dump(self, include, exclude, none=none, json=mode == "json")
+        none = not (exclude_none or exclude_unset or exclude_defaults)
+        plain: _Dict = dump(self, include, exclude, none=none, json=mode == "json", defaults=not exclude_defaults)
         return plain
 
     def model_dump_json(
@@ -86,10 +87,12 @@ class Model(
         exclude: Any = None,
         exclude_none: bool = True,
         exclude_unset: bool = True,
+        exclude_defaults: bool = False,
         **_: Any,
     ) -> str:
         """`model_dump` as JSON text; without picking, tensors' data is written as it stands."""
-        return dump_json(self, include, exclude, none=not (exclude_none or exclude_unset), indent=indent)
+        none = not (exclude_none or exclude_unset or exclude_defaults)
+        return dump_json(self, include, exclude, none=none, indent=indent, defaults=not exclude_defaults)
 
     @classmethod
     def model_validate(cls, obj: Any, **_: Any) -> Self:
@@ -143,6 +146,12 @@ class Model(
         for name, value in (update or {}).items():
             setattr(again, name, value)
         return again
+
+    def _narrowed(self, cls: Any) -> Any:
+        cls = cls or type(self)
+        made = {one.name: narrowed(getattr(self, one.name), one.type) for one in msgspec.structs.fields(cls)}
+        same = cls is type(self) and all(value is getattr(self, name) for name, value in made.items())
+        return self if same else cls(**made)
 
     @property
     def model_fields_set(self) -> set[str]:

@@ -140,6 +140,10 @@ class Parameters(dict[str, Any], InPydantic):
         """The declared fields that are no keys: those with their defaults, and None."""
         return {name: value for name, value in self.__dict__.items() if name in self._declared}
 
+    def _narrowed(self, cls: Any) -> Parameters:
+        more = self._declared.keys() - (cls or Parameters)._declared.keys()
+        return Parameters({key: value for key, value in dict.items(self) if key not in more}) if more else self
+
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False, **_: Any) -> Parameters:
         """A copy, deep or not, with `update` applied."""
         again = copy.deepcopy(self) if deep else copy.copy(self)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from mlserve.datatypes import DATATYPES, Datatype
-from mlserve.in_pydantic import InPydantic
+from mlserve.in_pydantic import InPydantic, narrowed
 from mlserve.tensors import TensorData
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.model import Model, check_texts, fault, nested_list
@@ -284,6 +284,9 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """The JSON schema of the list."""
         return msgspec.json.schema(list[RepositoryIndexResponseItem])
+
+    def _narrowed(self, cls: Any) -> RepositoryIndexResponse:
+        return RepositoryIndexResponse(narrowed(list(self), RepositoryIndexResponseItem))
 
     def model_copy(self, *, deep: bool = False, **_: Any) -> RepositoryIndexResponse:
         """A copy of the list, deep or not (then the items are shared)."""

@@ -1,19 +1,24 @@
 """Sends a file of requests, one JSON document a line, and writes a file of answers: what `mlserve infer` does.
 
-Lines are read as there is room to send them, so that files may be larger than memory. Answers are written as they come,
-each a line with `batch_index` (the number of its request's line, from 0) and `inference_id` in its parameters; what
-could not be read or answered is a line with `error`. Blank lines are passed over; every other line has its answer.
+Lines are read as there is room to send them, so that files may be larger than memory. Answers are written as they come
+and none waits in a buffer, so that whatever ends the program loses none that has come. Each is a line with
+`batch_index` (the number of its request's line, from 0) and `inference_id` in its parameters; what could not be read or
+answered is a line with `error`. Blank lines are passed over; every other line has its answer.
 """
 
 from __future__ import annotations
 
+import codecs
 import logging
+import os
 import random
 import ssl
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 from itertools import groupby
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -23,6 +28,9 @@ from mlserve.client.bodies import encode_json
 from mlserve.errors import MLServeError
 from mlserve.merging import merge, rows_of, split
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, ValidationError
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["Outcome", "process_batch"]
 
@@ -67,7 +75,8 @@ async def process_batch(
     With a `batch_size`, so many requests that fit together travel as one. `retries` is how often one is sent again
     where that is safe, `timeout` the seconds for each, all tries together; each worker pauses `batch_interval` seconds
     and a random part of `batch_jitter` between requests. `verbose` or `extra_verbose` has the logger `mlserve.infer`
-    tell each request. OSError if a file cannot be opened, ValueError or MLServeError for a wrong URL or header.
+    tell each request. OSError if a file cannot be opened, read or written, ValueError if both are the same file,
+    ValueError or MLServeError for a wrong URL or header.
     """
     if verbose or extra_verbose:
         _logger.setLevel(logging.DEBUG)
@@ -80,22 +89,42 @@ async def process_batch(
         ssl_context=_without_checks() if use_ssl and insecure else None,
         max_connections=workers,
     )
-    with open(input_data_path, encoding="utf-8") as source, open(output_data_path, "w", encoding="utf-8") as target:
+    _refuse_same_file(input_data_path, output_data_path)
+    with open(input_data_path, "rb") as source, FileIO(output_data_path, "w") as target:
         run = _Run(client, model_name, target, (batch_interval, batch_jitter))
         send, receive = anyio.create_memory_object_stream[list[_Item]]()
-        async with client, receive, anyio.create_task_group() as tasks:
-            for _ in range(workers):
-                tasks.start_soon(run.work, receive)
-            async with send:
-                for chunk in _chunks(run.read(source), batch_size):
-                    await send.send(chunk)
+        try:
+            async with client, receive, anyio.create_task_group() as tasks:
+                for _ in range(workers):
+                    tasks.start_soon(run.work, receive)
+                async with send:
+                    for chunk in _chunks(run.read(source), batch_size):
+                        await send.send(chunk)
+        except BaseExceptionGroup as group:
+            raise _of_files(group) from None
     return Outcome(run.answered, run.failed)
+
+
+def _refuse_same_file(source: str, target: str) -> None:
+    """ValueError if the answers would overwrite the requests. A terminal, or a socket, may well be both."""
+    if os.path.isfile(source) and os.path.isfile(target) and os.path.samefile(source, target):
+        raise ValueError(f"{target} is the file of the requests: give the answers another, for it would be overwritten")
+
+
+def _of_files(error: BaseException) -> BaseException:
+    """What happened to a file, without the groups of task groups around it; the error as it is if that is no matter."""
+    found = error.subgroup(OSError) if isinstance(error, BaseExceptionGroup) else None
+    return error if found is None else _innermost(found)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Run:
     """One file on its way: counts, and writes the lines of its answers."""
 
-    def __init__(self, client: AsyncClient, model: str, target: TextIO, pauses: tuple[float, float]) -> None:
+    def __init__(self, client: AsyncClient, model: str, target: FileIO, pauses: tuple[float, float]) -> None:
         self._client = client
         self._model = model
         self._target = target
@@ -103,13 +132,14 @@ class _Run:
         self.answered = 0
         self.failed = 0
 
-    def read(self, source: Iterable[str]) -> Iterator[_Item]:
+    def read(self, source: Iterable[bytes]) -> Iterator[_Item]:
         """The requests of the lines. A line that is none is answered with an error at once."""
         for index, line in enumerate(source):
-            if not line.strip():
+            text = line.removeprefix(codecs.BOM_UTF8) if index == 0 else line
+            if not text.strip():
                 continue
             try:
-                yield _Item(index, InferenceRequest.model_validate_json(line))
+                yield _Item(index, InferenceRequest.model_validate_json(text.decode()))
             except (ValidationError, ValueError) as error:
                 self._fail(index, "preprocessing error", str(error))
 
@@ -152,16 +182,24 @@ class _Run:
         response.parameters = Parameters(
             {**(response.parameters or {}), "batch_index": index, "inference_id": inference_id}
         )
-        line = response.model_dump_json()
-        self._target.write(line + "\n")
+        self._put(response.model_dump_json().encode())
         self.answered += 1
         _logger.debug("line %d: answered", index + 1)
 
     def _fail(self, index: int, status: str, message: str) -> None:
         told = {"parameters": {"batch_index": index}, "error": {"status": status, "msg": message}}
-        self._target.write(encode_json(told).decode() + "\n")
+        self._put(encode_json(told))
         self.failed += 1
         _logger.warning("line %d: %s: %s", index + 1, status, message)
+
+    def _put(self, line: bytes) -> None:
+        """Writes a line through to the file. OSError, which names the file, if that cannot be."""
+        left = memoryview(line + b"\n")
+        try:
+            while left:
+                left = left[self._target.write(left) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._target.name) from None
 
 
 def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

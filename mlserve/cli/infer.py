@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import anyio
 import typer
+
+_T = TypeVar("_T")
 
 
 def _option(name: str, *flags: str, env: str = "", **more: Any) -> Any:
@@ -45,10 +51,8 @@ def infer(
     """Send a file of requests, one JSON document a line, and write a file of answers.
 
     Every option may be a variable instead, such as MLSERVE_INFER_URL (--timeout: MLSERVE_INFER_CONNECTION_TIMEOUT).
-    The exit code is 1 if a request has an error in place of an answer.
+    The exit code is 1 if a request has an error in place of an answer, and 128 and its number after a signal.
     """
-    import anyio
-
     from mlserve.batch_processing import process_batch  # the client: not needed to say `mlserve --help`
     from mlserve.errors import MLServeError
 
@@ -77,9 +81,52 @@ def infer(
         )
 
     try:
-        answered, failed = anyio.run(main)
+        answered, failed = _run_until_signal(main)
+    except _Ended as ended:
+        told = f"ended by {ended.signal.name}; the answers that had come by then are in {output_data_path}"
+        typer.echo(f"mlserve: {told}", err=True)
+        raise typer.Exit(128 + ended.signal) from None
     except (OSError, ValueError, MLServeError) as error:
         typer.echo(f"mlserve: error: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{answered} answered, {failed} failed, {time.monotonic() - started:.2f} s", err=True)
     raise typer.Exit(1 if failed else 0)
+
+
+class _Ended(Exception):
+    """A signal has ended what was running."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def _run_until_signal(main: Callable[[], Awaitable[_T]]) -> _T:
+    """What `main` gives. SIGTERM cancels it as Ctrl+C does, and a second of either breaks off at once; _Ended."""
+    terminated = False
+
+    async def until_cancelled() -> list[_T]:
+        loop = asyncio.get_running_loop()
+        with anyio.CancelScope() as scope:
+
+            def end(*_: Any) -> None:
+                nonlocal terminated
+                if terminated:
+                    raise KeyboardInterrupt
+                terminated = True
+                loop.call_soon_threadsafe(scope.cancel)  # wakes the loop
+
+            signal.signal(signal.SIGTERM, end)
+            return [await main()]
+        return []
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        outcome = anyio.run(until_cancelled)
+    except KeyboardInterrupt:
+        raise _Ended(signal.SIGTERM if terminated else signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not outcome:
+        raise _Ended(signal.SIGTERM)
+    return outcome[0]

@@ -1,0 +1,127 @@
+"""What `mlserve infer` makes of files: bytes that are no text, a full disk, one file for both, and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from mlserve.codecs import decode_args
+from mlserve.model import MLModel
+from mlserve.settings import ModelSettings
+from mlserve.testing import RunningServer, running_server
+
+MAX_SECONDS = 60.0  # a machine may be busy
+
+
+class Waits(MLModel):
+    """Doubles; a negative number it never answers."""
+
+    @decode_args
+    async def predict(self, x: np.ndarray) -> np.ndarray:
+        if (x < 0).any():
+            await anyio.sleep_forever()
+        return x * 2
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server(ModelSettings(name="waits", implementation=Waits)) as running:
+        yield running
+
+
+def line(value: float) -> bytes:
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def command(server: RunningServer, source: Path | str, target: Path | str, *more: str) -> list[str]:
+    address = server.rest.removeprefix("http://")
+    files = ["-i", str(source), "-o", str(target)]
+    return [sys.executable, "-m", "mlserve", "infer", "-m", "waits", "-u", address, *files, *more]
+
+
+def run(*words: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=MAX_SECONDS, check=False)
+
+
+def answers(target: Path) -> dict[int, Any]:
+    """Values, or the message of the error, by the number of the request's line."""
+    found = [json.loads(one) for one in target.read_bytes().splitlines()]
+    return {
+        one["parameters"]["batch_index"]: one["outputs"][0]["data"] if "outputs" in one else one["error"]["msg"]
+        for one in found
+    }
+
+
+def test_a_byte_that_is_no_text_fails_its_line_alone(server: RunningServer, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\n".join([line(1.0), b'{"inputs": "\xff"}', line(2.0), b"\xff\xfe", line(3.0)]))
+    done = run(server, source, target)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "3 answered, 2 failed" in done.stderr
+    found = answers(target)
+    assert {number: found[number] for number in (0, 2, 4)} == {0: [2.0], 2: [4.0], 4: [6.0]}
+    assert "utf-8" in found[1] and "utf-8" in found[3]
+
+
+def test_a_byte_order_mark_is_passed_over(server: RunningServer, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\xef\xbb\xbf" + line(1.0) + b"\r\n" + line(2.0) + b"\r\n")
+    assert run(server, source, target).returncode == 0
+    assert answers(target) == {0: [2.0], 1: [4.0]}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no /dev/full")
+@pytest.mark.parametrize("content", [line(1.0) + b"\n" + line(2.0), b"no json"])
+def test_a_full_disk_is_one_line_and_an_exit_code(server: RunningServer, tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(content)
+    done = run(server, source, "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "mlserve: error: [Errno 28] No space left on device: '/dev/full'\n"
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_the_file_of_the_requests_is_refused_for_the_answers(server: RunningServer, tmp_path: Path, link: Any) -> None:
+    source, target = tmp_path / "in", tmp_path / "in" if link is None else tmp_path / "out"
+    source.write_bytes(line(1.0))
+    if link is not None:
+        link(source, target)
+    done = run(server, source, target)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{target} is the file of the requests" in done.stderr
+    assert source.read_bytes() == line(1.0)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_signal_loses_no_answer_that_has_come(
+    server: RunningServer, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\n".join([*map(line, map(float, range(8))), line(-1.0), line(-2.0)]))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is ignored would be by the child too
+    process = subprocess.Popen(command(server, source, target, "-w", "2"), stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, handler)
+    with process:
+        until = time.monotonic() + MAX_SECONDS
+        while not (target.exists() and target.read_bytes().count(b"\n") == 8) and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=MAX_SECONDS)
+    assert process.returncode == code
+    assert answers(target) == {number: [number * 2.0] for number in range(8)}
+    if number is not signal.SIGKILL:
+        assert told == f"mlserve: ended by {number.name}; the answers that had come by then are in {target}\n"

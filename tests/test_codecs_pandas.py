@@ -215,7 +215,7 @@ def test_object_columns_of_numbers_are_numbers_and_mixed_ones_are_json() -> None
         pd.Series([1 + 2j]),
         pd.Series([datetime.timedelta(1)]),
         pd.Series(pd.period_range("2024", periods=1, freq="M")),
-        pd.Series([2**60, None], dtype="Int64"),
+        pd.Series([2**60 + 1, None], dtype="Int64"),
         pd.Series([object()]),
     ],
 )

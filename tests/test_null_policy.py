@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from mlserve import codecs
+from mlserve.client.payload import make_request
 from mlserve.errors import MLServeError
 from mlserve.types import InferenceRequest, Parameters
 from tests.forms import BINARY, FORMS, made, sent, sent_response
@@ -180,3 +181,51 @@ def test_an_integer_that_would_change_beside_a_missing_one_is_refused() -> None:
     with pytest.raises(MLServeError, match=r"column 'x': .*2\*\*53") as caught:
         codecs.PandasCodec.encode_response("m", frame)
     assert caught.value.http_status == 500
+
+
+N = 2**60 + 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[N, None], [N, 1.5], [N, np.nan], [np.int64(N), None], [2**63 - 1, 2.0**63], [2**63, -1], [[N, None], [1, 2]]],
+    ids=str,
+)
+def test_an_integer_that_would_change_in_a_list_or_an_array_of_objects_is_refused(values: Any) -> None:
+    words = "would lose digits as FP64|no integer type holds both"
+    with pytest.raises(codecs.CodecError, match=f"'x': .*({words})") as caught:
+        codecs.NumpyCodec.encode_output("x", np.array(values, object))
+    assert caught.value.http_status == 500
+    with pytest.raises(codecs.CodecError, match=f"'x': .*({words})"):
+        make_request({"x": values})
+
+
+@pytest.mark.parametrize("values", [[2**60, None], [2**60, 0.5], [2**63, 1]], ids=str)
+def test_an_integer_that_does_not_change_is_sent(values: Any) -> None:
+    given = codecs.NumpyCodec.encode_output("x", np.array(values, object)).data.tolist()
+    assert given == make_request({"x": values})[0].inputs[0].data.tolist() == values
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([N, None], dtype=object),
+        pd.Series([N, 1.5], dtype=object),
+        pd.Series(pd.Categorical([N, None])),
+        pd.Series(pd.Categorical(pd.array([N, None], dtype="Int64"))),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_integer_that_would_change_in_a_column_of_objects_goes_as_json(column: Any, form: str) -> None:
+    response = codecs.PandasCodec.encode_response("m", pd.DataFrame({"x": column}))
+    arrived = codecs.PandasCodec.decode_response(sent_response(response, form))["x"].tolist()
+    assert arrived[0] == N
+    assert type(arrived[0]) is int
+    assert arrived[1] is None or arrived[1] == 1.5
+
+
+def test_categories_with_one_missing_are_the_numbers_that_they_were() -> None:
+    frame = pd.DataFrame({"x": pd.Categorical([7, None, 5]), "y": pd.Categorical([N, 1, N])})
+    x, y = codecs.PandasCodec.encode_response("m", frame).outputs
+    assert (x.datatype, x.data.tolist()) == ("FP64", [7.0, None, 5.0])
+    assert (y.datatype, y.data.tolist()) == ("INT64", [N, 1, N])

@@ -10,13 +10,12 @@ import numpy as np
 
 from mlserve.client.checking import check_mapping, check_text
 from mlserve.codecs import NumpyCodec, PandasCodec, find_input_codec, find_request_codec
+from mlserve.codecs.numbers import array_of
 from mlserve.errors import CodecError, InvalidRequest
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 
 __all__ = ["make_request"]
 
-_INTEGERS = (int, np.integer)
-_EXACT_UP_TO = 2.0**53  # Up to here a float is every integer.
 _ONLY = "input-1"  # as the codecs for whole requests call a single input
 
 
@@ -97,18 +96,11 @@ def _kept(what: str, values: list[Any], array: np.ndarray[Any, Any]) -> np.ndarr
         kinds = sorted({_kind(one) for one in _leaves(values)})
         if len(kinds) > 1:
             raise CodecError(f"{what}: a list of {' and '.join(kinds)}; one tensor holds one kind: make them all text")
-    elif array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= _EXACT_UP_TO:
-        leaves = list(_leaves(values))
-        if all(isinstance(one, _INTEGERS) for one in leaves):
-            if min(leaves) < 0:
-                told = f"no integer type holds both {min(leaves)} and {max(leaves)}; give an array of floats"
-                raise CodecError(f"{what}: {told}")
-            return np.asarray(values, np.uint64)  # numpy prefers floats where some would fit int64
-        lost = next((one for one in leaves if isinstance(one, _INTEGERS) and int(float(one)) != one), None)
-        if lost is not None:
-            raise CodecError(
-                f"{what}: {lost} would lose digits as FP64, beside the floats; give an array, or floats only"
-            )
+    elif array.dtype.kind == "f":
+        try:
+            array = array_of(np.array(values, object).ravel().tolist()).reshape(array.shape)
+        except CodecError as error:
+            raise CodecError(f"{what}: {error.message}") from None
     return array
 
 

@@ -16,12 +16,13 @@ from mlserve.codecs.base64 import Base64Codec
 from mlserve.codecs.datetime import DatetimeCodec
 from mlserve.codecs.decoded import NOTHING, decoded_input, get_content_type, get_decoded, has_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
-from mlserve.codecs.jsontext import EXACT, JsonContentType, json_texts, values_of_json
+from mlserve.codecs.jsontext import JsonContentType, json_texts, values_of_json
 from mlserve.codecs.lists import ListCodec, elements
+from mlserve.codecs.numbers import array_of
 from mlserve.codecs.numpy import to_datatype
 from mlserve.codecs.registry import find_input_codec
 from mlserve.codecs.string import StringCodec
-from mlserve.datatypes import BYTES, Datatype
+from mlserve.datatypes import BYTES, Datatype, changed
 from mlserve.errors import InvalidRequest
 from mlserve.types import RequestInput
 
@@ -39,7 +40,9 @@ def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[D
     import pandas as pd
 
     dtype: Any = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype | pd.SparseDtype):
+    if isinstance(dtype, pd.CategoricalDtype):
+        return encode_column(name, _of_categories(column), use_bytes)
+    if isinstance(dtype, pd.SparseDtype):
         return encode_column(name, pd.Series(np.asarray(column)), use_bytes)
     kind = getattr(dtype, "kind", "O")
     if kind in "biuf":
@@ -130,10 +133,10 @@ def _without_mask(name: str, column: Any) -> Any:
         return column.to_numpy(dtype=wanted, copy=True)
     if wanted.kind == "f":
         return column.to_numpy(dtype=wanted, copy=True, na_value=np.nan)
-    present = column[~missing]
-    if wanted.kind in "iu" and len(present) and max(abs(int(present.min())), abs(int(present.max()))) > EXACT:
+    floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if wanted.kind in "iu" and changed(column.to_numpy(dtype=wanted, na_value=0), floats)[~missing].any():
         raise unencodable(f"column '{name}': integers beyond 2**53 beside missing values, which make it floating point")
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return floats
 
 
 def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
@@ -156,6 +159,17 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
     return Datatype.BYTES, json_texts(name, values, use_bytes), JsonContentType
 
 
+def _of_categories(column: Any) -> Any:
+    """The values of a categorical column. Where one is missing pandas would make integers floating point."""
+    import pandas as pd
+
+    kinds = column.cat.categories
+    if getattr(kinds.dtype, "kind", "O") not in "iu" or not column.isna().any():
+        return pd.Series(np.asarray(column))
+    known = kinds.tolist()
+    return pd.Series([known[code] if code >= 0 else None for code in column.cat.codes], dtype=object)
+
+
 def _is_missing(one: Any, pd: Any) -> bool:
     return (
         one is None or one is pd.NA or one is pd.NaT or (isinstance(one, float | np.floating) and bool(np.isnan(one)))
@@ -173,11 +187,10 @@ def _encode_blobs(name: str, values: list[Any], use_bytes: bool) -> tuple[Dataty
 
 def _numbers(values: list[Any]) -> Any:
     """Numbers as an array, None as NaN; None if they do not go into one without loss."""
-    if None in values:
-        if any(isinstance(one, int | np.integer) and abs(int(one)) > EXACT for one in values):
-            return None
-        return np.array([np.nan if one is None else float(one) for one in values])
-    if len({isinstance(one, bool | np.bool_) for one in values}) > 1:
+    if None not in values and len({isinstance(one, bool | np.bool_) for one in values}) > 1:
         return None  # true beside 2: numpy would make it 1
-    array = np.array(values)
+    try:
+        array = array_of(values)
+    except (CodecError, OverflowError):
+        return None
     return array if array.dtype.kind in "biuf" else None

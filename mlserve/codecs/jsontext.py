@@ -11,12 +11,12 @@ import orjson
 
 from mlserve.codecs.base import InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
+from mlserve.codecs.numbers import array_of
 from mlserve.codecs.string import text_of
 
-__all__ = ["EXACT", "JsonContentType", "json_texts", "values_of_json"]
+__all__ = ["JsonContentType", "json_texts", "values_of_json"]
 
 JsonContentType = "pd_json"
-EXACT = 2**53  # up to here floating point tells integers apart
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS  # without OPT_SERIALIZE_NUMPY, which orjson 3.12 and 3.13 get wrong (wire/json_data)
 
@@ -55,13 +55,13 @@ def values_of_json(tensor: InputOrOutput) -> Any:
 def _as_numbers(values: list[Any]) -> Any:
     """An array of the same values, or the list itself where numpy would change one."""
     kinds = set(map(type, values))
-    if kinds == {int, float}:
-        if any(abs(one) > EXACT for one in values if type(one) is int):
-            return values
-    elif kinds not in ({int}, {float}, {bool}):
+    if kinds not in ({int, float}, {int}, {float}, {bool}):
         return values
-    array = np.array(values)
-    return array if array.dtype.kind in "biuf" and (kinds != {int} or array.dtype.kind != "f") else values
+    try:
+        array = array_of(values)
+    except (CodecError, OverflowError):
+        return values
+    return array if array.dtype.kind in "biuf" else values
 
 
 def _plain(value: Any) -> Any:

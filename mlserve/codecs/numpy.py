@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mlserve.codecs.base import InputCodec, InputOrOutput
 from mlserve.codecs.errors import CodecError, located, unencodable
+from mlserve.codecs.numbers import array_of
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
 from mlserve.datatypes import BYTES, DTYPES, Datatype, datatype_of, is_masked, without_mask
@@ -153,9 +154,11 @@ def _from_objects(name: str, array: Array) -> tuple[Array, Datatype]:
     if all(isinstance(one, str | bytes) or one is None for one in values):
         return array, Datatype.BYTES
     try:
-        numbers = np.array([np.nan if one is None else one for one in values]).reshape(array.shape)
+        numbers = array_of(values).reshape(array.shape)
         if numbers.dtype.kind in "biuf":
             return _checked(name, numbers)
+    except CodecError as error:
+        raise unencodable(f"'{name}': {error.message}") from None
     except (TypeError, ValueError, OverflowError):
         pass
     kinds = ", ".join(sorted({type(one).__name__ for one in values}))

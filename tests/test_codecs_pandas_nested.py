@@ -59,6 +59,13 @@ def test_rows_are_counted_as_mlserver_counts_them(data: Any, shape: list[int], r
 
     assert _frame(texts(data), shape, "BYTES") == texts(rows)
     assert _frame(texts(data), shape, "BYTES", "str") == texts(rows)
+    assert _frame(texts(data), shape, "BYTES", "pd_json") == rows
+
+
+def test_lists_of_json_texts_are_rows_whatever_the_texts_say() -> None:
+    assert _frame([["[1]", "2"], ['{"a": [3]}', "null"]], [2, 2], "BYTES", "pd_json") == [[[1], 2], [{"a": [3]}, None]]
+    assert _frame([["[1]", "[2]"]], [1, 2], "BYTES", "pd_json") == [[[1], [2]]]
+    assert _frame([["[1]"], ["[2]"]], [2, 1], "BYTES", "pd_json") == [[1], [2]]
 
 
 def test_binary_and_raw_data_are_flat() -> None:

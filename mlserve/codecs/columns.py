@@ -66,7 +66,7 @@ def decode_column(tensor: InputOrOutput) -> Any:
     if has_decoded(tensor):
         value = get_decoded(tensor)
     elif get_content_type(tensor) == JsonContentType:
-        return values_of_json(tensor)
+        return _by_lists(values_of_json(tensor), tensor)
     elif isinstance(tensor, RequestInput):
         value = decoded_input(tensor)
     elif tensor.parameters is not None:
@@ -98,8 +98,7 @@ def _by_lists(flat: Any, tensor: InputOrOutput) -> Any:
     while isinstance(nested, list | tuple):
         shape.append(len(nested))
         nested = nested[0] if nested else None
-    array = np.empty(len(flat), flat.dtype if isinstance(flat, np.ndarray) else object)
-    array[:] = flat
+    array = flat if isinstance(flat, np.ndarray) else np.fromiter(flat, dtype=object, count=len(flat))
     return array.reshape(shape).tolist()
 
 

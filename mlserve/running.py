@@ -19,6 +19,7 @@ from mlserve import execute, frames
 from mlserve.arena import Views
 from mlserve.asgi_frames import Exchange, receive_of
 from mlserve.codecs.decoded import offer_decoded
+from mlserve.codecs.decorator import check_signatures
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.frames import Message, credit_of
@@ -42,9 +43,10 @@ _QUICK_STEPS = 8  # after so many quick chunks of a stream, the next ones leave 
 
 
 class LoadedModel:
-    """A model that this worker holds."""
+    """A model that this worker holds. ModelLoadError if a method of it has a signature that no call can be made by."""
 
     def __init__(self, model: MLModel, modules: Any) -> None:
+        check_signatures(model)
         self.model = model
         self.modules = modules
         shared = Shared()

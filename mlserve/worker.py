@@ -284,7 +284,7 @@ class Worker:
                 model.ready = True
             metadata = _metadata_json(await _maybe_await(model.metadata()))
             details = _details(model)
-            loaded = LoadedModel(model, modules)  # it reads the handlers' annotations, which may be wrong
+            loaded = LoadedModel(model, modules)  # it reads the annotations of methods, which may be wrong
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._is_ending():
                 raise

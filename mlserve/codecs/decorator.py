@@ -1,7 +1,7 @@
 """decode_args: a predict method that takes inputs as arguments and gives plain values, by its type hints.
 
 The signature is read once: when the method is decorated, or at the first call if a hint names something that does not
-exist before (a forward reference, a codec registered later).
+exist before (a forward reference, a codec registered later). One that cannot be used is told when its model loads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from mlserve.codecs.decoded import NOTHING, decoded_input, offer_decoded
 from mlserve.codecs.errors import CodecError, located, unencodable
@@ -19,12 +19,14 @@ from mlserve.codecs.registry import (
     find_input_codec_by_payload,
     find_request_codec_by_payload,
 )
-from mlserve.errors import InvalidRequest, ModelError
+from mlserve.errors import InvalidRequest, ModelError, ModelLoadError
 from mlserve.plain_streams import in_thread
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
-__all__ = ["SignatureCodec", "decode_args"]
+__all__ = ["SignatureCodec", "check_signatures", "decode_args"]
 
+_T = TypeVar("_T")
+_SIGNATURE = "__decode_args__"  # the attribute of a decorated method that has its SignatureCodec
 _ONE_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -48,7 +50,7 @@ def decode_args(predict: Callable[..., Any]) -> Callable[..., Any]:
                     async for result in results:
                         yield signature.encode_response(model, result)
 
-        return stream
+        return _marked(stream, signature)
 
     if inspect.iscoroutinefunction(predict):
 
@@ -57,14 +59,28 @@ def decode_args(predict: Callable[..., Any]) -> Callable[..., Any]:
             result = await predict(model, **signature.decode_request(model, payload))
             return signature.encode_response(model, result)
 
-        return call
+        return _marked(call, signature)
 
     @functools.wraps(predict)
     def call_plainly(model: Any, payload: InferenceRequest) -> InferenceResponse:
         result = predict(model, **signature.decode_request(model, payload))
         return signature.encode_response(model, result)
 
-    return call_plainly
+    return _marked(call_plainly, signature)
+
+
+def check_signatures(model: Any) -> None:
+    """ModelLoadError if a method of the model that has `decode_args` has a signature that no call can be made by."""
+    for name in ("predict", "predict_stream"):
+        signature = getattr(getattr(model, name, None), _SIGNATURE, None)
+        fault = signature.fault() if signature is not None else None
+        if fault is not None:
+            raise ModelLoadError(f"model '{model.name}': {fault}")
+
+
+def _marked(method: Callable[..., Any], signature: SignatureCodec) -> Callable[..., Any]:
+    setattr(method, _SIGNATURE, signature)
+    return method
 
 
 class _Argument:
@@ -96,6 +112,17 @@ class SignatureCodec:
             self._read()
         except (NameError, TypeError):  # perhaps not yet; the first call tries again, and says what is wrong
             self._arguments = None
+
+    def fault(self) -> str | None:
+        """Why no call can be made by this signature. None also if that cannot be known yet: a name may exist later."""
+        try:
+            if self._arguments is None:
+                self._read()
+        except NameError:
+            return None
+        except TypeError as error:
+            return self._unusable(error)
+        return None
 
     def decode_request(self, model: Any, request: InferenceRequest) -> dict[str, Any]:
         """The keyword arguments for a request. InvalidRequest for missing, surplus or repeated inputs."""
@@ -148,11 +175,11 @@ class SignatureCodec:
     def _read(self) -> None:
         hints = get_type_hints(self._predict, include_extras=True)
         streams = inspect.isasyncgenfunction(self._predict) or inspect.isgeneratorfunction(self._predict)
-        self._results, self._gives_tuple = read_result_hints(hints.get("return", Any), streams)
+        self._results, self._gives_tuple = _placed("its result", read_result_hints, hints.get("return", Any), streams)
         arguments: dict[str, _Argument] = {}
         self._rest: _Argument | None = None
         for parameter in list(inspect.signature(self._predict).parameters.values())[1:]:
-            hint = read_hint(hints.get(parameter.name, Any))
+            hint = _placed(f"argument '{parameter.name}'", read_hint, hints.get(parameter.name, Any))
             argument = _Argument(parameter.name, hint, parameter.default is inspect.Parameter.empty)
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 self._rest = argument
@@ -167,9 +194,12 @@ class SignatureCodec:
         try:
             self._read()
         except (NameError, TypeError) as error:
-            raise ModelError(f"the signature of {self._predict.__qualname__} cannot be used: {error}") from error
+            raise ModelError(self._unusable(error)) from error
         assert self._arguments is not None  # _read has set it
         return self._arguments
+
+    def _unusable(self, error: Exception) -> str:
+        return f"the signature of {self._predict.__qualname__} cannot be used: {error}"
 
     def _decode_whole(
         self, model: Any, argument: _Argument, request: InferenceRequest, left: list[RequestInput]
@@ -197,6 +227,14 @@ class SignatureCodec:
     def _surplus(self, model: Any, left: list[RequestInput]) -> str:
         takes = _inputs(list(self._arguments or ()))
         return f"model '{model.name}' takes {takes}; the request has {_inputs([one.name for one in left])} beside"
+
+
+def _placed(where: str, read: Callable[..., _T], *hint: Any) -> _T:
+    """What a hint says. TypeError with the place of one that says nothing of use."""
+    try:
+        return read(*hint)
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
 
 
 def _encode_into(outputs: list[ResponseOutput], value: Any, hint: Hint, model: Any) -> None:

@@ -28,6 +28,10 @@ _UNSAID = (
     list,
     tuple,
 )  # a bare list may hold text, bytes or dates
+_POSSIBLE = (
+    "possible are numpy.ndarray, pandas.DataFrame, lists of str, bytes or datetime, RequestInput, InferenceRequest, "
+    "Any, the types of registered codecs, and Annotated[..., SomeCodec]"
+)
 _STREAMS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,
@@ -109,7 +113,7 @@ def _union(hint: Any, text: str) -> Hint:
             continue
         fields = {**vars(said), "text": text, "optional": optional or said.optional}
         return Hint(**fields)
-    raise fault or TypeError(f"no codec handles the type hint {text}")
+    raise fault or TypeError(f"no codec handles the type hint {text}; {_POSSIBLE}")
 
 
 def _of_codec(hint: Any, text: str) -> Hint | None:
@@ -134,7 +138,7 @@ def _of_type(hint: Any, text: str) -> Hint:
     request_codec = find_request_codec_by_type_hint(hint)
     if request_codec is not None:
         return Hint(text, request_codec=request_codec, whole=True)
-    raise TypeError(f"no codec handles the type hint {text}")
+    raise TypeError(f"no codec handles the type hint {text}; {_POSSIBLE}")
 
 
 def _text(hint: Any) -> str:

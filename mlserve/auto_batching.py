@@ -14,12 +14,16 @@ _NEARLY = 0.9  # so much of the most rows per second is as good
 _WORTH = 1.1  # so many times the rows per second of single rows make it worth to wait for company
 _WEIGHT = 0.1  # of a new measurement, once there are some
 _PAUSE_WEIGHT = 0.02
+_LEAST_DISTANCE = 0.1  # of two sizes, in logarithms: 32768 and 32769 rows say nothing about 65536
+_STEEPEST = 2.0  # beyond what was tried: twice the rows take four times as long at most
 _FAMILIAR = 5  # measurements after which a size is known well
 _FORGET_SECONDS = 60.0  # a size that was not used for so long is as if never tried
 _RATE_SECONDS = 1.0  # of arrivals that the rate remembers, about
 _LATE_SHARE = 0.01  # of the calls may be late: the target is meant for 99 of 100
 _VERDICT_CALLS = 200  # whether it is held is said after so many calls
 _VERDICT_SECONDS = 5.0  # and so much time
+_OVERLAPS = math.log(1.5)  # a batch beside another that takes less than this longer does not wait for it
+_OVERLAP_COUNT = 3  # batches beside others after which that is known
 
 
 class _Size:
@@ -101,8 +105,8 @@ class Cost:
             return points[0].likely(doubt)
         after = next((place for place, one in enumerate(points) if one.rows >= x), len(points) - 1)
         left, right = points[after - 1], points[after]
-        slope = (right.likely(doubt) - left.likely(doubt)) / (right.rows - left.rows)
-        return right.likely(doubt) + (x - right.rows) * (slope if x <= right.rows else max(slope, 0.0))
+        slope = (right.likely(doubt) - left.likely(doubt)) / max(right.rows - left.rows, _LEAST_DISTANCE)
+        return right.likely(doubt) + (x - right.rows) * (slope if x <= right.rows else min(max(slope, 0.0), _STEEPEST))
 
 
 class Auto:
@@ -125,6 +129,9 @@ class Auto:
         self._rate = 0.0  # rows per second that arrive
         self._arrived_at = -math.inf
         self._verdict = (0, 0, -math.inf)  # calls, late calls and time at the last one
+        self._beside_count = 0  # batches that ran beside another one
+        self._beside_longer = 0.0  # how much longer they took than alone, a mean of logarithms
+        self._beside_at = -math.inf  # when the last one ended
 
     def __repr__(self) -> str:
         held = "held" if self.is_held else "not held"
@@ -141,8 +148,21 @@ class Auto:
         """Rows per second that arrive."""
         return self._rate * math.exp(min(0.0, self._arrived_at - now) / _RATE_SECONDS)
 
-    def served(self, now: float, rows: int, busy_seconds: float, overhead_seconds: float) -> None:
-        """A batch has ended: the worker's time for it, and the other time between sending and answer."""
+    def served(
+        self, now: float, rows: int, busy_seconds: float, overhead_seconds: float, *, beside: bool = False
+    ) -> None:
+        """A batch has ended: the worker's time for it, and the other time between sending and answer.
+
+        It ran `beside` another one that awaited something.
+        """
+        if beside and self.cost.tried_rows:
+            longer = math.log(max(busy_seconds, 1e-6) / self.cost.seconds(rows))
+            self._beside_count += 1
+            self._beside_at = now
+            weight = max(1 / self._beside_count, 0.3)
+            self._beside_longer += weight * (min(max(longer, -2.0), 2.0) - self._beside_longer)
+            if self._beside_longer > _OVERLAPS:
+                return  # what it took was mostly the wait for the other one
         self.cost.learn(now, rows, busy_seconds)
         overhead = max(0.0, min(overhead_seconds, 2 * self._overhead + 0.001))  # the clocks are two
         self._overhead += _WEIGHT * (overhead - self._overhead)
@@ -182,6 +202,19 @@ class Auto:
         if self._patient:
             self.wait_seconds = self._wait(now)
         return rows, self.wait_seconds
+
+    def wait_beside(self, now: float) -> float:
+        """How long the oldest call shall have waited before it runs beside a batch that awaits something.
+
+        Not at all where such batches were seen to overlap; without end where each waited for the one before, but for
+        a try now and then; and half of the target while that is not known.
+        """
+        if self._beside_count >= _OVERLAP_COUNT:
+            if self._beside_longer <= _OVERLAPS:
+                return 0.0
+            if now - self._beside_at < _FORGET_SECONDS:
+                return math.inf
+        return 0.5 * self.target_seconds
 
     def _in_time(self, rows: int, left: float) -> int:
         """Fewer rows, if with them the oldest call makes it yet, and the line gets hardly longer for it."""

@@ -13,6 +13,7 @@ No step takes longer the more calls wait, or the more kinds of them.
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 
@@ -165,8 +166,10 @@ class Line:
             return [oldest]
         rows, wait_seconds = self.rule.rows, self.rule.wait_seconds if beside else self._wait_seconds
         if self.auto is not None:
-            if beside and group.rows:
-                return []  # the answers to those before say when
+            if beside and group.rows and (wait := self.auto.wait_beside(now)):
+                self.look_again_at = None if wait == math.inf else oldest.arrived_at + wait
+                if self.look_again_at is None or self.look_again_at > now:
+                    return []  # the answers to those before may come first
             alone = not group.rows  # a call without rows to merge, about which nothing is to be decided
             rows, wait_seconds = (0, 0.0) if alone else self.auto.decide(now, oldest.arrived_at, group.rows)
         due_at = oldest.arrived_at + wait_seconds
@@ -194,7 +197,8 @@ class Line:
         if self.auto is None or not batch.rows:
             return
         if batch.is_whole:
-            self.auto.served(now, batch.rows, batch.busy_seconds, now - batch.sent_at - batch.busy_seconds)
+            overhead = now - batch.sent_at - batch.busy_seconds
+            self.auto.served(now, batch.rows, batch.busy_seconds, overhead, beside=batch.beside)
         answered = [call for call in batch.calls if not call.abandoned]
         late = sum(1 for call in answered if now - call.arrived_at > self.rule.target_seconds)
         self.auto.answered(now, len(answered), late)

@@ -84,10 +84,18 @@ class Call:
 class Batch:
     """Calls that were sent to run as one, until the last of them is answered."""
 
-    __slots__ = ("busy_seconds", "calls", "is_whole", "left", "on_end", "rows", "sent_at")
+    __slots__ = ("beside", "busy_seconds", "calls", "is_whole", "left", "on_end", "rows", "sent_at")
 
-    def __init__(self, calls: list[Call], sent_at: float, on_end: Callable[[Batch], None] | None = None) -> None:
+    def __init__(
+        self,
+        calls: list[Call],
+        sent_at: float,
+        on_end: Callable[[Batch], None] | None = None,
+        *,
+        beside: bool = False,
+    ) -> None:
         self.calls = calls
+        self.beside = beside  # its worker had another one of the model, which awaited something
         self.left = len(calls)  # of them are not answered yet
         self.rows = sum(call.rows for call in calls)
         self.sent_at = sent_at

@@ -283,7 +283,7 @@ class Crew:
                 await given_up.wait()
             elif at - _PONG_SECONDS > self.now():
                 await anyio.sleep(at - _PONG_SECONDS - self.now())
-            elif is_waited_for(link.calls, link.begun):
+            elif is_waited_for(link.calls, link.begun, link.gave_way):
                 await anyio.sleep(_PONG_SECONDS)  # it is busy for somebody: others have to wait or have left
             elif await self._shows_no_life(link):
                 _logger.error("worker %d is killed: it is stuck in a call that nobody waits for any more", link.pid)

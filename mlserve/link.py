@@ -55,6 +55,7 @@ class Link:
         self._launched = launched
         self._channel = launched.channel
         self._progress = Progress(launched.progress)
+        self.gave_way = self._progress.gave_way
         self._lending = Lending(arena)
         self._out = Sending(self._channel, self._lending)
         self._observer = observer
@@ -101,7 +102,7 @@ class Link:
         call.waiting = False
         self.open += 1
         if on_end is not None:
-            call.batch = Batch([call], sent_at, on_end)
+            call.batch = Batch([call], sent_at, on_end, beside=self.awaiting.get(call.model, 0) > 0)
 
     def start_batch(self, calls: list[Call], on_end: Callable[[Batch], None] | None = None) -> None:
         """Sends calls to run as one, in one place of the window. `on_end` is called when all of them are answered."""
@@ -118,7 +119,7 @@ class Link:
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
         self._out.attach_ahead([infer.request for _, infer in made])
         self._out.send_requests(batch, [infer.request.slot for _, infer in made])
-        sent = Batch([call for call, _ in made], sent_at, on_end)
+        sent = Batch([call for call, _ in made], sent_at, on_end, beside=self.awaiting.get(batch.model, 0) > 0)
         for call, _ in made:
             self._enter(call)
             call.waiting, call.batch = True, sent
@@ -285,6 +286,8 @@ class Link:
         last, calls = self.begun, list(self.calls.values())
         self.calls, self.open, self.awaiting = {}, 0, {}
         begun = [call for call in calls if call.number <= last]
+        for call in begun:
+            call.waiting = call.waiting or self._progress.gave_way(call.number)  # the frame may have died with it
         blame = blame_for(list(self._loads), begun)
         self.models.clear()
         again = []

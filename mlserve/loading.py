@@ -56,7 +56,7 @@ async def _in_time(link: Link, work: Awaitable[_T], seconds: float, what: str) -
     errors: list[MLServeError] = []
 
     async def watch() -> None:
-        while is_waited_for(link.calls, link.begun):
+        while is_waited_for(link.calls, link.begun, link.gave_way):
             await anyio.sleep(_LOOK_SECONDS)
         await anyio.sleep(seconds)
         _logger.error("worker %d is killed: %s took more than %g s", link.pid, what, seconds)

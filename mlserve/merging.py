@@ -180,10 +180,17 @@ def _split_parameters(parameters: Parameters | None, count: int) -> list[Paramet
 def _dealt(value: Any, place: int, count: int) -> Any:
     """A list of at most one value per request is dealt out, and so are joined headers; anything else belongs to all."""
     if isinstance(value, list) and len(value) <= count:
-        return value[place] if place < len(value) else None
+        value = value[place] if place < len(value) else None
+    return _own(value, place)
+
+
+def _own(value: Any, place: int) -> Any:
+    """The value with what one request has of joined headers, however deep; those that only others sent are left out."""
     if isinstance(value, JoinedHeader):
         return value.own[place]
     if isinstance(value, dict):
-        own = {name: one.own[place] if isinstance(one, JoinedHeader) else one for name, one in value.items()}
+        own = {name: _own(one, place) for name, one in value.items()}
         return {name: one for name, one in own.items() if one is not None or value[name] is None}
+    if isinstance(value, list):
+        return [_own(one, place) for one in value]
     return value

@@ -339,7 +339,10 @@ class Pool:
                 calls[0].fail(MLServeError(f"the request could not be sent to its worker: {error}", 500))
 
     def _batch_ended(self, line: Line, batch: Batch) -> None:
-        line.ended(batch, self._now(), len(self.crew.links))
+        try:
+            line.ended(batch, self._now(), len(self.crew.links))
+        except Exception:  # the calls have their answers, whatever becomes of the figures
+            _logger.exception("a batch could not be counted")
 
     async def _look_again(self) -> None:
         """Forms batches whose waiting time is over."""

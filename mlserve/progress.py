@@ -1,7 +1,9 @@
-"""Memory that a pool shares with one worker: the last call that has begun, and the last one that was taken back.
+"""Memory that a pool shares with one worker: which calls have begun, gave way, and were taken back.
 
-Two numbers of calls, which rise in the order of sending. Each is written by one side only, in one piece (a memoryview
-of native words copies a word at once), and stays readable when the other process has died or is busy.
+Numbers of calls, which rise in the order of sending: the last that has begun, the last that was taken back, and those
+that lately gave way to others, each at a place of its own. Frames say so too, but not from a blocked worker. Each
+word is written by one side only, in one piece (a memoryview of native words copies a word at once), and stays readable
+when the other process has died or is busy.
 
 The worker writes what it begins before it reads what was taken back; the pool writes what it takes back, waits a moment
 (`taking_back.py`), and reads what has begun. So whatever the order, a call that the worker runs is seen to have begun.
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-SIZE_BYTES = 16
-_BEGUN, _TAKEN_BACK = 0, 1
+_BEGUN, _TAKEN_BACK, _GAVE_WAY = 0, 1, 2
+_PLACES = 128  # more than can give way in one turn of a worker's loop, before the frames about it leave
+SIZE_BYTES = 8 * (_GAVE_WAY + _PLACES)
 
 
 class Progress:
@@ -35,6 +38,14 @@ class Progress:
             return True  # one of a batch, which runs again alone
         words[_BEGUN] = call
         return call > words[_TAKEN_BACK]
+
+    def give_way(self, call: int) -> None:
+        """Notes that a call awaits something: whatever runs in the worker now is another one."""
+        self._words[_GAVE_WAY + call % _PLACES] = call
+
+    def gave_way(self, call: int) -> bool:
+        """Whether the worker has noted that, lately."""
+        return self._words[_GAVE_WAY + call % _PLACES] == call
 
     def take_back(self, call: int) -> None:
         """Asks the worker not to begin the calls up to this one that it has not begun."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -72,16 +72,21 @@ def blame_for(loading: Sequence[int], begun: Sequence[Call]) -> Blame:
     return Blame(model, suspects=[call for call in begun if call.model == model and call.company > 1])
 
 
-def is_waited_for(calls: Mapping[int, Call], begun: int) -> bool:
+def is_waited_for(calls: Mapping[int, Call], begun: int, gave_way: Callable[[int], bool]) -> bool:
     """Whether somebody waits for a call that its worker is busy with: begun, and not awaiting anything itself.
 
-    Of a batch only the first call takes a place of its own; the batch is waited for as long as one of its members is.
+    `gave_way` knows of those that began to await something just before the worker was blocked. Of a batch only the
+    first call takes a place of its own; the batch is waited for as long as one of its members is.
     """
-    for number, call in calls.items():
-        placed = call if call.batch is None else call.batch.calls[0]
-        if number <= begun and not placed.waiting and not call.abandoned:
-            return True
-    return False
+    running = [(number, call) for number, call in calls.items() if number <= begun]
+    awaiting = {_placed(call) for number, call in running if gave_way(number)}
+    return any(
+        not call.abandoned and not _placed(call).waiting and _placed(call) not in awaiting for _, call in running
+    )
+
+
+def _placed(call: Call) -> Call:
+    return call if call.batch is None else call.batch.calls[0]
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

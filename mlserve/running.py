@@ -11,6 +11,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from mlserve.codecs.decorator import check_signatures
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.frames import Message, credit_of
+from mlserve.giving_way import noting_first
 from mlserve.handler_answer import Answer
 from mlserve.handlers import get_custom_handlers
 from mlserve.handling import Handler, Shared, make_handler
@@ -145,6 +147,7 @@ class Running:
             self._scopes[call] = scope
         if tell:
             self._loop.call_soon(self._tell_waiting, calls[0])
+            response = noting_first(response, partial(self._progress.give_way, calls[0]))
         try:
             return await self._give_way(response)
         except asyncio.CancelledError:
@@ -287,6 +290,7 @@ class Running:
     def begin_stream(self, frame: frames.Open) -> None:
         """Notes that a stream begins, so that it can be cancelled from now on."""
         self._progress.begin(frame.call)  # whatever it says: streams are not taken back
+        self._progress.give_way(frame.call)
         stream = self.streams[frame.call]
         self._scopes[frame.call] = _Scope(stream.cancel, {frame.call})
         self._outbox.put(frames.Waiting(frame.call))

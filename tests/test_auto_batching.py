@@ -163,3 +163,14 @@ def test_an_answer_that_seems_to_come_before_it_was_asked_for_does_no_harm():
     rows, _ = auto.decide(3.0, 3.0, 1)
     assert rows == 1
     assert 0.0 < auto._overhead < 0.002
+
+
+@pytest.mark.parametrize("rows", [1 << 10, 1 << 15, 1 << 28, 1 << 62])
+def test_sizes_that_are_nearly_the_same_say_nothing_about_larger_ones(rows):
+    rng = random.Random(rows)
+    for _ in range(50):
+        auto = Auto(TARGET)
+        for step in range(40):
+            auto.served(float(step), rows + step % 2, 0.01 * rng.uniform(0.3, 3), 0.0)
+            assert auto.cost.seconds(2 * rows) < 0.01 * 3 * 4 * 2
+            assert auto.decide(step + 0.5, float(step), 4 * rows)[0] >= 1

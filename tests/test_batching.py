@@ -80,10 +80,38 @@ async def test_without_batching_it_does_not_matter_what_others_await():
     assert line.take(0.0, beside=True) == [call]
 
 
-async def test_an_auto_line_waits_for_the_answers_to_calls_that_await_something():
-    line = _line(call := _call(), calls=100, target_seconds=0.1)
-    assert line.take(0.0, beside=True) == []
-    assert line.take(0.0) == [call]
+def _served(line: Line, now: float, seconds: float, *, beside: bool) -> None:
+    """A batch of one row has ended that took so long."""
+    batch = Batch([call := _call(at=now - seconds)], now - seconds, beside=beside)
+    call.rows = batch.rows = 1
+    batch.busy_seconds = seconds
+    line.ended(batch, now, 1)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.04])
+async def test_an_auto_line_learns_whether_calls_that_await_something_wait_for_each_other(seconds):
+    line = _line(call := _call(at=1.0), calls=100, target_seconds=0.1)
+    assert line.take(1.0, beside=True) == []
+    assert line.look_again_at == 1.05, "half of the target: it is not known"
+    assert line.take(1.05, beside=True) == [call]
+    for _ in range(5):
+        _served(line, 2.0, 0.01, beside=False)
+    for _ in range(3):
+        _served(line, 3.0, seconds, beside=True)
+    line.add(call := _call(at=3.0))
+    if seconds == 0.01:
+        assert line.take(3.0, beside=True) == [call], "they run side by side"
+        return
+    assert line.take(30.0, beside=True) == []
+    assert line.look_again_at is None, "one after the other: the answers to those before say when"
+    assert line.auto.cost.seconds(1) == pytest.approx(0.01), "the wait is no cost"
+    assert line.take(30.0) == [call]
+    line.add(call := _call(at=70.0))
+    assert line.take(70.05, beside=True) == [call], "a try now and then"
+
+
+async def test_an_auto_line_gives_what_cannot_be_merged_beside_others():
+    line = _line(calls=100, target_seconds=0.1)
     line.add(scalar := Call(1, InferenceRequest(inputs=[]), "json", FutureWaiter))
     assert line.take(0.0, beside=True) == [scalar], "with nothing to merge there is nothing to wait for"
 

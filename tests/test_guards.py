@@ -56,7 +56,7 @@ ROOMS = [
     ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox", "worker_stream"],
-    ["observing", "progress", "sending", "handler_answer"],
+    ["observing", "progress", "giving_way", "sending", "handler_answer"],
     ["running", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],

@@ -170,10 +170,16 @@ def test_nobody_gets_a_header_that_only_others_sent():
     requests[1].parameters = Parameters(headers={"authorization": "Bearer 1"})
     merged = merge(requests)
     answer = _echo(merged)
-    answer.parameters = Parameters(headers={**merged.parameters.headers, "x-model": "m"}, plain={"a": None, "b": [1]})
+    sent = merged.parameters.headers["authorization"]
+    answer.parameters = Parameters(
+        headers={**merged.parameters.headers, "x-model": "m"},
+        plain={"a": None, "b": [1]},
+        deep=[{"d": [[sent], sent]}] * 3,
+    )
     assert [dict(one.parameters) for one in split(answer, [1, 1, 1])] == [
-        {"headers": {**own, "x-model": "m"}, "plain": {"a": None, "b": [1]}}
+        {"headers": {**own, "x-model": "m"}, "plain": {"a": None, "b": [1]}, "deep": {"d": [[token], token]}}
         for own in ({}, {"authorization": "Bearer 1"}, {})
+        for token in [own.get("authorization")]
     ]
 
 

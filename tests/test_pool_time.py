@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,10 @@ from trio.testing import MockClock
 from mlserve import frames
 from mlserve.batching import Rule
 from mlserve.bounds import Bounds
-from mlserve.errors import DeadlineExceeded, ModelLoadError, NoWorker, WorkerDied
+from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError, NoWorker, WorkerDied
 from mlserve.frames import ChannelClosed
 from mlserve.pool import Pool
+from mlserve.progress import Progress
 from tests.engine import request
 from tests.scripted import loads, scripted_pool
 
@@ -96,6 +98,31 @@ async def test_a_worker_is_not_stuck_while_one_of_its_batch_is_waited_for():
         await anyio.sleep(100.0)
         assert worker.killed_at is not None
         assert worker.killed_at - given_up < 70.0
+
+
+@pytest.mark.parametrize("gave_way", [True, False])
+async def test_a_worker_is_stuck_although_somebody_waits_for_a_call_that_gave_way_just_before(gave_way):
+    def script(frame: Any) -> Any:
+        return frames.Waiting(1) if isinstance(frame, frames.Infer) and frame.call == 1 else loads(frame)
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as callers:
+        await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
+        with anyio.move_on_after(5.0):
+            await pool.infer(1, request([1.0]), "json")
+
+        async def ask() -> None:
+            with suppress(MLServeError):
+                await pool.infer(1, request([1.0]), "json")
+
+        callers.start_soon(ask)
+        await anyio.sleep(1.0)
+        (worker,) = launcher.workers
+        Progress(worker.progress).begin(2)  # and then the first call blocks the loop: no frame says what it awaits
+        if gave_way:
+            Progress(worker.progress).give_way(2)
+        await anyio.sleep(1000.0)
+        assert (worker.killed_at is not None) == gave_way
+        callers.cancel_scope.cancel()
 
 
 async def test_a_silent_worker_whose_loop_turns_is_not_stuck():

@@ -174,7 +174,10 @@ class Call:
                 self._task.cancel()
 
     def _end_for_want_of_memory(self) -> None:
-        self.end("RESOURCE_EXHAUSTED", self._intake.refusal().message)
+        refusal = self._intake.refusal()
+        if not self.method.client_streaming:  # no model has seen any of it
+            self._pushback = _pushback(refusal)
+        self.end("RESOURCE_EXHAUSTED", refusal.message)
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -298,7 +301,7 @@ class Call:
             return self._end
         except MLServeError as error:
             if error.retryable:
-                self._pushback = str(math.ceil(getattr(error, "retry_after_seconds", 1.0) * 1000))
+                self._pushback = _pushback(error)
             return error.grpc_status, error.message
         except GRPCError as error:
             return error.status.name, error.message or ""
@@ -361,3 +364,8 @@ def _parse(kind: Any, check: Callable[[bytes], Any], data: bytes) -> Any:
         return kind().parse(data)
     except Exception as error:
         raise InvalidRequest(f"the message is no {kind.__name__}: {error}") from None
+
+
+def _pushback(error: MLServeError) -> str:
+    """After how many milliseconds a call may be sent again."""
+    return str(math.ceil(getattr(error, "retry_after_seconds", 1.0) * 1000))

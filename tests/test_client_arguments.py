@@ -98,6 +98,21 @@ def test_headers_that_cannot_be_sent_are_refused(scheme: str, headers: Any, told
             assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("headers", [3, "x", ["a"], 0, ""], ids=repr)
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_headers_among_parameters_are_a_dict(scheme: str, headers: Any) -> None:
+    request = InferenceRequest(inputs=[], parameters={"headers": headers})  # type: ignore[arg-type]  # made Parameters
+    with Client(f"{scheme}://127.0.0.1:1") as client:
+        calls: list[Callable[[], Any]] = [
+            lambda: client.infer("m", request),
+            lambda: client.stream("m", request),
+            lambda: client.infer("m", [1], parameters={"headers": headers}),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidRequest, match=r"parameters\.headers: expected a dict, got"):
+                call()
+
+
 def test_headers_arrive_as_they_were_given(kind: str) -> None:
     seen: list[dict[str, Any]] = []
 

@@ -70,6 +70,14 @@ def test_errors_become_statuses(error: Exception, code: str) -> None:
     assert found.trailing_metadata() == ((("grpc-retry-pushback-ms", pushback),) if pushback else ())
 
 
+def test_a_content_type_that_is_no_text_does_not_reach_the_model(stub: GRPCInferenceServiceStub) -> None:
+    request = message()
+    request.inputs[0].parameters["content_type"].int64_param = 3
+    found = failure(stub.ModelInfer, request)
+    assert found.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert found.details() == "inputs[0].parameters.content_type: expected a text, got 3"
+
+
 def test_an_unexpected_error_says_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """No traceback, no text of a bug of ours reaches the client."""
 

@@ -328,3 +328,19 @@ def test_the_form_of_an_answer_is_that_of_the_inputs_and_raw_without_any() -> No
     assert [decode_request(encoded(typed, raw=raw)).form for raw in (False, True)] == ["contents", "raw"]
     nothing = triton.ModelInferRequest(model_name="m").SerializeToString()  # what tritonclient sends without inputs
     assert decode_request(nothing).form == "raw"
+
+
+@pytest.mark.parametrize("owner", ["parameters", "inputs[1].parameters", "outputs[0].parameters"])
+@pytest.mark.parametrize(("kind", "value"), [("int64_param", 3), ("bool_param", True), ("double_param", 1.5)])
+def test_a_content_type_is_text_as_over_rest(owner: str, kind: str, value: Any) -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    for name in ("a", "b"):
+        message.inputs.add(name=name, shape=[1], datatype="INT32").contents.int_contents.append(1)
+    message.outputs.add(name="o")
+    holder = {"parameters": message, "inputs[1].parameters": message.inputs[1]}.get(owner, message.outputs[0])
+    setattr(holder.parameters["content_type"], kind, value)
+    with pytest.raises(InvalidRequest) as caught:
+        decode_request(message.SerializeToString())
+    assert str(caught.value) == f"{owner}.content_type: expected a text, got {value}"
+    holder.parameters["content_type"].string_param = "np"
+    assert decode_request(message.SerializeToString()).model_name == "m"

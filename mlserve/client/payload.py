@@ -36,7 +36,8 @@ def make_request(
         raise InvalidRequest(f"outputs: expected a list of names, got a text; write [{outputs!r}]")
     made = payload if isinstance(payload, InferenceRequest) else _encode(payload)
     given = {**(made.parameters or {}), **(parameters or {})}
-    headers = given.pop("headers", None) or {}
+    headers = given.pop("headers", None)
+    check_mapping("parameters.headers", headers)
     wanted = made.outputs if outputs is None else [_output(one) for one in outputs]
     request = InferenceRequest(
         id=request_id if request_id is not None else made.id,
@@ -44,7 +45,7 @@ def make_request(
         inputs=made.inputs,
         outputs=wanted,
     )
-    return request, {str(name): str(value) for name, value in headers.items()}
+    return request, {str(name): str(value) for name, value in (headers or {}).items()}
 
 
 def _encode(payload: Any) -> InferenceRequest:

@@ -69,7 +69,7 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str | bytes] | N
     message, contents, raw = _parse(_Request, data, _REQUEST_INPUTS, _REQUEST_RAW)
     if len(data) > _SMALL_BYTES:
         _check_counts(message)
-    parameters = _read_parameters(message.parameters)
+    parameters = _read_parameters(message.parameters, "parameters")
     if headers is not None:
         parameters = Parameters() if parameters is None else parameters
         parameters.headers = headers
@@ -77,7 +77,10 @@ def decode_request(data: bytes | memoryview, headers: dict[str, str | bytes] | N
         id=message.id or None,
         parameters=parameters,
         inputs=_inputs(message.inputs, contents, raw),
-        outputs=[RequestOutput(name=one.name, parameters=_read_parameters(one.parameters)) for one in message.outputs]
+        outputs=[
+            RequestOutput(name=one.name, parameters=_read_parameters(one.parameters, "outputs[{}].parameters", at))
+            for at, one in enumerate(message.outputs)
+        ]
         or None,
     )
     # A request without inputs shows no form; tritonclient sends it so, and reads raw answers only.
@@ -223,7 +226,7 @@ def _inputs(tensors: Sequence[Any], contents: Mapping[int, memoryview], raw: Seq
                 data = TensorData.from_raw(payload, datatype, shape)
         except InvalidRequest as error:
             raise type(error)(f"inputs[{at}] '{one.name}': {error}") from None
-        parameters = _read_parameters(one.parameters)
+        parameters = _read_parameters(one.parameters, "inputs[{}].parameters", at)
         inputs.append(RequestInput(name=one.name, shape=shape, datatype=datatype, parameters=parameters, data=data))
     if used != given:
         raise InvalidRequest(f"raw_input_contents has {given} tensors, but {used} of the inputs are without contents")
@@ -273,15 +276,20 @@ def _tensors(
     return chunks
 
 
-def _read_parameters(values: Any) -> Parameters | None:
-    """Parameters of a map of InferParameter; None for an empty one. Values of no kind are left out."""
+def _read_parameters(values: Any, place: str | None = None, at: int = 0) -> Parameters | None:
+    """Parameters of a map of InferParameter; None for an empty one. Values of no kind are left out.
+
+    With `place`, those of a request: InvalidRequest if the content type is no text.
+    """
     if not values:
         return None
     found = Parameters()
     for key, value in values.items():
         kind = value.WhichOneof("parameter_choice")
         if kind is not None:
-            found[key] = getattr(value, kind)
+            found[key] = made = getattr(value, kind)
+            if kind != "string_param" and key == "content_type" and place is not None:
+                raise InvalidRequest(f"{place.format(at)}.content_type: expected a text, got {made!r}")
     return found
 
 

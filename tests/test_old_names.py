@@ -48,8 +48,23 @@ async def test_get_model_uri_finds_the_artifact_beside_the_settings(alias: None,
     settings = ModelSettings(name="m", implementation="m.M", parameters={"uri": "./model.json"})
     settings.source_dir = tmp_path
     assert Path(await get_model_uri(settings)) == tmp_path / "model.json"
-    settings.parameters = None
+    settings.parameters.uri = "."
     assert Path(await get_model_uri(settings, wellknown_filenames=["model.bin", "model.json"])).name == "model.json"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("parameters", [None, {}, {"uri": ""}, {"uri": None}])
+@pytest.mark.parametrize("names", [[], ["model.json"]])
+async def test_without_a_uri_there_is_a_default_to_be_taken(
+    alias: None, tmp_path: Path, parameters: Any, names: list[str]
+) -> None:
+    """As on MLServer: also where the model's folder has a file of a well-known name."""
+    utils = importlib.import_module("mlserver.utils")
+    (tmp_path / "model.json").write_text("{}")
+    settings = ModelSettings(name="m", implementation="m.M", parameters=parameters)
+    settings.source_dir = tmp_path
+    with pytest.raises(importlib.import_module("mlserver.errors").InvalidModelURI, match="model m"):
+        await utils.get_model_uri(settings, wellknown_filenames=names)
 
 
 def test_the_logger_is_the_one_that_is_configured_for_old_runtimes(alias: None) -> None:

@@ -64,7 +64,7 @@ def test_a_subclass_of_a_runtime_is_served(tmp_path: Path) -> None:
         "        return await super().load()\n"
     )
     joblib.dump(LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0]), folder / "model.joblib")
-    write(folder / "model-settings.json", {"implementation": "mine.Mine"})
+    write(folder / "model-settings.json", {"implementation": "mine.Mine", "parameters": {"uri": "."}})
     body = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [3.0]}]}
     with serving(tmp_path) as running:
         reply = httpx.post(f"{running.rest}/v2/models/mine/infer", json=body, timeout=60)

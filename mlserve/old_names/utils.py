@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from mlserve.artifacts import get_model_uri
+from mlserve import artifacts
 from mlserve.errors import InvalidModelURI
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
@@ -28,6 +28,15 @@ __all__ = [
 def generate_uuid() -> str:
     """A new id for a request."""
     return str(uuid.uuid4())
+
+
+async def get_model_uri(settings: ModelSettings, wellknown_filenames: Iterable[str] = ()) -> str:
+    """Where `parameters.uri` says that the artifact is. InvalidModelURI if it says nothing: runtimes catch that to take
+    a default. `mlserve.artifacts.get_model_uri` takes the model's folder then.
+    """
+    if settings.parameters is None or not settings.parameters.uri:
+        raise InvalidModelURI(settings.name, "parameters.uri is not set")
+    return await artifacts.get_model_uri(settings, wellknown_filenames)
 
 
 def to_absolute_path(model_settings: ModelSettings, uri: str) -> str:

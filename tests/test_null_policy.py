@@ -229,3 +229,15 @@ def test_categories_with_one_missing_are_the_numbers_that_they_were() -> None:
     x, y = codecs.PandasCodec.encode_response("m", frame).outputs
     assert (x.datatype, x.data.tolist()) == ("FP64", [7.0, None, 5.0])
     assert (y.datatype, y.data.tolist()) == ("INT64", [N, 1, N])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_floats_beyond_their_datatype_are_infinite(form: str) -> None:
+    with np.errstate(over="ignore"):
+        for datatype, value in (("FP16", 1e6), ("FP32", 1e300)):
+            assert codecs.NumpyCodec.decode_input(sent(made([value], datatype), form)).tolist() == [np.inf]
+
+
+def test_bytes_inside_a_list_of_a_frame_come_back_as_base64_text() -> None:
+    response = codecs.PandasCodec.encode_response("m", pd.DataFrame({"x": [[b"a", 1], [b"\xff"]]}))
+    assert codecs.PandasCodec.decode_response(response)["x"].tolist() == [["YQ==", 1], ["/w=="]]

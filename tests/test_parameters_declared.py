@@ -67,7 +67,7 @@ def test_every_missing_and_wrong_field_is_told():
         Deeper(kind="c", note=7, inner={"note": "x"})
     told = {one["loc"]: one["type"] for one in caught.value.errors()}
     assert told[("count",)] == "missing"
-    assert set(told) == {("count",), ("note",), ("kind",), ("inner",)}
+    assert set(told) == {("count",), ("note",), ("kind",), ("inner", "count")}
     assert caught.value.title == "Deeper"
     with pytest.raises(ValidationError, match="count\n  Field required"):
         Options.parse_raw("{}")

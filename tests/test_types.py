@@ -274,3 +274,54 @@ def test_json_that_is_nested_too_deeply_is_a_validation_error() -> None:
     for text in ("[" * 100_000, '{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}"):
         with pytest.raises(ValidationError):
             InferenceRequest.model_validate_json(text)
+
+
+# -- fields of subclasses ----------------------------------------------------------------------------------------------
+
+
+class Noted(RequestOutput):
+    count: int = 3
+    tags: list[str] = []
+    part: RequestOutput | None = None
+    parts: list[RequestOutput] = []
+    named: dict[str, float] = {}
+    array: np.ndarray[Any, Any] | None = None
+
+
+class Scaled(Noted):
+    scale: float
+
+
+class Foreign(RequestOutput):
+    any_of: np.ndarray[Any, Any] | ValidationError | None = None
+
+
+class ScaledInput(RequestInput):
+    scale: float = 1.0
+
+
+def test_fields_of_subclasses_are_converted_when_an_object_is_made() -> None:
+    one = Noted(name="a", count="7", part={"name": "b"}, parts=[{"name": "c"}], named={"x": "1.5"}, unknown=1)
+    assert (one.count, one.tags, one.named) == (7, [], {"x": 1.5})
+    assert (type(one.part), type(one.parts[0])) == (RequestOutput, RequestOutput)
+    assert Noted(name="a").part is None
+    assert Noted.model_validate({"name": "a", "count": "7"}) == Noted(name="a", count=7)
+    assert Noted.model_validate_json('{"name":"a","count":"7"}') == Noted(name="a", count=7)
+    assert Scaled(name="a", scale="1.5").scale == 1.5
+    assert ScaledInput(name="x", shape=[1], datatype="INT32", data=[1], scale="2").model_dump()["scale"] == 2.0
+    array = np.zeros(2)
+    assert Noted(name="a", array=array).array is array
+    assert Foreign(name="a", any_of=array).any_of is array  # msgspec has no check for such a union
+
+
+def test_every_wrong_field_of_a_subclass_is_told() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Noted(name="a", count="x", tags=5, part={}, parts=[{"name": "c"}, {"name": 3}], named={"x": "y"}, array=[1])
+    assert caught.value.title == "Noted"
+    places = {one["loc"] for one in caught.value.errors()}
+    assert places == {("count",), ("tags",), ("part", "name"), ("parts", 1, "name"), ("named",), ("array",)}
+    for make in (Scaled, Scaled.model_validate_json):
+        with pytest.raises(ValidationError, match="scale\n  Field required"):
+            make(name="a") if make is Scaled else make('{"name": "a"}')
+    with pytest.raises(ValidationError, match="data\n  Field required"):
+        ScaledInput(name="x", shape=[1], datatype="INT32", scale=1)

@@ -1,21 +1,24 @@
-"""The fields that a subclass of Parameters declares: read, checked and defaulted as pydantic's models do it."""
+"""The fields that subclasses of our types declare: read, checked and defaulted as pydantic's models do it."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
+from mlserve.in_pydantic import InPydantic
 from mlserve.types.validation import ValidationError
 
-__all__ = ["Field", "declared_by", "fill"]
+__all__ = ["Field", "check_added", "declared_by", "fill"]
 
 _REQUIRED: Any = object()
+_UNIONS = (Union, UnionType)
 
 
 class Field:
@@ -52,7 +55,7 @@ class Field:
                 hint = Annotated[hint, bound]
             validate: Callable[[Any], Any] = sys.modules["pydantic"].TypeAdapter(hint).validate_python
             return validate
-        return partial(msgspec.convert, type=hint, strict=False, dec_hook=_instance)
+        return partial(_converted, hint)
 
 
 def declared_by(cls: type[Any]) -> dict[str, Field]:
@@ -91,6 +94,52 @@ def fill(made: Any, fields: dict[str, Field]) -> None:
         raise ValidationError(type(made).__name__, faults)
 
 
+def check_added(made: Any, names: Iterable[str]) -> None:
+    """Converts what a new Struct was given for these fields; ValidationError names every one that is wrong."""
+    try:
+        hints = {one.name: one.type for one in msgspec.structs.fields(type(made))}
+    except NameError:  # a hint of what a function has; nobody can look it up
+        return
+    faults: list[dict[str, Any]] = []
+    for name in names:
+        value = getattr(made, name)
+        try:
+            msgspec.structs.force_setattr(made, name, _converted(hints[name], value))
+        except (msgspec.ValidationError, ValueError) as error:
+            faults += _faults_of(error, name, value)
+        except TypeError:  # a hint that msgspec has no check for, such as a union of two foreign classes
+            continue
+    if faults:
+        raise ValidationError(type(made).__name__, faults)
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """A value as its hint has it; our own types and lists of them, whose decoder takes JSON only, by themselves."""
+    named = [one for one in get_args(hint) if one is not type(None)] if value is not None else []
+    alone = named[0] if len(named) == 1 and get_origin(hint) in _UNIONS else hint
+    if value is not None and _is_ours(alone):
+        return alone.model_validate(value)
+    if isinstance(value, list) and get_origin(alone) is list and _is_ours(get_args(alone)[0]):
+        return _each(get_args(alone)[0], value)
+    return msgspec.convert(value, hint, strict=False, dec_hook=_instance)
+
+
+def _is_ours(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, InPydantic)
+
+
+def _each(kind: Any, values: list[Any]) -> list[Any]:
+    made, faults = [], []
+    for at, one in enumerate(values):
+        try:
+            made.append(kind.model_validate(one))
+        except ValidationError as error:
+            faults += error.below("", at).errors()
+    if faults:
+        raise ValidationError(kind.__name__, faults)
+    return made
+
+
 def _faults_of(error: Exception, key: str, value: Any) -> list[dict[str, Any]]:
     """What our own errors, pydantic's and msgspec's say, seen from the object that has the field."""
     errors = getattr(error, "errors", None)
@@ -103,6 +152,7 @@ def _faults_of(error: Exception, key: str, value: Any) -> list[dict[str, Any]]:
 
 def _instance(kind: Any, value: Any) -> Any:
     """For msgspec: a value of a type that it does not know."""
+    kind = get_origin(kind) or kind
     if isinstance(value, kind):
         return value
     validate = getattr(kind, "model_validate", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
+from mlserve.types.declared import check_added
 from mlserve.types.dumping import dump, dump_json, schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -29,6 +30,14 @@ else:
     class _ModelMeta(_StructMeta):
         """Turns wrong keywords of a constructor into a ValidationError, or leaves them out if they are unknown."""
 
+        def __new__(mcls, *args: Any, **more: Any) -> Any:
+            return super().__new__(mcls, *args, **{"kw_only": True, **more})  # required fields may follow others
+
+        def __init__(cls, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            known = next(one for one in cls.__mro__ if one.__module__.partition(".")[0] == "mlserve")
+            cls._added = frozenset(cls.__struct_fields__) - frozenset(known.__struct_fields__)
+
         @property
         def model_fields(cls) -> dict[str, Any]:
             """The fields by name, as msgspec describes them."""
@@ -37,6 +46,11 @@ else:
         __fields__ = model_fields
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
+            if cls._added:
+                fields = _checked_fields(cls, args, fields)
+                made = _construct(cls, **fields)
+                check_added(made, [name for name in fields if name in cls._added])
+                return made
             if "data" in fields or not cls._has_data:
                 try:
                     return _construct(cls, *args, **fields)
@@ -53,6 +67,7 @@ class Model(
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
     """
 
+    _added: ClassVar[frozenset[str]] = frozenset()  # the fields of classes that others have made of ours
     _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:

@@ -46,7 +46,8 @@ class Parameters(dict[str, Any], InPydantic):
     A key that is called like a method of dicts (`items`, `values`) hides that method: code that takes any parameters
     calls `dict.get(parameters, …)`. `content_type` and `headers` are None where absent; any other missing attribute is
     an AttributeError. Attributes that start with `_` are private to this process: they are no keys and never reach the
-    wire. An object of this type is true even when empty, as an object of a model class is.
+    wire; a key of such a name, which the constructor and JSON may give, is no attribute. An object of this type is true
+    even when empty, as an object of a model class is.
 
     A subclass may declare fields, with or without defaults, as in a model of pydantic's: what is given for them is
     checked and converted, and one that is missing and has no default is a ValidationError.

@@ -17,14 +17,13 @@ from mlserve_huggingface.inputs import Arguments, Column, fresh
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.streaming import Detokenizer, Pieces
 from mlserve_huggingface.tasks import GENERATING
+from mlserve_huggingface.together import Together
 from mlserve_huggingface.work import Job, Stopped
 
 __all__ = ["Caller"]
 
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
-# Pipelines that take lists, but cannot compute several of their elements together.
-_ONE_AT_A_TIME = frozenset({"decision", "keypoint-matching"})
 _TOO_LONG = re.compile(r"size of (?:the )?tensor|index out of range")
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
@@ -40,7 +39,8 @@ class Caller:
     def __init__(self, name: str, task: str, pipeline: Any, batch_size: int) -> None:
         self._name = name
         self._pipeline = pipeline
-        self._batch_size = 1 if task in _ONE_AT_A_TIME else batch_size
+        self._batch_size = batch_size
+        self._at_once = Together(task, pipeline, batch_size)
         self._generates = task.partition("_")[0] in GENERATING
         self.streams = task == "text-generation"
 
@@ -117,7 +117,8 @@ class Caller:
             },
             requests[0].options,
         )
-        more = {"batch_size": self._batch_size} if self._batch_size > 1 else {}
+        at_once = self._at_once.rows(whole.options)
+        more = {"batch_size": at_once} if at_once > 1 else {}
         results = self._call(job, whole, **more)
         if not isinstance(results, list) or len(results) != sum(counts):
             return [self._row_by_row(job, one) for one in requests]

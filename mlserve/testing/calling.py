@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from mlserve.wire.parameters import sendable
 
 __all__ = [
     "bytes_of",
+    "call_limit",
     "called",
     "check_expected",
     "check_same",
@@ -37,9 +39,19 @@ _MOST_CHUNKS = 100_000  # and so is one of more chunks
 _UNSENDABLE = (MLServeError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-async def finish(value: Any) -> Any:
-    """What a method gives, whether it is async or plain."""
-    return await value if hasattr(value, "__await__") else value
+call_limit: ContextVar[float | None] = ContextVar("call_limit", default=None)  # of this check
+
+
+async def finish(value: Any, what: str) -> Any:
+    """What a method gives, whether it is async or plain. AssertionError if an async one does not end in its time."""
+    if not hasattr(value, "__await__"):
+        return value
+    seconds = call_limit.get()
+    with anyio.move_on_after(seconds):
+        return await value
+    raise AssertionError(
+        f"{what} has not ended after {seconds:g} s; if it needs longer, give check_runtime() more longest_call_seconds"
+    )
 
 
 @contextmanager
@@ -69,7 +81,7 @@ async def called(model: MLModel, request: InferenceRequest) -> InferenceResponse
     """The answer to one request, with what the server fills in; of a model that only streams, the outputs of all its
     chunks, one after the other."""
     if not only_streams(model):
-        answer = execute.complete(model, request.id, await finish(model.predict(request)))
+        answer = execute.complete(model, request.id, await finish(model.predict(request), f"{model!r}: predict()"))
         _check_names(model, answer)
         return answer
     chunks: list[InferenceResponse] = []
@@ -86,6 +98,7 @@ async def each_chunk(model: MLModel, request: InferenceRequest, take: Callable[[
         async with aclosing(execute.stream(model, _one_request(request))) as chunks:
             async for chunk in chunks:
                 _check_names(model, chunk)
+                _check_id(model, request, chunk)
                 take(chunk)
                 count += 1
                 if count > _MOST_CHUNKS or time.perf_counter() > until:  # it may never wait for anything
@@ -99,11 +112,23 @@ async def each_chunk(model: MLModel, request: InferenceRequest, take: Callable[[
 
 
 def _check_names(model: MLModel, answer: InferenceResponse) -> None:
+    assert answer.model_name == model.name, (
+        f"{model!r}: an answer says that it is of model {answer.model_name!r}, and the server sends that: give "
+        "model_name=self.name"
+    )
     names = [one.name for one in answer.outputs]
     twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
     assert twice is None, (
         f"{model!r}: an answer has more than one output named '{twice}': give each a name of its own, for "
         "who reads outputs by their names gets one of them"
+    )
+
+
+def _check_id(model: MLModel, request: InferenceRequest, chunk: InferenceResponse) -> None:
+    """Of streams only: the server puts its request's id into any other answer."""
+    assert chunk.id == request.id, (
+        f"{model!r}: a chunk of predict_stream has the id {chunk.id!r}, and the server sends that, for a request with "
+        f"{request.id!r}: leave the id out, or take its request's, by which clients match answers"
     )
 
 

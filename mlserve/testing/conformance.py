@@ -14,6 +14,7 @@ from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
 from mlserve.testing.batches import check_batches
 from mlserve.testing.calling import (
+    call_limit,
     called,
     check_expected,
     check_same,
@@ -52,6 +53,7 @@ def check_runtime(
     batches: bool = False,
     leaks: bool = True,
     longest_block_seconds: float | None = 1.0,
+    longest_call_seconds: float | None = 300.0,
 ) -> list[InferenceResponse]:
     """Puts a runtime through what the server asks of it; its answers to the requests, to look at further.
 
@@ -64,7 +66,8 @@ def check_runtime(
     `expected` has the framework's own values for outputs of the first request, within `rtol`: 0 is bit for bit.
     `unknown_output=False` is for runtimes that take no notice of the outputs asked for, `repeatable=False` for those
     whose answers vary, `leaks=False` for those whose framework keeps what it has loaded; an async predict() may hold
-    up the event loop for `longest_block_seconds`. `batches=True` adds that requests in one batch are answered as they
+    up the event loop for `longest_block_seconds`. An async load(), predict() or unload() has `longest_call_seconds` to
+    end; a plain one cannot be broken off. `batches=True` adds that requests in one batch are answered as they
     are alone. Runs an event loop of its own: call it from a plain test, not from an async one.
     """
     settings = model if isinstance(model, ModelSettings) else ModelSettings(name="checked", implementation=model)
@@ -72,6 +75,7 @@ def check_runtime(
     assert asked, "check_runtime() needs a request that the model can answer"
 
     async def check() -> list[InferenceResponse]:
+        call_limit.set(longest_call_seconds)
         loader = Loader()
         modules = loader.open(settings.source_dir)
 
@@ -137,14 +141,14 @@ def _is_async(method: Any) -> bool:
 
 async def _unloaded(model: MLModel) -> None:
     with told(f"{model!r}: unload()"):
-        await finish(model.unload())
+        await finish(model.unload(), f"{model!r}: unload()")
 
 
 async def _loaded(implementation: type[Any], settings: ModelSettings) -> MLModel:
     model = implementation(settings)
     assert isinstance(model, MLModel), f"{implementation.__name__} is no MLModel"
     with told(f"{model!r}: load()"):
-        outcome = await finish(model.load())
+        outcome = await finish(model.load(), f"{model!r}: load()")
     ready = model.ready if outcome is None else bool(outcome)
     assert ready is not False, f"{model!r} is not ready: load() gave {outcome!r}, self.ready is {model.ready!r}"
     assert model.name == settings.name, f"its name is {model.name!r}, its settings say {settings.name!r}"
@@ -154,7 +158,7 @@ async def _loaded(implementation: type[Any], settings: ModelSettings) -> MLModel
 
 async def _checked_metadata(model: MLModel, settings: ModelSettings) -> MetadataModelResponse:
     with told(f"{model!r}: metadata()"):
-        metadata = await finish(model.metadata())
+        metadata = await finish(model.metadata(), f"{model!r}: metadata()")
     assert isinstance(metadata, MetadataModelResponse), f"metadata() gave {type(metadata).__name__}"
     sent = MetadataModelResponse.model_validate_json(metadata.model_dump_json())
     assert sent == metadata, f"metadata() does not survive the way over JSON: {metadata} became {sent}"

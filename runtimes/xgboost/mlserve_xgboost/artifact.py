@@ -19,8 +19,9 @@ _PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: 
 
 
 def load_estimator(path: str, name: str, threads: int | None) -> Any:
-    """The XGBClassifier, XGBRegressor or XGBRanker in a file, whichever way the model was trained.
+    """The XGBClassifier, XGBRegressor or XGBRanker that saved a file; for a Booster an XGBRegressor, as on MLServer.
 
+    XGBRegressor's `predict` is the Booster's own: what the objective gives, be it values, scores or probabilities.
     The content decides, not the extension: JSON and UBJSON both occur under every one of them.
     """
     content = Path(path).read_bytes()
@@ -58,14 +59,9 @@ def _is_ubjson(content: bytes) -> bool:
 
 
 def _class_of(booster: xgboost.Booster) -> type[Any]:
-    """The estimator to load a model into: the one that saved it, else the one of its objective."""
+    """The estimator to load a model into: the one that saved it, and for a Booster the one that predicts as it does."""
     saved_by = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type")
-    objective = json.loads(booster.save_config())["learner"].get("objective", {}).get("name", "")
-    if saved_by == "ranker" or (saved_by is None and objective.startswith("rank:")):
-        return xgboost.XGBRanker
-    if saved_by == "classifier" or (saved_by is None and objective.startswith(("binary:", "multi:"))):
-        return xgboost.XGBClassifier
-    return xgboost.XGBRegressor
+    return {"classifier": xgboost.XGBClassifier, "ranker": xgboost.XGBRanker}.get(saved_by, xgboost.XGBRegressor)
 
 
 def _explain(error: Exception, content: bytes) -> str:

@@ -35,6 +35,15 @@ class XGBoostModel(TabularModel):
         names = dict.fromkeys([self._default[0].name, "predict", "predict_proba"])
         return signature(self.input_check(), [name for name in names if hasattr(self._model, name)], self.try_out)
 
+    def known_methods(self) -> str:
+        """What the model can be asked for, and where a Booster's probabilities are, in words."""
+        known = super().known_methods()
+        if not isinstance(self._model, xgboost.XGBRegressor):
+            return known
+        return (
+            f"{known} (a Booster is served as one: its predict gives what its objective gives, such as probabilities)"
+        )
+
     def words_of(self, error: Exception) -> str:
         """XGBoost's complaint without its stack trace."""
         return super().words_of(ValueError(str(error).partition("Stack trace:")[0]))

@@ -74,32 +74,45 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 @pytest.mark.parametrize("name", ["model.bst", "model.json", "model.ubj", "model.model"])
 @pytest.mark.parametrize("form", ["json", "ubj"])
 def test_the_content_tells_the_form_whatever_the_name(tmp_path: Path, name: str, form: str) -> None:
-    (tmp_path / name).write_bytes(bytes(booster("multi:softprob").save_raw(form)))
-    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), CLASSIFIER.predict(IRIS))
+    trained = booster("multi:softprob")
+    (tmp_path / name).write_bytes(bytes(trained.save_raw(form)))
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], trained.predict(xgboost.DMatrix(IRIS)))
 
 
-@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax", "binary:logistic"])
-def test_a_booster_that_classifies_has_classes_and_probabilities(tmp_path: Path, objective: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "columns"),
+    [
+        ("binary:logistic", 1),
+        ("binary:logitraw", 1),
+        ("binary:hinge", 1),
+        ("multi:softprob", 3),
+        ("multi:softmax", 1),
+        ("reg:squarederror", 1),
+        ("reg:logistic", 1),
+        ("count:poisson", 1),
+        ("survival:cox", 1),
+        ("rank:pairwise", 1),
+    ],
+)
+def test_a_booster_answers_what_its_own_predict_gives(tmp_path: Path, objective: str, columns: int) -> None:
+    """Probabilities where those are what the objective gives, and never classes made of them, as on MLServer."""
     trained = booster(objective)
     trained.save_model(tmp_path / "model.ubj")
-    found = ask(TRIAL.load(tmp_path), IRIS, "predict", "predict_proba")
-    scores = trained.predict(xgboost.DMatrix(IRIS))
-    if objective == "binary:logistic":
-        assert np.array_equal(found["predict_proba"][:, 1], scores)
-        assert np.array_equal(found["predict"].ravel(), scores > 0.5)
-    elif objective == "multi:softmax":
-        assert np.array_equal(found["predict"].ravel(), scores)
-    else:
-        assert np.array_equal(found["predict_proba"], scores)
+    model = TRIAL.load(tmp_path)
+    (output,) = model.predict(request_of(IRIS)).outputs
+    assert (output.name, output.datatype, output.shape) == ("predict", "FP32", [150, columns])
+    wanted = trained.predict(xgboost.DMatrix(IRIS))
+    assert np.array_equal(ask(model, IRIS)["predict"].reshape(wanted.shape), wanted)
+    told = refusal(model, IRIS, "predict_proba")
+    assert "XGBRegressor has apply, predict (a Booster is served as one: its predict gives" in told
 
 
-def test_boosters_that_do_not_classify_give_their_values(tmp_path: Path) -> None:
-    for objective in ("reg:squarederror", "count:poisson"):
-        trained = booster(objective)
-        trained.save_model(tmp_path / "model.ubj")
-        model = TRIAL.load(tmp_path)
-        assert np.array_equal(ask(model, IRIS)["predict"].ravel(), trained.predict(xgboost.DMatrix(IRIS)))
-        assert "XGBRegressor has apply, predict" in refusal(model, IRIS, "predict_proba")
+def test_the_booster_of_an_estimator_is_served_as_a_booster(tmp_path: Path) -> None:
+    CLASSIFIER.get_booster().save_model(tmp_path / "model.json")
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], CLASSIFIER.predict_proba(IRIS))
+
+
+def test_a_ranker_gives_its_ranks(tmp_path: Path) -> None:
     ranker = xgboost.XGBRanker(**OPTIONS).fit(IRIS, SPECIES, qid=np.zeros(150, int))
     ranker.save_model(tmp_path / "model.ubj")
     assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), ranker.predict(IRIS))
@@ -231,13 +244,13 @@ TWO_LABELS = np.column_stack([SPECIES > 0, SPECIES > 1]).astype(int)
     [
         (CLASSIFIER, ("INT64", [-1, 1])),
         (REGRESSOR, ("FP32", [-1, 1])),
-        (booster("multi:softmax"), ("INT32", [-1, 1])),
-        (booster("multi:softprob"), ("INT64", [-1, 1])),
-        (booster("binary:hinge"), ("INT64", [-1, 1])),
+        (booster("multi:softmax"), ("FP32", [-1, 1])),
+        (booster("multi:softprob"), ("FP32", [-1, 3])),
+        (booster("binary:logistic"), ("FP32", [-1, 1])),
         (xgboost.XGBClassifier(**OPTIONS).fit(IRIS, TWO_LABELS), ("FP64", [-1, 2])),
         (xgboost.XGBRegressor(**OPTIONS).fit(IRIS, IRIS[:, :3]), ("FP32", [-1, 3])),
     ],
-    ids=["classifier", "regressor", "softmax", "softprob", "hinge", "labels", "targets"],
+    ids=["classifier", "regressor", "softmax", "softprob", "logistic", "labels", "targets"],
 )
 def test_a_signature_describes_the_answers_that_come(tmp_path: Path, fitted: Any, predict: Any) -> None:
     fitted.save_model(tmp_path / "model.ubj")

@@ -22,7 +22,7 @@ _PARQUET = "application/vnd.apache.parquet"
 
 
 def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: bytes, content_type: str) -> Response:
-    """The answer to one request: MLflow's own, or what is wrong, with status 400; 500 if it is the model's fault.
+    """The answer to one request: MLflow's own, or what is wrong, as 400 or 415; 500 if it is the model's fault.
 
     The model predicts within the context `limit()`.
     """
@@ -44,7 +44,7 @@ def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: b
             return _refusal(f"what the model predicted cannot be sent: {told}", 500, "INTERNAL_ERROR")
         return _refusal(f"the body cannot be read as {content_type}: {told}")
     if result.status != 200:
-        return _refusal(result.response)
+        return _refusal(result.response, result.status)
     return Response(result.response, media_type=result.mimetype)
 
 

@@ -142,10 +142,6 @@ WRONG: list[Any] = [
     ("columns", b'a,b\n"1,2\n', "text/csv", "Failed to parse input as a Pandas DataFrame"),
     ("columns", b"a,b\nx,y\n", "text/csv", "Failed to parse input as a Pandas DataFrame"),
     ("columns", b"\xff\xfe", "text/csv", "no UTF-8"),
-    ("columns", b"{}", "application/json; charset=latin-1", "only supports UTF-8"),
-    ("columns", b"{}", "application/json; style=x", "Unrecognized content type parameters: style"),
-    ("columns", b"{}", "text/plain", "only supports the following content types"),
-    ("columns", b"{}", "", "only supports the following content types"),
     ("linear", json.dumps({"inputs": {"a": [None], "b": [1]}}).encode(), JSON, "NaN"),
     ("hints", json.dumps({"instances": [{"a": 1.0}]}).encode(), JSON, "with 'inputs' key"),
 ]
@@ -165,6 +161,33 @@ def test_what_is_wrong_is_told_with_status_400(
     if content_type == JSON and told["error_code"] != "BAD_REQUEST":
         peer = peers[name].post("/invocations", content=body, headers=headers)
         assert (peer.status_code, peer.json()["error_code"]) == (400, told["error_code"])
+
+
+@pytest.mark.parametrize(
+    ("content_type", "words"),
+    [
+        ("text/plain", "only supports the following content types"),
+        ("APPLICATION/JSON", "only supports the following content types"),
+        ("application/x-www-form-urlencoded", "only supports the following content types"),
+        ("application/json; charset=latin-1", "only supports UTF-8"),
+        ("application/json; style=x", "Unrecognized content type parameters: style"),
+    ],
+)
+def test_a_content_type_that_it_does_not_read_is_answered_415_as_by_mlflow(
+    both: Any, content_type: str, words: str
+) -> None:
+    server, peers = both
+    headers = {"content-type": content_type}
+    wanted = peers["columns"].post("/invocations", content=b"{}", headers=headers)
+    found = httpx.post(f"{server.rest}/v2/models/columns/invocations", content=b"{}", headers=headers)
+    assert (found.status_code, found.json()["message"]) == (wanted.status_code, wanted.text) == (415, wanted.text)
+    assert words in found.json()["error"]
+
+
+def test_no_content_type_at_all_is_answered_415(both: Any) -> None:
+    """MLflow's own server answers 500."""
+    found = httpx.post(f"{both[0].rest}/v2/models/columns/invocations", content=b"{}")
+    assert found.status_code == 415 and "only supports the following content types" in found.json()["error"]
 
 
 def test_ping_health_and_version_are_those_of_mlflow(both: Any) -> None:

@@ -32,6 +32,8 @@ _RESERVED = frozenset({
     "assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate",
     "model_kwargs", "num_workers", "processor_kwargs", "revision", "tesseract_config", "token", "trust_remote_code",
 })  # fmt: skip
+# Pipelines that hand an object on to the tokenizer whole: what is not its text are options.
+_TAKE_OPTIONS_IN_ROWS = frozenset({"sentiment-analysis", "text-classification"})
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 
@@ -89,6 +91,10 @@ class Reader:
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
         self._limits.check(arguments.options)
+        if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
+            for row in (row for column in arguments.positional for row in column.rows):
+                if isinstance(row, dict):
+                    self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
         return arguments
 

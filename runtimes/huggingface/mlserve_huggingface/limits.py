@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mlserve.errors import InferenceError
@@ -23,6 +24,7 @@ _MOST = {
     "points_per_crop": 128,
 } | dict.fromkeys(("height", "width", "size", "crop_size", "pad_size", "shortest_edge", "longest_edge"), 4096)
 _ANSWERS = {"top_k": 1000, "topk": 1000}  # of question answering; elsewhere there are no more than labels or tokens
+_OVERLAP = 0.9  # of a chunk of sound, with those before and behind it
 _TEMPLATE = 1000  # characters; each label has a text of them
 
 
@@ -37,8 +39,8 @@ class Limits:
             **_MOST,
             **dict.fromkeys(_LENGTHS, generated if generates else tokens),
             **dict.fromkeys(_GENERATED, generated),
-            "stride": tokens // 2,
         }
+        self._tokens = tokens
         self._span = None
         if task == "question-answering":
             self._most |= _ANSWERS
@@ -47,28 +49,64 @@ class Limits:
 
     def check(self, options: dict[str, Any]) -> None:
         """InferenceError for an option that is above its bound, also inside an object such as generate_kwargs."""
-        for name, value in options.items():
+        for name, value in _all_options(options):
             self._check(name, value)
+        _check_windows(options, self._tokens)
+        _check_chunks(options.get("chunk_length_s"), options.get("stride_length_s"))
         longest = options.get("max_seq_len", self._span)
         if self._span is not None and isinstance(longest, int):
             _compare("doc_stride", options.get("doc_stride"), longest // 2)
 
     def _check(self, name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                self._check(str(key), inner)
-        elif isinstance(value, list):
-            for inner in value:
-                self._check(name, inner)
-        elif name == "hypothesis_template":
+        if name == "hypothesis_template":
             _check_template(value)
         elif name in self._most:
             _compare(name, value, self._most[name])
 
 
 def _compare(name: str, value: Any, most: int) -> None:
-    if isinstance(value, int | float) and not value <= most:
+    if _is_number(value) and not value <= most:
         raise InferenceError(f"'{name}' is at most {most} for this model, got {value}")
+
+
+def _check_windows(options: dict[str, Any], tokens: int) -> None:
+    """InferenceError for windows of a text that overlap by more than half, or that the model would see all at once."""
+    said = list(_all_options(options))
+    if any(value for name, value in said if name == "return_overflowing_tokens"):
+        raise InferenceError(
+            "'return_overflowing_tokens' cannot be set by a request: memory grows with its windows without bound; "
+            "send the parts of a long text as texts of their own"
+        )
+    longest = min([tokens, *(value for name, value in said if name == "max_length" and _is_number(value))])
+    for name, value in said:
+        if name == "stride":
+            _compare(name, value, int(longest // 2))
+
+
+def _check_chunks(length: Any, strides: Any) -> None:
+    """InferenceError for chunks of sound that begin so close to one another that there are very many."""
+    each = strides if isinstance(strides, list) else [strides] * 2
+    told = length and len(each) == 2 and all(_is_number(one) for one in (length, *each))
+    if told and not sum(each) <= _OVERLAP * length:
+        raise InferenceError(
+            f"'stride_length_s', left and right together, is at most {_OVERLAP} of 'chunk_length_s', got {strides}"
+        )
+
+
+def _all_options(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The options by name, also those inside objects and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _all_options(inner, str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _all_options(inner, name)
+    else:
+        yield name, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _check_template(value: Any) -> None:

@@ -86,6 +86,41 @@ def test_the_spans_that_transformers_makes_at_once_overlap_by_half_at_most() -> 
         Limits("token-classification", theirs).check({"stride": 500})
 
 
+def test_windows_overlap_by_half_of_the_length_that_the_request_sets(models: dict[str, Path]) -> None:
+    cut = {"truncation": True, "max_length": 34, "stride": 31}
+    model = load(settings_for(models["text-classification"]))
+    seen = load(settings_for(models["feature-extraction"], task="feature-extraction"))
+    text, said = tensor("args", [TEXT]), "'stride' is at most 17 for this model, got 31"
+    assert said in refusal(model, text, *(tensor(name, [value]) for name, value in cut.items()))
+    assert said in refusal(seen, text, tensor("tokenize_kwargs", [json.dumps(cut)], "hg_json"))
+    assert said in refusal(model, tensor("args", [json.dumps({"text": TEXT, **cut})], "hg_json"))
+    apart = tensor("tokenizer_kwargs", [json.dumps({"stride": 31})], "hg_json")
+    assert said in refusal(model, text, apart, tensor("max_length", [34]))
+    assert len(
+        ask(model, request(text, tensor("max_length", [34]), tensor("stride", [17]), tensor("truncation", [True])))
+    )
+
+
+def test_the_model_never_sees_all_windows_of_a_text_at_once(models: dict[str, Path]) -> None:
+    over = {"truncation": True, "return_overflowing_tokens": True}
+    model = load(settings_for(models["text-classification"]))
+    seen = load(settings_for(models["feature-extraction"], task="feature-extraction"))
+    text, said = tensor("args", [TEXT]), "'return_overflowing_tokens' cannot be set by a request"
+    assert said in refusal(model, text, *(tensor(name, [value]) for name, value in over.items()))
+    assert said in refusal(seen, text, tensor("tokenize_kwargs", [json.dumps(over)], "hg_json"))
+    assert said in refusal(model, tensor("args", [json.dumps({"text": TEXT, **over})], "hg_json"))
+    assert len(ask(model, request(text, tensor("return_overflowing_tokens", [False])))) == 1
+
+
+def test_chunks_of_sound_do_not_overlap_almost_whole() -> None:
+    limits = Limits("automatic-speech-recognition", SimpleNamespace())
+    limits.check({"chunk_length_s": 10, "stride_length_s": [4, 2]})
+    limits.check({"chunk_length_s": 30, "stride_length_s": 5})
+    for strides in (0.499, [0.49, 0.4999]):
+        with pytest.raises(InferenceError, match="'stride_length_s', left and right together, is at most"):
+            limits.check({"chunk_length_s": 1, "stride_length_s": strides})
+
+
 def test_a_model_that_tells_no_length_has_one_nevertheless() -> None:
     config = SimpleNamespace(max_position_embeddings=-1)  # as XLNet has it
     unknown = SimpleNamespace(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
+
+import anyio
 
 from mlserve.deadlines import TIMEOUT_HEADER, header_seconds
 from mlserve.errors import BodyTooLarge, CallerLeft, InvalidRequest, ModelNotFound
@@ -19,6 +22,7 @@ from mlserve.types import State
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 _DISCONNECT_EXTENSION = "mlserve.disconnect"  # of our HTTP edge: see rest/h1_exchange.py
+_READ_GRACE_SECONDS = 0.5  # beyond the time of the call, within which it tells so itself if its client reads
 _NAMED = 8  # so many paths stand in an error at most
 _Handler = tuple[str, str, str]  # path, method, the key of parameters.extra by which a model claims the path
 
@@ -32,6 +36,8 @@ class Host(Protocol):
     def handle(
         self, model: Model, frame: Handle, timeout_seconds: float | None, on_leave: OnLeave | None
     ) -> AsyncGenerator[list[Handled | Piece], None]: ...
+
+    def timeout_of(self, model: Model, asked: float | None) -> float | None: ...
 
 
 class CustomRoute:
@@ -69,11 +75,15 @@ class CustomRoute:
             body=body,
         )
         on_leave = (scope.get("extensions") or {}).get(_DISCONNECT_EXTENSION)
+        limit = self._host.timeout_of(model, timeout)
         answers = self._host.handle(model, frame, timeout, on_leave)
-        if on_leave is None:
-            await while_connected(receive, partial(_send_all, answers, send))
-        else:
-            await _send_all(answers, send)
+        with anyio.move_on_after(None if limit is None else limit + _READ_GRACE_SECONDS) as time:
+            if on_leave is None:
+                await while_connected(receive, partial(_send_all, answers, send, time))
+            else:
+                await _send_all(answers, send, time)
+            return
+        raise CallerLeft("the client did not read its answer in time")
 
     def _find(self) -> tuple[Model, int]:
         """The model as it is now, and which of its handlers this is."""
@@ -100,8 +110,11 @@ class CustomRoute:
                 return b"".join(pieces)
 
 
-async def _send_all(answers: AsyncGenerator[list[Handled | Piece], None], send: Send) -> None:
-    """Sends an answer: at once what has come of it together. A slow client slows the handler."""
+async def _send_all(answers: AsyncGenerator[list[Handled | Piece], None], send: Send, time: anyio.CancelScope) -> None:
+    """Sends an answer: at once what has come of it together. A slow client slows the handler.
+
+    The time is for the answer only: background tasks may take longer.
+    """
     async with aclosing(answers):
         async for pieces in answers:
             first, last = pieces[0], pieces[-1]
@@ -110,6 +123,8 @@ async def _send_all(answers: AsyncGenerator[list[Handled | Piece], None], send: 
                 await send({"type": "http.response.start", "status": first.status, "headers": headers})
             body = first.body if first is last else b"".join(one.body for one in pieces)
             await send({"type": "http.response.body", "body": body, "more_body": last.more})
+            if not last.more:
+                time.deadline = math.inf
 
 
 class Contested:

@@ -147,6 +147,8 @@ async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
             yield found
     finally:
         await plain.close()
+        if noted is not None:
+            noted.remove(plain)  # nothing of it is left
 
 
 class EitherWay(Generic[T]):

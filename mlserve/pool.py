@@ -137,10 +137,10 @@ class Pool:
         call = Call(model, request, form, self._new_waiter)
         if timeout is not None:
             call.deadline = self._now() + timeout
-        if on_leave is not None:
-            on_leave(partial(self._leave, call))
         self._line_up(call)
         try:
+            if on_leave is not None:
+                on_leave(partial(self._leave, call))  # not before: it may have left already, and is told so at once
             await call.done.wait()
         except BaseException:
             self._abandon(call)
@@ -216,10 +216,10 @@ class Pool:
 
         if timeout is not None:
             call.deadline = self._now() + timeout
-        if on_leave is not None:
-            on_leave(leave)
         self._line_up(call)
         try:
+            if on_leave is not None:
+                on_leave(leave)  # not before: it may have left already, and is told so at once
             while pieces := await call.next_chunks():
                 yield pieces
         except MLServeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,11 +16,12 @@ import tritonclient.grpc as triton
 
 from mlserve.grpc import dataplane_pb2 as pb
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
-from mlserve.grpc.streaming import STREAM_FORM_KEY
+from mlserve.grpc.streaming import STREAM_FORM_KEY, all_over
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve.wire.schema import schema_class
 from tests.grpc_calls import say, words
 from tests.grpc_edge import BACKENDS, SECONDS, FakePlane, Running, serving, wait_for
+from tests.unread import until
 
 
 @pytest.fixture(params=BACKENDS)
@@ -305,3 +307,66 @@ def test_a_deadline_ends_all_calls_of_the_stream(server: Running) -> None:
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         for _ in gates.begun:  # a slow machine may have begun fewer within the time
             assert gates.ended.acquire(timeout=SECONDS)
+
+
+async def _cancelled_often(times: int) -> list[str]:
+    """What happens when the wait for two tasks that take their time to end is cancelled so often."""
+    happened: list[str] = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(0.05)
+            happened.append("ended")
+
+    async def wait(tasks: set[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        try:
+            await all_over(tasks)
+        except asyncio.CancelledError:
+            happened.append("cancelled")
+
+    tasks = {asyncio.create_task(stubborn()) for _ in range(2)}
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(wait(tasks))
+    for _ in range(times):
+        await asyncio.sleep(0)
+        waiting.cancel()
+    await waiting
+    return happened
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_the_end_of_a_streams_calls_is_waited_for_however_often_that_is_cancelled(times: int) -> None:
+    assert asyncio.run(_cancelled_often(times)) == ["ended", "ended", *["cancelled"] * (times > 0)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clients_that_leave_many_calls_behind_leave_nothing(backend: str) -> None:
+    begun_calls: list[int] = []
+    ended: list[int] = []
+
+    async def endless(request: InferenceRequest) -> AsyncIterator[InferenceResponse]:
+        begun_calls.append(1)
+        try:
+            while True:
+                yield InferenceResponse(model_name="endless", outputs=[])
+                await anyio.sleep(0)
+        finally:
+            ended.append(1)
+
+    plane = FakePlane(endless=endless)
+    with serving(backend, plane) as running:
+        for attempt in range(10):
+            with grpc.insecure_channel(running.address) as channel:
+                asked = (pb.ModelInferRequest(model_name="endless", id=str(at)) for at in range(30))
+                call = GRPCInferenceServiceStub(channel).ModelStreamInfer(asked, metadata=[(STREAM_FORM_KEY, "triton")])
+                for _ in range(attempt % 3):
+                    next(call)
+                call.cancel()
+        with grpc.insecure_channel(running.address) as channel:
+            assert GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS).live
+        until(lambda: running.counted("grpc_server_handled_total", grpc_method="ModelStreamInfer") == 10)
+        until(lambda: len(ended) == len(begun_calls))

@@ -151,6 +151,17 @@ def test_a_client_that_does_not_read_holds_the_generator_up(place: Place, way: s
     assert int(line.split()[-1]) < 200, "a few pieces in the sockets, a few that wait, and no more"
 
 
+@pytest.mark.parametrize("way", ["async", "plain"])
+def test_a_deadline_holds_for_a_client_that_does_not_read(place: Place, way: str) -> None:
+    name = f"unread-late-{way}."
+    with socket.create_connection(place.address()) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        path = f"/{way}?count=1000000&size=200000&name={name}"
+        asked_at = time.time()
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.5\r\n\r\n".encode())
+        assert place.noted(f"{name} closed at") - asked_at < 30, "not only when it has read nothing for a minute"
+
+
 def test_a_background_task_runs_also_when_the_client_leaves(place: Place) -> None:
     with httpx.stream("GET", f"{place.rest}/async/then?name=then") as answer:
         next(answer.iter_bytes())

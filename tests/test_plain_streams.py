@@ -12,7 +12,7 @@ import anyio
 import numpy as np
 import pytest
 
-from mlserve.plain_streams import THREAD_NAME, EitherWay, in_thread
+from mlserve.plain_streams import THREAD_NAME, EitherWay, in_thread, noting_steps
 from tests.engine import until
 
 pytestmark = pytest.mark.anyio
@@ -138,6 +138,17 @@ async def test_the_context_is_a_copy_of_the_tasks():
     assert await all_of(generator()) == ["of the task"]
     assert span.get() == "of the task"
     span.reset(token)
+
+
+async def test_of_generators_that_are_over_nothing_is_kept():
+    noted = noting_steps()
+    for count in range(3):
+        assert [found async for found in in_thread(iter(range(count)))] == list(range(count))
+        assert noted == []
+    async with aclosing(in_thread(iter(range(3)))) as steps:
+        await anext(steps)
+        assert len(noted) == 1
+    assert noted == []
 
 
 async def test_a_step_may_run_an_event_loop_of_its_own():

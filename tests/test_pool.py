@@ -459,3 +459,18 @@ async def test_the_slots_of_calls_that_were_cancelled_before_they_began_come_bac
             (folder / "gate").unlink()
         await pool.infer(1, request([1.0], id="last"), "json")
         await until(lambda: arena.leased_count <= 1)  # one may be the stock of slots to answer in
+
+
+async def test_a_call_whose_client_has_left_before_it_begins_is_cancelled(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(1) as (pool, _):
+        await load(pool, 1, "Sleeper", folder)
+
+        def leaves_at_once(leave):
+            if leave is not None:
+                leave()
+
+        for _ in range(3):
+            with pytest.raises(CallerLeft):
+                await pool.infer(1, request([1000.0]), "raw", leaves_at_once)
+        await until(lambda: not pool.crew.links[0].calls and not pool.waiting_count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -25,6 +26,8 @@ from mlserve.sockets import tune_listener
 from mlserve.unsent import Unsent
 
 __all__ = ["GrpcServer", "bind"]
+
+logger = logging.getLogger("mlserve.grpc")
 
 _BACKLOG = 1024
 _LONGEST_MESSAGE = (1 << 32) - 1  # what the four bytes before a message can say
@@ -92,7 +95,8 @@ class GrpcServer:
                     listener = self._listener(self._dataplane)
                     await _run(listener, sock, _same, stop, hurry, graceful_timeout, task_status)
                 else:
-                    async with package.open_loop():
+                    async with package.open_loop() as loop:
+                        loop.set_exception_handler(_log_what_nobody_heard)
                         listener = self._listener(TrioPlane(self._dataplane))
                         hop = package.aio_as_trio
                         await _run(listener, sock, hop, stop, hurry, graceful_timeout, task_status)
@@ -197,3 +201,8 @@ def _on_asyncio() -> bool:
 
 def _same(func: Any) -> Any:
     return func
+
+
+def _log_what_nobody_heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio would log, such as a failed callback of one call; trio-asyncio would end the server with it."""
+    logger.error("gRPC: %s", context.get("message", "something failed"), exc_info=context.get("exception"))

@@ -126,6 +126,7 @@ class _TritonStream:
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._answers: asyncio.Queue[list[Chunk] | None] = asyncio.Queue(_ANSWERS_AHEAD)  # None: there are no more
         self._failure: Exception | None = None  # why no more requests can be read
+        self._left = False  # nobody takes answers any more
         self._ahead_bytes = 0  # of answers that wait for the client, or for their turn
         self._turn_over = asyncio.Event()  # of the last call whose answers keep the order of the requests
         self._turn_over.set()
@@ -138,10 +139,11 @@ class _TritonStream:
                 await self._call.send_message(chunks)
                 self._give(chunks)
         finally:
+            self._left = True
             reader.cancel()
             for task in self._calls:
                 task.cancel()
-            await asyncio.wait({reader, *self._calls})
+            await all_over({reader, *self._calls})
             self._call.unsent.give(self._ahead_bytes)
         if self._failure is not None:
             raise self._failure
@@ -188,6 +190,8 @@ class _TritonStream:
             raise
 
     def _hold(self, chunks: list[Chunk]) -> None:
+        if self._left:
+            raise asyncio.CancelledError  # again: on trio the first one may be lost where an answer came with it
         size = sum(map(len, chunks))
         self._ahead_bytes += size
         self._call.unsent.hold(size)
@@ -239,6 +243,19 @@ class _TritonStream:
                     await put(stream_answer(encode_response(response, form)))
         if wants_final:
             await put(stream_answer(encode_response(_final(decoded))))
+
+
+async def all_over(tasks: set[asyncio.Task[None]]) -> None:
+    """Waits until all of them have ended, however often this is cancelled meanwhile: a stream is reset, and then its
+    connection closes."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := {task for task in tasks if not task.done()}:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 class _One(AsyncIterator[InferenceRequest]):

@@ -368,5 +368,12 @@ def test_clients_that_leave_many_calls_behind_leave_nothing(backend: str) -> Non
                 call.cancel()
         with grpc.insecure_channel(running.address) as channel:
             assert GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS).live
-        until(lambda: running.counted("grpc_server_handled_total", grpc_method="ModelStreamInfer") == 10)
+        assert begun_calls
+        name = {"grpc_method": "ModelStreamInfer"}
+        until(
+            lambda: (
+                running.counted("grpc_server_handled_total", **name)
+                == running.counted("grpc_server_started_total", **name)
+            )
+        )
         until(lambda: len(ended) == len(begun_calls))

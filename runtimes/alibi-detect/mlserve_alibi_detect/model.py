@@ -55,9 +55,9 @@ class AlibiDetectRuntime(MLModel):
         """Reads the detector. InvalidModelURI if there is none, ModelLoadError if it cannot be served."""
         if may_merge(self._settings):
             raise ModelLoadError(
-                f"model '{self.name}': a detector answers for all rows of a request together, so requests cannot be "
-                f"merged: leave max_batch_size and max_batch_time out; parameters.extra.batch_size collects requests "
-                f"for one test"
+                f"model '{self.name}': a detector's answer is one entry for all rows of a request, which cannot be "
+                f"dealt out to several, so requests cannot be merged: leave max_batch_size and max_batch_time out; "
+                f"parameters.extra.batch_size collects requests for one test"
             )
         self._folder = Path(local_artifact(self._settings))
         self._detector = load_detector(self._folder, self.name, self._threads)

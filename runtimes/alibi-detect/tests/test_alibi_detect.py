@@ -233,7 +233,8 @@ def test_settings_that_cannot_be_used_are_told(detectors: dict[str, Path], extra
 
 def test_requests_cannot_be_merged(detectors: dict[str, Path]) -> None:
     with pytest.raises(
-        ModelLoadError, match=r"leave max_batch_size and max_batch_time out; parameters\.extra\.batch_size"
+        ModelLoadError,
+        match=r"one entry for all rows.*: leave max_batch_size and max_batch_time out; parameters\.extra\.",
     ):
         load(detectors["ks"], max_batch_size=4)
     automatic = {"max_batch_time": "auto", "target_latency_seconds": 1.0}

@@ -18,7 +18,8 @@ from mlserve.codecs.string import text_of
 from mlserve.errors import CodecError, InferenceError
 from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestInput
 from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
-from mlserve_huggingface.codecs.media import PILImageCodec, RawCodec, file_bytes, picture_of_array
+from mlserve_huggingface.codecs.media import RawCodec, file_bytes, picture_of_array, pictures_of
+from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.sound import heard
@@ -69,9 +70,16 @@ class Reader:
     """Reads requests for one pipeline. InferenceError or CodecError say what is wrong with one."""
 
     def __init__(
-        self, interface: Interface, limits: Limits, declared: dict[str, MetadataTensor], allow_urls: bool
+        self,
+        interface: Interface,
+        limits: Limits,
+        declared: dict[str, MetadataTensor],
+        allow_urls: bool,
+        max_pixels: int,
     ) -> None:
         self._interface = interface
+        self._sees = interface.media == "image" or interface.task == "any-to-any"
+        self._max_pixels = max_pixels
         self._limits = limits
         self._declared = declared  # the inputs that the model's settings describe, by name
         self._allow_urls = allow_urls
@@ -79,17 +87,22 @@ class Reader:
 
     def __call__(self, request: InferenceRequest) -> Arguments:
         """The arguments in a request."""
+        pixels = Pixels(self._max_pixels)
         arguments = Arguments(options=self._options(request.parameters))
         for one in request.inputs:
             if self._interface.is_first(one.name):
-                self._add_first(arguments, one)
+                self._add_first(arguments, one, pixels)
             elif self._interface.is_data(one.name):
-                arguments.columns[one.name] = self._column(one)
+                arguments.columns[one.name] = self._column(one, pixels)
             else:
                 self._check_option(one.name)
                 arguments.options[one.name] = self._allowed(one.name, self._option(one))
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
+        if self._sees:
+            pixels.look_at(
+                [arguments.options, [one.rows for one in (*arguments.positional, *arguments.columns.values())]]
+            )
         self._limits.check(arguments.options)
         if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
             for row in (row for column in arguments.positional for row in column.rows):
@@ -98,10 +111,10 @@ class Reader:
         self._add_sampling_rate(arguments)
         return arguments
 
-    def _add_first(self, arguments: Arguments, one: RequestInput) -> None:
+    def _add_first(self, arguments: Arguments, one: RequestInput, pixels: Pixels) -> None:
         if arguments.positional:
             raise InferenceError(f"input '{one.name}': another input is the pipeline's first argument already")
-        column = self._column(one)
+        column = self._column(one, pixels)
         if self._interface.in_pairs:
             column.rows = _pairs(column.rows, one)
         if one.name == "args" and self._interface.takes_several and len(column.rows) > 1:
@@ -118,7 +131,7 @@ class Reader:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _column(self, one: RequestInput) -> Column:
+    def _column(self, one: RequestInput, pixels: Pixels) -> Column:
         media = self._interface.media_of(one.name)
         content_type = self._content_type(one)
         if content_type in ("hg_json", "hg_jsonlist"):
@@ -128,7 +141,7 @@ class Reader:
             return Column([self._looked_at(row, media, one) for row in rows], listed)
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if media is not None and (codec is None or content_type in ("str", "np", "base64", "pillow_image", "raw")):
-            return Column(self._media_rows(one, media))
+            return Column(self._media_rows(one, media, pixels))
         if codec is None:
             rows = text_of(one, "str") if one.datatype == "BYTES" else _plain_rows(one)
             return Column(self._looked_at(rows, media, one))
@@ -139,30 +152,32 @@ class Reader:
         rows = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
         self._places.check_data(rows, one.name, "text" if media is None else "")
         if media is not None:
-            rows = [self._medium(row, media, one, at) for at, row in enumerate(rows)]
+            rows = [self._medium(row, media, one, at, pixels) for at, row in enumerate(rows)]
         return Column(rows, listed=content_type == "nplist" and one.name != "args")
 
-    def _media_rows(self, one: RequestInput, media: str) -> list[Any]:
+    def _media_rows(self, one: RequestInput, media: str, pixels: Pixels) -> list[Any]:
         """Pictures or sound: files in BYTES elements, or their pixels or samples."""
         if one.datatype == "BYTES":
             if media == "video" or (self._allow_urls and _all_are_places(one)):
-                return [self._medium(text, media, one, at) for at, text in enumerate(text_of(one, "str"))]
+                return [self._medium(text, media, one, at, pixels) for at, text in enumerate(text_of(one, "str"))]
             if media == "image":
-                return PILImageCodec.decode_input(one)
+                return pictures_of(one, pixels)
             return [heard(octets) for octets in file_bytes(one, "base64")]
         if media == "image":
-            return PILImageCodec.decode_input(one)
+            return pictures_of(one, pixels)
         array = one.data.to_numpy(one.datatype, one.shape)
-        return [self._medium(row, media, one, at) for at, row in enumerate(array if array.ndim > 1 else [array])]
+        return [
+            self._medium(row, media, one, at, pixels) for at, row in enumerate(array if array.ndim > 1 else [array])
+        ]
 
-    def _medium(self, value: Any, media: str, one: RequestInput, at: int) -> Any:
+    def _medium(self, value: Any, media: str, one: RequestInput, at: int, pixels: Pixels) -> Any:
         """One picture, sound or video, as the pipeline takes it."""
         if isinstance(value, str):
             if media == "video" and not is_place(value):
                 raise CodecError(f"input '{one.name}': data[{at}]: {value[:40]!r} is no address of a video")
             return self._looked_at(value, media, one)
         if media == "image" and isinstance(value, np.ndarray):
-            return picture_of_array(value, one)
+            return picture_of_array(value, one, pixels)
         if media == "audio" and isinstance(value, np.ndarray):
             return np.ascontiguousarray(value, dtype=np.float32)
         return value

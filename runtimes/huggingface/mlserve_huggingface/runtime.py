@@ -64,7 +64,11 @@ class HuggingFaceRuntime(MLModel):
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)
         self._caller = Caller(self.name, task, pipeline, batch_size)
         self._reader = Reader(
-            interface, Limits(task, pipeline), dict(self.declared("inputs") or {}), self._chosen.allow_urls
+            interface,
+            Limits(task, pipeline),
+            dict(self.declared("inputs") or {}),
+            self._chosen.allow_urls,
+            self._chosen.max_pixels,
         )
         self._described = described(interface)
         self._work = Work(self.name)

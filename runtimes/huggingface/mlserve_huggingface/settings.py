@@ -9,6 +9,7 @@ from mlserve.errors import ModelLoadError, SettingsError
 from mlserve.settings import ModelSettings
 from mlserve.settings.base import SettingsBase
 from mlserve.settings.server import Count, Positive
+from mlserve_huggingface.codecs.pixels import MOST_PIXELS
 
 __all__ = ["HuggingFaceSettings", "get_huggingface_settings", "settings_of"]
 
@@ -34,6 +35,7 @@ class HuggingFaceSettings(SettingsBase):
     threads: Positive | None = None  # intra_op_threads, under the name that all runtimes have for it
     batch_size: Count = 0  # rows that the model computes together; 0: max_batch_size
     allow_urls: bool = False  # whether a client's text may name pictures and sound for the server to fetch or open
+    max_pixels: Positive = MOST_PIXELS  # of one picture; four times as many in all pictures of a request
 
     if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +18,10 @@ from mlserve.datatypes import BYTES, datatype_of
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import ResponseOutput
+from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.codecs.text import bytes_tensor, png
 
-__all__ = ["NumpyListCodec", "PILImageCodec", "RawCodec", "file_bytes", "picture_of_array"]
+__all__ = ["NumpyListCodec", "PILImageCodec", "RawCodec", "file_bytes", "picture_of_array", "pictures_of"]
 
 
 @register_input_codec
@@ -42,12 +42,7 @@ class PILImageCodec(InputCodec):
     @classmethod
     def decode_input(cls, request_input: Any) -> list[Image.Image]:
         """The pictures; CodecError for what is none."""
-        if request_input.datatype != BYTES:
-            array = _array(request_input)
-            many = array.ndim == 4
-            return [picture_of_array(one, request_input) for one in (array if many else [array])]
-        files = file_bytes(request_input, cls.ContentType)
-        return [_picture(one, at, request_input) for at, one in enumerate(files)]
+        return pictures_of(request_input, Pixels())
 
     @classmethod
     def decode_output(cls, response_output: ResponseOutput) -> Any:
@@ -159,18 +154,26 @@ def _file(value: Any, at: int, tensor: InputOrOutput) -> bytes:
         return octets
 
 
-def _picture(octets: bytes, at: int, tensor: InputOrOutput) -> Image.Image:
+def pictures_of(tensor: InputOrOutput, pixels: Pixels) -> list[Image.Image]:
+    """The pictures in files or pixels. CodecError for what is none, or has too many pixels."""
+    if tensor.datatype != BYTES:
+        array = _array(tensor)
+        return [picture_of_array(one, tensor, pixels) for one in (array if array.ndim == 4 else [array])]
+    return [_picture(one, at, tensor, pixels) for at, one in enumerate(file_bytes(tensor, "pillow_image"))]
+
+
+def _picture(octets: bytes, at: int, tensor: InputOrOutput, pixels: Pixels) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(octets))
+        image = pixels.open(octets)
         image.load()
-    except Image.DecompressionBombError as error:
+    except CodecError as error:
         raise located(CodecError(f"data[{at}]: {error}"), tensor) from None
     except (OSError, ValueError, SyntaxError):
         raise located(CodecError(f"data[{at}]: no picture that Pillow can read: {octets[:16]!r}"), tensor) from None
     return image
 
 
-def picture_of_array(array: np.ndarray[Any, Any], tensor: InputOrOutput) -> Image.Image:
+def picture_of_array(array: np.ndarray[Any, Any], tensor: InputOrOutput, pixels: Pixels) -> Image.Image:
     """A picture of pixels. CodecError unless they are UINT8 in a shape that a picture can have."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -178,6 +181,10 @@ def picture_of_array(array: np.ndarray[Any, Any], tensor: InputOrOutput) -> Imag
         told = f"{array.dtype} of shape {list(array.shape)}"
         error = CodecError(f"a picture's pixels are UINT8 of shape [height, width, 1, 3 or 4 channels], got {told}")
         raise located(error, tensor)
+    try:
+        pixels.count(array.shape[1], array.shape[0])
+    except CodecError as error:
+        raise located(error, tensor) from None
     return Image.fromarray(np.ascontiguousarray(array))
 
 

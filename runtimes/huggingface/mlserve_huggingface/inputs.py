@@ -109,6 +109,9 @@ class Reader:
                 if isinstance(row, dict):
                     self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
+        if self._interface.only_rate is not None:
+            for column in arguments.positional:
+                column.rows = [_bare(row, self._interface.only_rate) for row in column.rows]
         return arguments
 
     def _add_first(self, arguments: Arguments, one: RequestInput, pixels: Pixels) -> None:
@@ -233,6 +236,16 @@ class Reader:
                     {"raw": one, "sampling_rate": int(rate)} if isinstance(one, np.ndarray) else one
                     for one in column.rows
                 ]
+
+
+def _bare(sound: Any, rate: int) -> Any:
+    """The samples alone, for a pipeline that takes no rate. InferenceError if they are of another one."""
+    if not isinstance(sound, dict):
+        return sound
+    told = sound.get("sampling_rate", rate)
+    if told != rate:
+        raise InferenceError(f"this pipeline hears sound of {rate} samples a second, got {told}; convert it before")
+    return sound.get("raw", sound.get("array"))
 
 
 def _refuse_reserved(name: str, value: Any) -> None:

@@ -87,6 +87,8 @@ class Caller:
         options = fresh(arguments.options)
         if self._generates:
             more["stopping_criteria"] = job.criteria()
+            if options.get("stop_strings"):
+                more["tokenizer"] = self._pipeline.tokenizer  # generate cannot find them without
         if isinstance(self._pipeline, QuestionAnswering):
             more |= {"batch_size": self._batch_size, "between": job.give_way}
         try:

@@ -118,6 +118,10 @@ class Interface:
             "zero-shot-classification",
         )
         self.in_pairs = self.task == "keypoint-matching"  # of pictures, and each pair has one result
+        # The rate of the bare arrays that it takes in place of sound that tells its own.
+        self.only_rate = (
+            pipeline.feature_extractor.sampling_rate if self.task == "zero-shot-audio-classification" else None
+        )
         self.options = _options_of(self.task, pipeline)
 
     def is_first(self, name: str) -> bool:

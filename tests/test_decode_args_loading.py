@@ -80,6 +80,9 @@ def bare(self, x, **more):  # type: ignore[no-untyped-def]  # the absence of hin
     return x
 
 
+def more(self: Any, x: np.ndarray, *args: float, **kwargs: Any) -> np.ndarray: ...
+
+
 def either(self: Any, x: Union[float, np.ndarray], whole: InferenceRequest) -> InferenceResponse: ...
 
 
@@ -90,7 +93,7 @@ def by_codec(self: Any, x: Annotated[Any, Base64Codec]) -> Iterator[np.ndarray]:
 def unseen(self: Any, x: Unseen) -> np.ndarray: ...
 
 
-@pytest.mark.parametrize("method", [usual, bare, either, by_codec, unseen])
+@pytest.mark.parametrize("method", [usual, bare, more, either, by_codec, unseen])
 def test_what_works_or_may_work_at_calls_is_no_error_of_the_load(method: Any) -> None:
     check_signatures(model(predict=method))
 
@@ -110,6 +113,8 @@ def test_methods_without_decode_args_and_models_without_any_pass() -> None:
 
 
 MODELS = """
+from typing import List
+
 import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import decode_args
@@ -121,6 +126,19 @@ class Good(MLModel):
         return x
 
 
+class Open(MLModel):
+    @decode_args
+    async def predict(self, x: np.ndarray, *args, **kwargs) -> np.ndarray:
+        assert args == () and kwargs == {}
+        return x
+
+
+class Pair(MLModel):
+    @decode_args
+    async def predict(self, x: np.ndarray) -> (np.ndarray, List[str]):
+        return x, ["a"]
+
+
 class Bad(MLModel):
     @decode_args
     async def predict(self, x: np.ndarray, threshold: float) -> np.ndarray:
@@ -130,10 +148,12 @@ class Bad(MLModel):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_model_is_not_ready_and_the_others_are_served(workers: int, tmp_path: Any) -> None:
-    for name in ("good", "bad"):
+    for name in ("good", "open", "pair", "bad"):
         (write_model(tmp_path, name, f"models.{name.title()}") / "models.py").write_text(MODELS)
     with serving(tmp_path, env={"MLSERVER_PARALLEL_WORKERS": str(workers)}) as server:
-        assert server.infer("good", [1.0]).status_code == 200
+        assert server.infer("good", [1.0]).status_code == server.infer("open", [1.0]).status_code == 200
+        outputs = server.infer("pair", [1.0]).json()["outputs"]
+        assert [(one["name"], one["data"]) for one in outputs] == [("output-0", [1.0]), ("output-1", ["a"])]
         assert httpx.get(f"{server.rest}/v2/models/bad/ready", timeout=30).status_code != 200
         index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=30).json()
         reason = next(one["reason"] for one in index if one["name"] == "bad")

@@ -179,6 +179,8 @@ class SignatureCodec:
         arguments: dict[str, _Argument] = {}
         self._rest: _Argument | None = None
         for parameter in list(inspect.signature(self._predict).parameters.values())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                continue  # inputs are given by name, so it stays empty, whatever its hint
             hint = _placed(f"argument '{parameter.name}'", read_hint, hints.get(parameter.name, Any))
             argument = _Argument(parameter.name, hint, parameter.default is inspect.Parameter.empty)
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:

@@ -83,8 +83,8 @@ def read_result_hints(hint: Any, streams: bool) -> tuple[list[Hint], bool]:
     """The hints of what a predict method gives (of each chunk, if it streams), and whether they are a tuple's."""
     if streams and get_origin(hint) in _STREAMS:
         hint = get_args(hint)[0]
-    if get_origin(hint) is tuple:
-        parts = get_args(hint)
+    if get_origin(hint) is tuple or isinstance(hint, tuple):  # `-> (A, B)` says what `-> Tuple[A, B]` does
+        parts = hint if isinstance(hint, tuple) else get_args(hint)
         if len(parts) == 2 and parts[1] is Ellipsis:
             return [Hint("anything")], False  # as many outputs as the tuple has at run time, each by its value
         return [read_hint(part) for part in parts], True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 _SHARE = 0.9  # of the target is planned with: the way from and to the client is not measured
+_SHARE_UNKNOWN = 0.25  # of the target, where not one batch has ended yet
 _DEVIATIONS = 2.0  # mean deviations above the mean: what a batch hardly exceeds
 _NEARLY = 0.9  # so much of the most rows per second is as good
 _WORTH = 1.1  # so many times the rows per second of single rows make it worth to wait for company
@@ -22,8 +23,6 @@ _RATE_SECONDS = 1.0  # of arrivals that the rate remembers, about
 _LATE_SHARE = 0.01  # of the calls may be late: the target is meant for 99 of 100
 _VERDICT_CALLS = 200  # whether it is held is said after so many calls
 _VERDICT_SECONDS = 5.0  # and so much time
-_OVERLAPS = math.log(1.5)  # a batch beside another that takes less than this longer does not wait for it
-_OVERLAP_COUNT = 3  # batches beside others after which that is known
 
 
 class _Size:
@@ -129,9 +128,6 @@ class Auto:
         self._rate = 0.0  # rows per second that arrive
         self._arrived_at = -math.inf
         self._verdict = (0, 0, -math.inf)  # calls, late calls and time at the last one
-        self._beside_count = 0  # batches that ran beside another one
-        self._beside_longer = 0.0  # how much longer they took than alone, a mean of logarithms
-        self._beside_at = -math.inf  # when the last one ended
 
     def __repr__(self) -> str:
         held = "held" if self.is_held else "not held"
@@ -156,13 +152,7 @@ class Auto:
         It ran `beside` another one that awaited something.
         """
         if beside and self.cost.tried_rows:
-            longer = math.log(max(busy_seconds, 1e-6) / self.cost.seconds(rows))
-            self._beside_count += 1
-            self._beside_at = now
-            weight = max(1 / self._beside_count, 0.3)
-            self._beside_longer += weight * (min(max(longer, -2.0), 2.0) - self._beside_longer)
-            if self._beside_longer > _OVERLAPS:
-                return  # what it took was mostly the wait for the other one
+            return  # part of what it took may be a wait for the other one
         self.cost.learn(now, rows, busy_seconds)
         overhead = max(0.0, min(overhead_seconds, 2 * self._overhead + 0.001))  # the clocks are two
         self._overhead += _WEIGHT * (overhead - self._overhead)
@@ -203,18 +193,14 @@ class Auto:
             self.wait_seconds = self._wait(now)
         return rows, self.wait_seconds
 
-    def wait_beside(self, now: float) -> float:
+    def wait_beside(self) -> float:
         """How long the oldest call shall have waited before it runs beside a batch that awaits something.
 
-        Not at all where such batches were seen to overlap; without end where each waited for the one before, but for
-        a try now and then; and half of the target while that is not known.
+        As long as that batch is expected to take: if the model runs one after the other, it is over by then.
         """
-        if self._beside_count >= _OVERLAP_COUNT:
-            if self._beside_longer <= _OVERLAPS:
-                return 0.0
-            if now - self._beside_at < _FORGET_SECONDS:
-                return math.inf
-        return 0.5 * self.target_seconds
+        if not self.cost.tried_rows:
+            return _SHARE_UNKNOWN * self.target_seconds
+        return min(self.cost.seconds(self.rows), 0.5 * self.target_seconds)
 
     def _in_time(self, rows: int, left: float) -> int:
         """Fewer rows, if with them the oldest call makes it yet, and the line gets hardly longer for it."""

@@ -13,7 +13,6 @@ No step takes longer the more calls wait, or the more kinds of them.
 from __future__ import annotations
 
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Hashable
 
@@ -166,12 +165,15 @@ class Line:
             return [oldest]
         rows, wait_seconds = self.rule.rows, self.rule.wait_seconds if beside else self._wait_seconds
         if self.auto is not None:
-            if beside and group.rows and (wait := self.auto.wait_beside(now)):
-                self.look_again_at = None if wait == math.inf else oldest.arrived_at + wait
-                if self.look_again_at is None or self.look_again_at > now:
-                    return []  # the answers to those before may come first
-            alone = not group.rows  # a call without rows to merge, about which nothing is to be decided
-            rows, wait_seconds = (0, 0.0) if alone else self.auto.decide(now, oldest.arrived_at, group.rows)
+            if not group.rows:  # a call without rows to merge, about which nothing is to be decided
+                rows, wait_seconds = 0, 0.0
+            elif not beside:
+                rows, wait_seconds = self.auto.decide(now, oldest.arrived_at, group.rows)
+            elif (due_at := oldest.arrived_at + self.auto.wait_beside()) > now:
+                self.look_again_at = due_at
+                return []  # the answers to those before may come first
+            else:
+                wait_seconds = 0.0  # all that have gathered, so that few batches wait for each other
         due_at = oldest.arrived_at + wait_seconds
         if wait_seconds and due_at > now:
             if not self._full:

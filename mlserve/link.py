@@ -287,7 +287,8 @@ class Link:
         self.calls, self.open, self.awaiting = {}, 0, {}
         begun = [call for call in calls if call.number <= last]
         for call in begun:
-            call.waiting = call.waiting or self._progress.gave_way(call.number)  # the frame may have died with it
+            awaits = self._progress.gave_way(call.number)  # which frames may not have said yet
+            call.waiting = call.waiting if awaits is None else awaits
         blame = blame_for(list(self._loads), begun)
         self.models.clear()
         again = []

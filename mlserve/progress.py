@@ -1,8 +1,8 @@
 """Memory that a pool shares with one worker: which calls have begun, gave way, and were taken back.
 
-Numbers of calls, which rise in the order of sending: the last that has begun, the last that was taken back, and those
-that lately gave way to others, each at a place of its own. Frames say so too, but not from a blocked worker. Each
-word is written by one side only, in one piece (a memoryview of native words copies a word at once), and stays readable
+Numbers of calls, which rise in the order of sending: the last that has begun, the last that was taken back, and whether
+those that gave way to others still do, each at a place of its own. Frames say so too, but not from one that is blocked.
+Each word is written by one side only, in one piece (a memoryview copies a native word at once), and stays readable
 when the other process has died or is busy.
 
 The worker writes what it begins before it reads what was taken back; the pool writes what it takes back, waits a moment
@@ -39,13 +39,14 @@ class Progress:
         words[_BEGUN] = call
         return call > words[_TAKEN_BACK]
 
-    def give_way(self, call: int) -> None:
-        """Notes that a call awaits something: whatever runs in the worker now is another one."""
-        self._words[_GAVE_WAY + call % _PLACES] = call
+    def give_way(self, call: int, awaits: bool = True) -> None:
+        """Notes that a call awaits something from now on, so that whatever runs is another one; or no longer."""
+        self._words[_GAVE_WAY + call % _PLACES] = call << 1 | awaits
 
-    def gave_way(self, call: int) -> bool:
-        """Whether the worker has noted that, lately."""
-        return self._words[_GAVE_WAY + call % _PLACES] == call
+    def gave_way(self, call: int) -> bool | None:
+        """Whether a call awaits something now; None if that is not known (any more)."""
+        word = self._words[_GAVE_WAY + call % _PLACES]
+        return bool(word & 1) if word >> 1 == call else None
 
     def take_back(self, call: int) -> None:
         """Asks the worker not to begin the calls up to this one that it has not begun."""

@@ -72,17 +72,15 @@ def blame_for(loading: Sequence[int], begun: Sequence[Call]) -> Blame:
     return Blame(model, suspects=[call for call in begun if call.model == model and call.company > 1])
 
 
-def is_waited_for(calls: Mapping[int, Call], begun: int, gave_way: Callable[[int], bool]) -> bool:
+def is_waited_for(calls: Mapping[int, Call], begun: int, gave_way: Callable[[int], bool | None]) -> bool:
     """Whether somebody waits for a call that its worker is busy with: begun, and not awaiting anything itself.
 
-    `gave_way` knows of those that began to await something just before the worker was blocked. Of a batch only the
-    first call takes a place of its own; the batch is waited for as long as one of its members is.
+    Whether it does is what `gave_way` says, where that is known, and else what the last frame about it said. Of a batch
+    only the first call takes a place of its own; the batch is waited for as long as one of its members is.
     """
     running = [(number, call) for number, call in calls.items() if number <= begun]
-    awaiting = {_placed(call) for number, call in running if gave_way(number)}
-    return any(
-        not call.abandoned and not _placed(call).waiting and _placed(call) not in awaiting for _, call in running
-    )
+    known = {_placed(call): now for number, call in running if (now := gave_way(number)) is not None}
+    return any(not (call.abandoned or known.get(_placed(call), _placed(call).waiting)) for _, call in running)
 
 
 def _placed(call: Call) -> Call:

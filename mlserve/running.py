@@ -24,7 +24,7 @@ from mlserve.codecs.decorator import check_signatures
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.frames import Message, credit_of
-from mlserve.giving_way import noting_first
+from mlserve.giving_way import noting
 from mlserve.handler_answer import Answer
 from mlserve.handlers import get_custom_handlers
 from mlserve.handling import Handler, Shared, make_handler
@@ -147,7 +147,7 @@ class Running:
             self._scopes[call] = scope
         if tell:
             self._loop.call_soon(self._tell_waiting, calls[0])
-            response = noting_first(response, partial(self._progress.give_way, calls[0]))
+            response = noting(response, partial(self._progress.give_way, calls[0]))
         try:
             return await self._give_way(response)
         except asyncio.CancelledError:

@@ -62,9 +62,18 @@ class Stream:
         takes too long is broken off, and a model may have swallowed it.
         """
         self.close_requests()
+        if self.task is None:
+            return
+        loop = asyncio.get_running_loop()
+        if self.task is asyncio.current_task():  # it looks at the channel itself, as for a slot to answer in
+            loop.call_soon(self._cancel_task)  # if it has ended by then, that must not end who awaits it
+        else:
+            self._cancel_task()
+        self._again = loop.call_later(execute.CLOSE_SECONDS, self.cancel)
+
+    def _cancel_task(self) -> None:
         if self.task is not None:
             self.task.cancel()
-            self._again = asyncio.get_running_loop().call_later(execute.CLOSE_SECONDS, self.cancel)
 
     def settle(self) -> None:
         """Its task has come to the end: there is nothing to cancel any more. Its requests end if a thread asks."""

@@ -137,7 +137,8 @@ class Grpc:
         except grpc.aio.AioRpcError as error:
             if error.code().name not in _OF_GRPC:
                 raise Wrong(f"{model} {request_id}: {error.code()}: {error.details()}") from error
-            self.never_sent = "Failed to connect" in (error.details() or "")
+            # The second is what grpcio says where the server has closed the connection before the call was written.
+            self.never_sent = any(one in (error.details() or "") for one in ("Failed to connect", "sendmsg: "))
             return _OF_GRPC[error.code().name]
         found = {}
         for one, raw in zip(answer.outputs, answer.raw_output_contents):

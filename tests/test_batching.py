@@ -88,26 +88,23 @@ def _served(line: Line, now: float, seconds: float, *, beside: bool) -> None:
     line.ended(batch, now, 1)
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.04])
-async def test_an_auto_line_learns_whether_calls_that_await_something_wait_for_each_other(seconds):
-    line = _line(call := _call(at=1.0), calls=100, target_seconds=0.1)
+async def test_an_auto_line_runs_all_beside_a_batch_that_awaits_something_and_takes_longer_than_expected():
+    line = _line(first := _call(at=1.0), calls=100, target_seconds=0.1)
     assert line.take(1.0, beside=True) == []
-    assert line.look_again_at == 1.05, "half of the target: it is not known"
-    assert line.take(1.05, beside=True) == [call]
+    assert line.look_again_at == 1.025, "a quarter of the target: nothing is known of batches"
     for _ in range(5):
         _served(line, 2.0, 0.01, beside=False)
-    for _ in range(3):
-        _served(line, 3.0, seconds, beside=True)
-    line.add(call := _call(at=3.0))
-    if seconds == 0.01:
-        assert line.take(3.0, beside=True) == [call], "they run side by side"
-        return
-    assert line.take(30.0, beside=True) == []
-    assert line.look_again_at is None, "one after the other: the answers to those before say when"
-    assert line.auto.cost.seconds(1) == pytest.approx(0.01), "the wait is no cost"
-    assert line.take(30.0) == [call]
-    line.add(call := _call(at=70.0))
-    assert line.take(70.05, beside=True) == [call], "a try now and then"
+        _served(line, 2.0, 0.09, beside=True)
+    assert line.auto.cost.seconds(1) == pytest.approx(0.01), "the wait for another one is no cost"
+    calls = [first, *(_call(at=3.0) for _ in range(9))]
+    for call in calls[1:]:
+        line.add(call)
+    first.arrived_at = 3.0
+    assert line.take(3.009, beside=True) == []
+    assert line.look_again_at == pytest.approx(3.01)
+    assert line.take(3.01, beside=True) == calls, "more than the size that was tried: each would wait for the others"
+    line.add(call := _call(at=4.0))
+    assert line.take(4.0) == [call]
 
 
 async def test_an_auto_line_gives_what_cannot_be_merged_beside_others():

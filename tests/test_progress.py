@@ -43,10 +43,11 @@ def test_calls_that_gave_way_are_known_one_by_one_until_many_others_did(ends):
     pool, worker = ends
     for call in (2, 3, 7):
         worker.give_way(call)
-    assert [pool.gave_way(call) for call in range(1, 8)] == [False, True, True, False, False, False, True]
+    worker.give_way(3, False)
+    assert [pool.gave_way(call) for call in range(1, 8)] == [None, True, False, None, None, None, True]
     for call in range(8, 200):
         worker.give_way(call)
-    assert not pool.gave_way(3) and pool.gave_way(199) and pool.begun == 0
+    assert pool.gave_way(3) is None and pool.gave_way(199) and pool.begun == 0
 
 
 def test_what_was_said_last_stays_when_the_memory_is_gone():

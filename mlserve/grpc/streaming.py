@@ -211,14 +211,18 @@ class _TritonStream:
             self._hold(chunks)
             kept.append(chunks)
 
-        if refusal is not None:
-            await keep(refusal)
-        if decoded is not None:
-            await self._answer(decoded, keep)
-        await before.wait()
-        for chunks in kept:
-            await self._answers.put(chunks)
-        over.set()
+        try:
+            if refusal is not None:
+                await keep(refusal)
+            if decoded is not None:
+                await self._answer(decoded, keep)
+            await before.wait()
+            for chunks in kept:
+                if self._left:
+                    raise asyncio.CancelledError
+                await self._answers.put(chunks)
+        finally:
+            over.set()  # however it ends: those behind it may have missed that they are cancelled, and wait for it
 
     async def _answer(self, decoded: Decoded, put: _Put) -> None:
         """Runs one call; its failure is an answer too."""

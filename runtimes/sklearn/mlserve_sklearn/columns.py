@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 __all__ = ["column_names", "columns_of", "known_values"]
 
@@ -96,6 +95,8 @@ def _parts(values: Any) -> Iterator[Any]:
 def _picked(columns: Any, keys: Keys) -> Keys:
     """The keys that a ColumnTransformer's choice means: names, places, a mask or a slice of them, or just one."""
     ends = [columns.start, columns.stop] if isinstance(columns, slice) else np.atleast_1d(columns).tolist()
+    import pandas as pd  # which has chosen them, if they are no positions; it need not be there otherwise
+
     all_keys = pd.Series(keys, index=keys, dtype=object)
     chosen = (all_keys.loc if any(isinstance(one, str) for one in ends) else all_keys.iloc)[columns]
     return chosen.tolist() if isinstance(chosen, pd.Series) else [chosen]

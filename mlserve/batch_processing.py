@@ -1,6 +1,7 @@
 """Sends a file of requests, one JSON document a line, and writes a file of answers: what `mlserve infer` does.
 
-Lines are read as there is room to send them, so that files may be larger than memory. Answers are written as they come
+Lines are read as there is room to send them, so that files may be larger than memory, and in a thread: a pipe may be
+silent for long, and whoever ends the run does not wait for it. Answers are written as they come
 and none waits in a buffer, so that whatever ends the program loses none that has come. Each is a line with
 `batch_index` (the number of its request's line, from 0) and `inference_id` in its parameters; what could not be read or
 answered is a line with `error`. Blank lines are passed over; every other line has its answer.
@@ -15,9 +16,9 @@ import random
 import ssl
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from io import FileIO
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import anyio
@@ -27,6 +28,7 @@ from mlserve.client import AsyncClient
 from mlserve.client.bodies import encode_json
 from mlserve.errors import MLServeError
 from mlserve.merging import merge, rows_of, split
+from mlserve.plain_streams import in_thread
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, ValidationError
 
 if sys.version_info < (3, 11):
@@ -90,19 +92,23 @@ async def process_batch(
         max_connections=workers,
     )
     _refuse_same_file(input_data_path, output_data_path)
-    with open(input_data_path, "rb") as source, FileIO(output_data_path, "w") as target:
-        run = _Run(client, model_name, target, (batch_interval, batch_jitter))
-        send, receive = anyio.create_memory_object_stream[list[_Item]]()
-        try:
-            async with client, receive, anyio.create_task_group() as tasks:
-                for _ in range(workers):
-                    tasks.start_soon(run.work, receive)
-                async with send:
-                    for chunk in _chunks(run.read(source), batch_size):
-                        await send.send(chunk)
-        except BaseExceptionGroup as group:
-            raise _of_files(group) from None
+    async with aclosing(in_thread(_lines(input_data_path), abandon=True)) as lines:
+        await anext(lines)  # opens the file, or says why not, before the other is emptied
+        with FileIO(output_data_path, "w") as target:
+            run = _Run(client, model_name, target, (batch_interval, batch_jitter))
+            try:
+                async with client:
+                    await run.send_all(lines, batch_size, workers)
+            except BaseExceptionGroup as group:
+                raise _of_files(group) from None
     return Outcome(run.answered, run.failed)
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """An empty line when the file is open, then its lines."""
+    with open(path, "rb") as source:
+        yield b""
+        yield from source
 
 
 def _refuse_same_file(source: str, target: str) -> None:
@@ -132,9 +138,21 @@ class _Run:
         self.answered = 0
         self.failed = 0
 
-    def read(self, source: Iterable[bytes]) -> Iterator[_Item]:
+    async def send_all(self, lines: AsyncIterator[bytes], batch_size: int, workers: int) -> None:
+        """Sends the requests of the lines, so many at once. The failures of its tasks come as a group."""
+        send, receive = anyio.create_memory_object_stream[list[_Item]]()
+        async with receive, anyio.create_task_group() as tasks:
+            for _ in range(workers):
+                tasks.start_soon(self.work, receive)
+            async with send, aclosing(self.read(lines)) as items, aclosing(_chunks(items, batch_size)) as chunks:
+                async for chunk in chunks:
+                    await send.send(chunk)
+
+    async def read(self, lines: AsyncIterator[bytes]) -> AsyncGenerator[_Item, None]:
         """The requests of the lines. A line that is none is answered with an error at once."""
-        for index, line in enumerate(source):
+        index = -1
+        async for line in lines:
+            index += 1
             text = line.removeprefix(codecs.BOM_UTF8) if index == 0 else line
             if not text.strip():
                 continue
@@ -202,17 +220,21 @@ class _Run:
             raise OSError(error.errno, error.strerror, self._target.name) from None
 
 
-def _chunks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+async def _chunks(items: AsyncIterator[_Item], size: int) -> AsyncGenerator[list[_Item], None]:
     """Neighbours that can travel together, at most so many at once."""
-    for _, alike in groupby(items, key=_likeness):
-        chunk: list[_Item] = []
-        for item in alike:
-            chunk.append(item)
-            if len(chunk) >= size:
-                yield chunk
-                chunk = []
-        if chunk:
+    chunk: list[_Item] = []
+    kind: Any = None
+    async for item in items:
+        before, kind = kind, _likeness(item)
+        if chunk and kind != before:
             yield chunk
+            chunk = []
+        chunk.append(item)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _likeness(item: _Item) -> Any:

@@ -82,14 +82,18 @@ class PlainSteps:
 
     async def over(self) -> BaseException | None:
         """Closes the generator, unless that is under way, and waits until its thread has ended; what reached nobody."""
+        self.leave()
+        await self._over.wait()
+        failure, self._failure = self._failure, None
+        return failure
+
+    def leave(self) -> None:
+        """Closes the generator, after the step that still runs, and waits for nothing."""
         if not self._left:
             self._left = True
             self._orders.put(False)
             if self._question is not None:
                 self._answers.put((_END, None))
-        await self._over.wait()
-        failure, self._failure = self._failure, None
-        return failure
 
     async def _answer(self, question: Callable[[], Awaitable[Any]]) -> None:
         answer: tuple[Any, BaseException | None] = (_END, None)
@@ -136,8 +140,11 @@ class PlainSteps:
             self._failure = error
 
 
-async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
-    """What a plain generator gives. Closing this closes it, after the step that it is in."""
+async def in_thread(steps: Iterator[T], abandon: bool = False) -> AsyncGenerator[T, None]:
+    """What a plain generator gives. Closing this closes it, after the step that it is in.
+
+    With `abandon` nobody waits for that step, which may never end, and what it raises is lost.
+    """
     plain = PlainSteps(steps)
     noted = _noted.get()
     if noted is not None:
@@ -146,7 +153,10 @@ async def in_thread(steps: Iterator[T]) -> AsyncGenerator[T, None]:
         while (found := await plain.next()) is not _END:
             yield found
     finally:
-        await plain.close()
+        if abandon:
+            plain.leave()
+        else:
+            await plain.close()
         if noted is not None:
             noted.remove(plain)  # nothing of it is left
 

@@ -125,3 +125,59 @@ def test_a_signal_loses_no_answer_that_has_come(
     assert answers(target) == {number: [number * 2.0] for number in range(8)}
     if number is not signal.SIGKILL:
         assert told == f"mlserve: ended by {number.name}; the answers that had come by then are in {target}\n"
+
+
+def fed(server: RunningServer, target: Path, *more: str) -> subprocess.Popen[bytes]:
+    """The command with a pipe for its requests."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    words = command(server, "/dev/stdin", target, *more)
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, handler)
+    return process
+
+
+def write(process: subprocess.Popen[bytes], content: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(content)
+    process.stdin.flush()
+
+
+def wait_for_answers(target: Path, count: int) -> None:
+    until = time.monotonic() + MAX_SECONDS
+    while not (target.exists() and target.read_bytes().count(b"\n") == count):
+        assert time.monotonic() < until, f"waited {MAX_SECONDS} s for {count} answers"
+        time.sleep(0.02)
+
+
+needs_stdin = pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="has no /dev/stdin")
+
+
+@needs_stdin
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+def test_answers_are_written_while_a_pipe_is_silent(server: RunningServer, tmp_path: Path, transport: str) -> None:
+    target = tmp_path / "out"
+    more = ("-t", "grpc", "-u", server.grpc.removeprefix("grpc://")) if transport == "grpc" else ()
+    with fed(server, target, *more) as process:
+        for number in range(3):  # each only after the answer of the one before
+            write(process, line(number) + b"\n")
+            wait_for_answers(target, number + 1)
+        _, told = process.communicate(timeout=MAX_SECONDS)
+    assert (process.returncode, told.startswith(b"3 answered, 0 failed")) == (0, True), told
+    assert answers(target) == {0: [0.0], 1: [2.0], 2: [4.0]}
+
+
+@needs_stdin
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_while_a_pipe_is_silent(
+    server: RunningServer, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    target = tmp_path / "out"
+    with fed(server, target) as process:
+        write(process, line(1.0) + b"\n")
+        wait_for_answers(target, 1)
+        process.send_signal(number)
+        try:
+            assert process.wait(timeout=MAX_SECONDS) == code  # the pipe is still open
+        finally:
+            process.kill()
+    assert answers(target) == {0: [2.0]}

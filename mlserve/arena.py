@@ -68,14 +68,13 @@ def unnamed_segment(size_bytes: int) -> shared_memory.SharedMemory:
         segment = shared_memory.SharedMemory(create=True, size=size_bytes, track=False)
     else:
         segment = shared_memory.SharedMemory(create=True, size=size_bytes)
+    segment.unlink()  # at once: what is killed before this leaves a name behind
     try:
         if hasattr(os, "posix_fallocate"):  # or a full /dev/shm ends in SIGBUS at the first write
             os.posix_fallocate(segment._fd, 0, size_bytes)  # type: ignore[attr-defined]
     except OSError:
-        segment.unlink()
         segment.close()
         raise
-    segment.unlink()
     return segment
 
 

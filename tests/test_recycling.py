@@ -89,6 +89,7 @@ def _shared():
 @pytest.mark.slow
 async def test_of_a_thousand_calls_none_fails_while_workers_are_exchanged_every_fifty(tmp_path):
     folder = write_models(tmp_path)
+    before = _shared()  # of others, whoever killed them in the middle of making one
     async with running_pool(1, wear=Wear(calls=50)) as (pool, arena):
         await load(pool, 1, "AsyncDouble", folder)
         pids, answered = set(), 0
@@ -121,7 +122,7 @@ async def test_of_a_thousand_calls_none_fails_while_workers_are_exchanged_every_
             await until(lambda pid=pid: pool.pids != pid and len(pool.crew._all) == 1)
             note()
         assert len(set(figures)) == 1, figures
-        assert not _shared()
+        assert _shared() <= before
         assert pool.crew.restarts == 0
 
 

@@ -10,7 +10,7 @@ __all__ = ["noting"]
 
 
 def noting(work: Awaitable[Any], note: Callable[[bool], None]) -> Awaitable[Any]:
-    """The same work; `note(True)` is called whenever it gives way, `note(False)` when it goes on."""
+    """The same work; `note(True)` is called whenever it gives way, and at its end, `note(False)` when it goes on."""
     if isinstance(work, asyncio.Future):  # a task too: what it does meanwhile is not seen
         if not work.done():
             note(True)
@@ -44,3 +44,5 @@ class _Noting:
                     awaited = work.send(found)
         except StopIteration as end:
             return end.value
+        finally:
+            note(True)

@@ -170,6 +170,7 @@ class Running:
         try:
             message = self._pack(request, response, form)
             self._outbox.put(frames.Reply(call, message, time.perf_counter() - started))
+            self._progress.give_way(call)  # whatever holds the worker up before that leaves is another one
         except BaseException:
             if message is not None and message.slot is not None:
                 self._reply_slots.give_back([message.slot.number])
@@ -372,6 +373,7 @@ class Running:
     def _fail(self, call: int, known: MLServeError, busy_seconds: float) -> None:
         message, http_status, grpc_status = execute.sendable(known)
         error_type = execute.type_of(known)
+        self._progress.give_way(call)
         self._outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds, error_type))
 
     def _is_ending(self, error: BaseException) -> bool:

@@ -102,31 +102,35 @@ class _Ended(Exception):
 
 
 def _run_until_signal(main: Callable[[], Awaitable[_T]]) -> _T:
-    """What `main` gives. SIGTERM cancels it as Ctrl+C does, and a second of either breaks off at once; _Ended."""
-    terminated = False
+    """What `main` gives. Ctrl+C and SIGTERM cancel it, and a second of either breaks off at once; _Ended."""
+    first: signal.Signals | None = None
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
 
     async def until_cancelled() -> list[_T]:
         loop = asyncio.get_running_loop()
         with anyio.CancelScope() as scope:
 
-            def end(*_: Any) -> None:
-                nonlocal terminated
-                if terminated:
+            def end(number: int, _: Any) -> None:
+                nonlocal first
+                if first is not None:
                     raise KeyboardInterrupt
-                terminated = True
+                first = signal.Signals(number)
                 loop.call_soon_threadsafe(scope.cancel)  # wakes the loop
 
-            signal.signal(signal.SIGTERM, end)
+            for number in ours:  # here, for asyncio has put its own in place, which Python 3.10 does not have
+                signal.signal(number, end)
             return [await main()]
         return []
 
-    before = signal.getsignal(signal.SIGTERM)
     try:
         outcome = anyio.run(until_cancelled)
     except KeyboardInterrupt:
-        raise _Ended(signal.SIGTERM if terminated else signal.SIGINT) from None
+        raise _Ended(first or signal.SIGINT) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in ours:
+            signal.signal(number, before[number])
     if not outcome:
-        raise _Ended(signal.SIGTERM)
+        assert first is not None, "nothing else cancels it"
+        raise _Ended(first)
     return outcome[0]

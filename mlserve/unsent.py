@@ -96,9 +96,7 @@ class Reading:
         self._unsent = unsent or Unsent()
         self._figure = -1
         self._since = -math.inf  # when it took something, or had nothing to take
-        self._pace: tuple[float, int] | None = (
-            None  # since when it has always had something to take, and the figure then
-        )
+        self._pace: tuple[float, int] | None = None  # since when it has had something to take, and the figure then
 
     def has_stopped(self, sock: _Socket | None, now: float) -> bool:
         """Whether the client has taken nothing for too long although there is something; or so little, while the memory
@@ -117,10 +115,8 @@ class Reading:
         seconds = now - since
         if not 0 < self._limit_seconds < seconds:
             return False
-        if figure - before >= LEAST_BYTES_PER_SECOND * seconds:
-            self._pace = now, figure
-            return False
-        return self._unsent.full and _COUNTS
+        self._pace = now, figure
+        return self._unsent.full and _COUNTS and figure - before < LEAST_BYTES_PER_SECOND * seconds
 
 
 def _taken(sock: _Socket) -> int | None:

@@ -18,6 +18,7 @@ from mlserve.frames import CREDIT_BYTES, Message, Part, credit_of
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserve.rest.requests import PIECE_BYTES, ClientGone, patient_send
 from mlserve.unsent import Reading, Unsent
+from tests.engine import load, request, running_pool, values, write_models
 from tests.unread import LARGE, message, served, until
 
 
@@ -122,3 +123,34 @@ def test_the_body_of_an_answer_counts_as_json(tmp_path):
     with served(tmp_path) as running, closing(running.ask(LARGE)):
         until(lambda: running.unsent.held_bytes >= 2 * LARGE)
         assert json.loads(running.infer(1).text)["outputs"][0]["data"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_second", "full", "slow"), [(4096, True, True), (4096, False, False), (1 << 20, True, False)]
+)
+def test_a_client_that_takes_little_is_cut_off_only_while_the_memory_is_full(monkeypatch, bytes_per_second, full, slow):
+    monkeypatch.setattr("mlserve.unsent._COUNTS", True)
+    taken = itertools.count(1, 4 * bytes_per_second)
+    monkeypatch.setattr("mlserve.unsent._taken", lambda sock: next(taken))
+    unsent = Unsent(10)
+    unsent.hold(11 if full else 9)
+    reading = Reading(10, unsent)
+    with socket.socket() as sock:
+        assert any(reading.has_stopped(sock, now) for now in range(0, 60, 4)) == slow
+
+
+@pytest.mark.anyio
+async def test_models_with_small_answers_run_while_the_memory_is_full(tmp_path):
+    folder = write_models(tmp_path)
+    async with running_pool(1) as (pool, _):
+        await load(pool, 1, "Double", folder)
+        await load(pool, 2, "AsyncDouble", folder)
+        await pool.infer(1, request([1.0] * 100_000), "raw")
+        pool._unsent.limit_bytes = 10
+        pool._unsent.hold(11)
+        assert values(await pool.infer(2, request([1.0]), "raw")) == [2.0]
+        with anyio.move_on_after(0.2) as waiting:
+            await pool.infer(1, request([1.0]), "raw")
+        assert waiting.cancelled_caught, "it gave a large answer before"
+        pool._unsent.give(11)
+        assert values(await pool.infer(1, request([1.0]), "raw")) == [2.0]

@@ -336,7 +336,7 @@ def test_what_a_runtime_cannot_promise_can_be_left_out():
     check_runtime(ModelSettings(name="named", implementation=Double), [REQUEST, REQUEST])
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)])
 def test_a_server_for_settings_answers_rest_grpc_and_metrics(backend):
     model = ModelSettings(name="double", implementation=Double, parameters={"version": "7"})
     with running_server(model, backend=backend) as server:

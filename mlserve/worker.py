@@ -39,9 +39,12 @@ from mlserve.model import MLModel
 from mlserve.outbox import Outbox
 from mlserve.progress import Progress
 from mlserve.reply_slots import ReplySlots
-from mlserve.running import LoadedModel, Running
+from mlserve.running import infer, infer_batch
+from mlserve.running_handlers import run_handler
+from mlserve.running_streams import begin_stream, run_stream
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, MetadataModelResponse
+from mlserve.worker_calls import Calls, LoadedModel
 from mlserve.worker_stream import Stream
 
 _logger = logging.getLogger("mlserve.worker")
@@ -70,7 +73,7 @@ class Worker:
         """Serves until the pool's end of the channel closes, or says stop."""
         with anyio.CancelScope() as self._life:
             self._outbox = Outbox(self._channel, self._views, self._life.cancel)
-            self._running = Running(
+            self._calls = Calls(
                 self._progress, self._views, self._reply_slots, self._outbox, self._give_way, self._is_ending
             )
             bind_sink(_MetricsSink(self._outbox))
@@ -108,7 +111,7 @@ class Worker:
                     self._attach(one.request.slot)
                 self._inbox.append(frame)
             elif kind is frames.Open:
-                self._running.streams[frame.call] = Stream(frame.call, frame.credit)
+                self._calls.streams[frame.call] = Stream(frame.call, frame.credit)
                 self._inbox.append(frame)
             elif kind is frames.Load or kind is frames.Unload or kind is frames.Handle:
                 self._inbox.append(frame)
@@ -120,7 +123,7 @@ class Worker:
     def _control(self, frame: Any) -> None:
         kind = type(frame)
         if kind is frames.Cancel:
-            if not self._running.cancel(frame.call) and self._is_waiting(frame.call):
+            if not self._calls.cancel(frame.call) and self._is_waiting(frame.call):
                 self._dropped.add(frame.call)
         elif kind is frames.Attach:
             for slot in frame.slots:
@@ -143,12 +146,12 @@ class Worker:
             self._stream_control(frame)
 
     def _stream_control(self, frame: Any) -> None:
-        stream = self._running.streams.get(frame.call)
+        stream = self._calls.streams.get(frame.call)
         if isinstance(frame, frames.Push):
             self._attach(frame.request.slot)
             request: InferenceRequest | MLServeError
             try:
-                request = unpack_request(frame.request, self._running.find)
+                request = unpack_request(frame.request, self._calls.find)
             except MLServeError as error:
                 request = error
             if stream is not None:  # it may have ended in the meantime
@@ -226,28 +229,28 @@ class Worker:
             for one in frame.calls if kind is frames.Batch else (frame,):
                 self._refuse(one, "the model was unloaded before the call began", 503, "UNAVAILABLE")
         elif kind is frames.Batch:
-            apart = await self._running.infer_batch(frame, loaded, self._dropped)
+            apart = await infer_batch(self._calls, frame, loaded, self._dropped)
             self._dropped.difference_update(one.call for one in frame.calls)
             self._inbox.extendleft(reversed(apart))  # as calls like others: they can still be cancelled
         elif frame.call in self._dropped:
             self._refuse(frame, "the call was cancelled", 499, "CANCELLED")
         elif kind is frames.Infer:
-            await self._running.infer(frame, loaded)
+            await infer(self._calls, frame, loaded)
         elif kind is frames.Handle:
-            await self._running.handle(frame, loaded)
+            await run_handler(self._calls, frame, loaded)
         else:
-            self._running.begin_stream(frame)
-            self._tasks.start_soon(self._running.run_stream, frame, loaded)
+            begin_stream(self._calls, frame)
+            self._tasks.start_soon(run_stream, self._calls, frame, loaded)
 
     def _refuse(self, frame: Any, message: str, http_status: int, grpc_status: str) -> None:
         """Answers a call that shall not begin."""
         self._dropped.discard(frame.call)
         if isinstance(frame, frames.Infer):
-            self._running.drop(frame.request)
-        stream = self._running.streams.pop(frame.call, None)
+            self._calls.drop(frame.request)
+        stream = self._calls.streams.pop(frame.call, None)
         if stream is not None:
             stream.close()
-        self._running.refuse(frame.call, message, http_status, grpc_status)
+        self._calls.refuse(frame.call, message, http_status, grpc_status)
 
     async def _give_memory_back(self) -> None:
         """Returns freed memory to the system after a while without work: see malloc.py for why it was kept."""
@@ -262,7 +265,7 @@ class Worker:
     async def _end(self) -> None:
         """Ends this worker. What still runs is cancelled before, since the end lets no `finally` await anything."""
         self._inbox.clear()
-        await self._running.cancel_all()
+        await self._calls.cancel_all()
         self._life.cancel()
 
     # -- models -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ ROOMS = [
     ["tabular", "named_tensors"],
     ["calls", "batching", "recovery", "lending", "loader", "execute", "reply_slots", "outbox", "worker_stream"],
     ["observing", "progress", "giving_way", "sending", "handler_answer"],
-    ["running", "launch", "link"],
+    ["worker_calls", "running", "running_handlers", "running_streams", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],
     ["compat", "worker", "pool"],

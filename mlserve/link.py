@@ -22,6 +22,7 @@ from mlserve.observing import Observer
 from mlserve.progress import Progress
 from mlserve.recovery import Blame, blame_for
 from mlserve.sending import Sending
+from mlserve.types import InferenceResponse
 from mlserve.unsent import COUNTED_FROM_BYTES
 
 _logger = logging.getLogger("mlserve.pool")
@@ -235,6 +236,9 @@ class Link:
         """Unloads a model in the worker, after the calls that were sent before."""
         self.models.discard(model)
         await self._ask(model, frames.Unload(model))
+        for counts in (self.running, self.awaiting):
+            if not counts.get(model):  # a call that its unload did not wait for still counts
+                counts.pop(model, None)
 
     async def _ask(self, model: int, frame: Any) -> Any:
         question = self._questions[model] = Question()
@@ -369,16 +373,27 @@ class Link:
             self._handle_rarer(frame)
 
     def _answer(self, call: Call, message: frames.Message) -> None:
+        response = self._read(call, message)
+        if response is not None and not call.abandoned:
+            call.succeed(response)
+
+    def _deliver(self, stream: StreamCall, message: frames.Message) -> None:
+        response = self._read(stream, message)
+        if response is None:
+            self.cancel(stream)
+        elif not stream.abandoned:
+            stream.deliver(response, credit_of(message))
+
+    def _read(self, call: Call, message: frames.Message) -> InferenceResponse | None:
+        """What a worker answered; None if it cannot be read, and the call has failed."""
         try:
-            if message.slot is not None or len(message.parts) > 1:
-                self._note_size(call.model, message)
-            response = unpack_response(message, self._lending.find)
+            if message.slot is not None or (len(message.parts) > 1 and size_of(message) >= COUNTED_FROM_BYTES):
+                self.large_answers.add(call.model)
+            return unpack_response(message, self._lending.find)
         except Exception as error:
             _logger.exception("an answer of worker %d cannot be read", self.pid)
             call.fail(ModelError(f"the model's answer cannot be sent: {error}"))
-            return
-        if not call.abandoned:
-            call.succeed(response)
+            return None
 
     def _handle_rarer(self, frame: Any) -> None:
         kind = type(frame)
@@ -421,22 +436,6 @@ class Link:
             self._observer.register_custom(frame.name, frame.description)
         elif kind is frames.Observed:
             self._observer.observe_custom(frame.model_name, frame.model_version, frame.values)
-
-    def _deliver(self, stream: StreamCall, message: frames.Message) -> None:
-        try:
-            self._note_size(stream.model, message)
-            response = unpack_response(message, self._lending.find)
-        except Exception as error:
-            _logger.exception("a chunk of worker %d cannot be read", self.pid)
-            self.cancel(stream)
-            stream.fail(ModelError(f"the model's answer cannot be sent: {error}"))
-            return
-        if not stream.abandoned:
-            stream.deliver(response, credit_of(message))
-
-    def _note_size(self, model: int, message: frames.Message) -> None:
-        if message.slot is not None or size_of(message) >= COUNTED_FROM_BYTES:
-            self.large_answers.add(model)
 
     def _grant(self, size_bytes: int) -> None:
         if not self._over:

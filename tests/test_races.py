@@ -118,6 +118,7 @@ async def test_calls_race_with_loads_and_unloads_in_random_orders(tmp_path):
         for name in NAMES:
             await models.unload(name)
         assert all(not pool._lines and not pool.crew._models and not pool.crew._bounds for pool in pools)
+        assert all(not link.running and not link.awaiting for pool in pools for link in pool.crew.links)
     print(outcomes)
     assert set(outcomes) <= {"fine", "unloaded"}, outcomes
     assert outcomes["fine"] > 200

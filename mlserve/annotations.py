@@ -17,7 +17,17 @@ import msgspec
 from mlserve.in_pydantic import InPydantic
 from mlserve.scalars import SCALARS
 
-__all__ = ["UNIONS", "adapter_of", "check_convertible", "has_pydantic", "is_body", "is_pydantics", "kind_of", "unnamed"]
+__all__ = [
+    "UNIONS",
+    "adapter_of",
+    "check_convertible",
+    "has_pydantic",
+    "is_body",
+    "is_pydantics",
+    "is_strange",
+    "kind_of",
+    "unnamed",
+]
 
 UNIONS = (Union, types.UnionType)
 _ABSTRACT: dict[Any, Any] = {
@@ -93,7 +103,7 @@ def is_pydantics(hint: Any) -> bool:
 
 def has_pydantic(hint: Any) -> bool:
     """Whether something inside, as in list[Item], is pydantic's, or a class that only pydantic may know."""
-    return "pydantic" in sys.modules and any(is_pydantics(one) or _is_strange(one) for one in _parts(hint))
+    return "pydantic" in sys.modules and any(is_pydantics(one) or is_strange(one) for one in _parts(hint))
 
 
 def adapter_of(hint: Any) -> Any:
@@ -111,7 +121,7 @@ def _adapter_of(hint: Any, written: str) -> Any:  # unions in another order are 
 
 def check_convertible(hint: Any) -> None:
     """ValueError if there is a class inside of which neither we nor pydantic can make a value."""
-    strange = next((one for one in _parts(hint) if _is_strange(one)), None)
+    strange = next((one for one in _parts(hint) if is_strange(one)), None)
     if strange is None:
         return
     if "pydantic" in sys.modules:
@@ -127,8 +137,8 @@ def check_convertible(hint: Any) -> None:
     )
 
 
-def _is_strange(hint: Any) -> bool:
-    """Whether it is a class that convert() knows nothing of."""
+def is_strange(hint: Any) -> bool:
+    """Whether it is a class that convert() of `arguments` knows nothing of."""
     kind = kind_of(hint)
     if not isinstance(kind, type) or kind in (Any, Annotated, *UNIONS):  # those that are classes on some Pythons
         return False

@@ -18,9 +18,9 @@ import msgspec
 
 from mlserve.errors import MLServeError
 
-__all__ = ["InPydantic", "narrowed"]
+__all__ = ["InPydantic", "names_ours", "narrowed"]
 
-_SWITCHES = ("include", "exclude", "exclude_none", "exclude_unset", "exclude_defaults")  # no field has an alias
+_SWITCHES = ("include", "exclude", "exclude_none", "exclude_defaults")  # no field has an alias
 
 
 class _OfDataclass:
@@ -88,6 +88,11 @@ def narrowed(value: Any, hint: Any) -> Any:
     return value
 
 
+def names_ours(hint: Any) -> bool:
+    """Whether one of our types, or a subclass of one, stands in a hint."""
+    return any(True for _ in _kinds(hint))
+
+
 def _kinds(hint: Any) -> Iterator[type[InPydantic]]:
     """Those of our types that a hint names."""
     if isinstance(hint, type) and issubclass(hint, InPydantic):
@@ -122,7 +127,9 @@ def _serializer_of(cls: Any) -> Any:
 
     def serialize(value: Any, info: Any) -> Any:
         picked = {name: said for name in _SWITCHES if (said := getattr(info, name)) not in (None, False)}
-        value = narrowed(value, cls)
+        picked["exclude_unset"] = info.exclude_unset
+        if not getattr(info, "serialize_as_any", False):  # since pydantic 2.8
+            value = narrowed(value, cls)
         if info.mode != "json":
             return value.model_dump(**picked)
         return msgspec.json.decode(value.model_dump_json(**picked))

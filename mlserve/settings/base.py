@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 
 from mlserve.errors import SettingsError
-from mlserve.in_pydantic import InPydantic, narrowed
+from mlserve.in_pydantic import InPydantic, names_ours, narrowed
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
+from mlserve.types.converting import faults_of
+from mlserve.types.declared import DeclaringMeta, Field
 from mlserve.types.dumping import dump, schema_of
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Sources:
         self.report = report if report is not None else _logger.warning
 
 
-class _Meta(msgspec.StructMeta):
+class _Meta(DeclaringMeta):
     """Makes `Settings(...)` read the environment; msgspec's own conversions never come here."""
 
     def __call__(cls, /, *, _env_file: str | Path | None = ".env", **given: Any) -> Any:
@@ -60,6 +62,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     _keeps_unknown: ClassVar[bool] = False  # unknown keys become attributes instead of a warning
     _reads_variables: ClassVar[bool] = True
     _converters: ClassVar[Mapping[str, Converter]] = {}
+    _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
 
     @property
     def model_fields_set(self) -> set[str]:
@@ -261,11 +264,24 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
     """The value as the setting `name` keeps it. Raises BadValue."""
     converter = cls._converters.get(name)
     try:
+        if name in cls._declared and names_ours(field_types(cls)[name]):
+            return _as_declared(cls._declared[name], value)
         if converter is not None:
             return converter(value, sources)
         return convert(value, field_types(cls)[name])
     except BadValue as error:
         raise error.under(name) from None
+
+
+def _as_declared(field: Field, value: Any) -> Any:
+    try:
+        return field.validated(value)
+    except SettingsError as error:  # of settings inside
+        raise BadValue((), str(error)) from None
+    except ValueError as error:
+        fault = faults_of(error, value=value)[0]
+        text = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {shorten(fault['input'])}"
+        raise BadValue(tuple(map(str, fault["loc"])), text) from None
 
 
 def _plain(value: Any, mode: str, switches: Mapping[str, bool]) -> Any:

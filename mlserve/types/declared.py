@@ -1,34 +1,40 @@
-"""The fields that subclasses of our types declare: read, checked and defaulted as pydantic's models do it."""
+"""The fields that subclasses of our types declare, new ones and narrowed ones: read and defaulted as pydantic does it.
+
+One rule for all of them: what a field is given goes through its own hint before the object is made, and what nobody
+gave is unset.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import msgspec
 
-from mlserve.in_pydantic import InPydantic
+from mlserve.types.converting import converted, faults_of
 from mlserve.types.validation import ValidationError
 
-__all__ = ["Field", "check_added", "declared_by", "fill"]
+__all__ = ["DeclaringMeta", "Extended", "Field", "declared_in", "fill", "taken"]
 
+_StructMeta: Any = type(msgspec.Struct)
+_StructField = type(msgspec.field())
 _REQUIRED: Any = object()
-_UNIONS = (Union, UnionType)
+_ANNOTATIONS = ("__annotations__", "__annotate__", "__annotate_func__")  # the last two since Python 3.14
 
 
 class Field:
-    """One declared field. Its hint is looked up when a value first comes, as it may name what is defined later."""
+    """One declared field. A hint that names what is defined later is looked up when a value first comes."""
 
-    def __init__(self, owner: type[Any], name: str, default: Any) -> None:
-        self._owner = owner
+    def __init__(self, module: str, hint: Any, name: str, default: Any) -> None:
+        self._module = module
         self._name = name
         self._default = default
-        self._validate: Callable[[Any], Any] | None = None
+        self.hint = hint
+        self._is_known = False
         self.key: str = getattr(default, "alias", None) or name if _is_of_pydantic(default) else name
 
     @property
@@ -42,123 +48,142 @@ class Field:
             return self._default.get_default(call_default_factory=True)
         return copy.deepcopy(self._default)
 
+    def of_struct(self) -> Any:
+        """The default as msgspec takes it."""
+        if isinstance(self._default, _StructField):
+            return self._default
+        made = self.default()
+        return made if made is self._default else msgspec.field(default_factory=self.default)
+
     def validated(self, value: Any) -> Any:
-        """The value as the hint has it. ValidationError otherwise."""
-        if self._validate is None:
-            self._validate = self._validator()
-        return self._validate(value)
+        """The value as the hint has it. An error of `converted` otherwise."""
+        if not self._is_known:
+            self._complete()
+        return converted(self.hint, value)
 
-    def _validator(self) -> Callable[[Any], Any]:
-        hint: Any = inspect.get_annotations(self._owner, eval_str=True)[self._name]
-        if _is_of_pydantic(self._default) or any(map(_is_of_pydantic, getattr(hint, "__metadata__", ()))):
-            for bound in getattr(self._default, "metadata", ()):
-                hint = Annotated[hint, bound]
-            validate: Callable[[Any], Any] = sys.modules["pydantic"].TypeAdapter(hint).validate_python
-            return validate
-        return partial(_converted, hint)
+    def _complete(self) -> None:
+        hint = _looked_up(self.hint, _names_in(self._module), {})
+        for bound in getattr(self._default, "metadata", ()) if _is_of_pydantic(self._default) else ():
+            hint = Annotated[hint, bound]
+        self.hint, self._is_known = hint, True
 
 
-def declared_by(cls: type[Any]) -> dict[str, Field]:
-    """The fields of a new class. Their defaults leave the class: attributes of that name are those of its objects."""
+def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields of a class by its namespace; hints may name what was seen where the class was written."""
+    known = _names_in(namespace["__module__"])
+    annotated: Any = type("_", (), {name: namespace[name] for name in _ANNOTATIONS if name in namespace})
     fields: dict[str, Field] = {}
-    for name, hint in inspect.get_annotations(cls).items():
+    for name, hint in inspect.get_annotations(annotated).items():
         if name.startswith("_") or "ClassVar" in str(hint):
             continue
-        fields[name] = Field(cls, name, vars(cls).get(name, _REQUIRED))
-        if name in vars(cls):
-            delattr(cls, name)
+        try:
+            hint = _looked_up(hint, known, seen)
+        except (NameError, AttributeError):  # of what is defined later
+            pass
+        fields[name] = Field(namespace["__module__"], hint, name, namespace.get(name, _REQUIRED))
     return fields
 
 
-def fill(made: Any, fields: dict[str, Field]) -> None:
-    """Checks what a new object was given, and gives it the defaults of the rest, which are no keys of it.
+def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The namespace of a Struct that has these fields, and no others of its own."""
+    kept = {name: value for name, value in namespace.items() if name not in fields and name not in _ANNOTATIONS}
+    defaults = {name: field.of_struct() for name, field in fields.items() if not field.required}
+    return {**kept, **defaults, "__annotations__": {name: field.hint for name, field in fields.items()}}
 
-    ValidationError names every field that is missing or wrong.
-    """
+
+def taken(fields: Mapping[str, Field], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The values that were given for these fields, converted, by name; and every fault, of missing ones too."""
+    values: dict[str, Any] = {}
     faults: list[dict[str, Any]] = []
     for name, field in fields.items():
-        if field.key not in made:
+        if field.key not in given:
             if field.required:
-                faults.append({"type": "missing", "loc": (field.key,), "msg": "Field required", "input": dict(made)})
-            else:
-                made.__dict__[name] = field.default()
+                faults.append({"type": "missing", "loc": (field.key,), "msg": "Field required", "input": dict(given)})
             continue
-        value = made[field.key]
+        value = given[field.key]
         try:
-            if field.key != name:
-                del made[field.key]
-            made[name] = field.validated(value)
-        except (msgspec.ValidationError, ValueError) as error:
-            faults += _faults_of(error, field.key, value)
+            values[name] = field.validated(value)
+        except ValueError as error:  # msgspec's and pydantic's are such too
+            faults += faults_of(error, field.key, value=value)
+    return values, faults
+
+
+def fill(made: Any, fields: Mapping[str, Field]) -> None:
+    """Checks what a new dict was given, and gives it the defaults of the rest as attributes, not as keys."""
+    values, faults = taken(fields, made)
     if faults:
         raise ValidationError(type(made).__name__, faults)
-
-
-def check_added(made: Any, names: Iterable[str]) -> None:
-    """Converts what a new Struct was given for these fields; ValidationError names every one that is wrong."""
-    try:
-        hints = {one.name: one.type for one in msgspec.structs.fields(type(made))}
-    except NameError:  # a hint of what a function has; nobody can look it up
-        return
-    faults: list[dict[str, Any]] = []
-    for name in names:
-        value = getattr(made, name)
-        try:
-            msgspec.structs.force_setattr(made, name, _converted(hints[name], value))
-        except (msgspec.ValidationError, ValueError) as error:
-            faults += _faults_of(error, name, value)
-        except TypeError:  # a hint that msgspec has no check for, such as a union of two foreign classes
+    for name, field in fields.items():
+        if name not in values:
+            made.__dict__[name] = field.default()
             continue
-    if faults:
-        raise ValidationError(type(made).__name__, faults)
+        if field.key != name:
+            del made[field.key]
+        made[name] = values[name]
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    """A value as its hint has it; our own types and lists of them, whose decoder takes JSON only, by themselves."""
-    named = [one for one in get_args(hint) if one is not type(None)] if value is not None else []
-    alone = named[0] if len(named) == 1 and get_origin(hint) in _UNIONS else hint
-    if value is not None and _is_ours(alone):
-        return alone.model_validate(value)
-    if isinstance(value, list) and get_origin(alone) is list and _is_ours(get_args(alone)[0]):
-        return _each(get_args(alone)[0], value)
-    return msgspec.convert(value, hint, strict=False, dec_hook=_instance)
+if TYPE_CHECKING:
+    from msgspec import StructMeta as DeclaringMeta
+else:
+
+    class DeclaringMeta(_StructMeta):
+        """Makes Structs, which keep values. What a class of others declares, new fields and those of ours with a hint
+        of their own, it notes in `_declared`.
+        """
+
+        _beside: tuple[type, ...] = ()  # further bases of others' classes
+
+        def __new__(mcls, name: str, bases: tuple[type, ...], namespace: Mapping[str, Any], **more: Any) -> Any:
+            written = sys._getframe(1)
+            namespace = {"__module__": written.f_globals["__name__"], **namespace}
+            if namespace["__module__"].partition(".")[0] == "mlserve":
+                return super().__new__(mcls, name, bases, namespace, **more)
+            own = declared_in(namespace, written.f_locals)
+            bases = (*(one for one in mcls._beside if not any(issubclass(base, one) for base in bases)), *bases)
+            more = {"kw_only": True, **more, "dict": True}  # required fields may follow others
+            made: Any = super().__new__(mcls, name, bases, _with_fields(namespace, own), **more)
+            made._declared = {**made._declared, **own}
+            return made
 
 
-def _is_ours(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, InPydantic)
+class Extended:
+    """What Structs with fields of their users have beside: they know which of these nobody gave."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] != "_" and not hasattr(type(self), name):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        super().__setattr__(name, value)
+        vars(self)["_unset"] = self._unset - {name}
+
+    def __copy__(self) -> Any:
+        function, arguments = self.__reduce__()
+        return function(*arguments)
+
+    def __reduce__(self) -> Any:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return restored, (type(self), fields, vars(self).copy())
+
+    __struct_fields__: tuple[str, ...]
+    _unset: frozenset[str]
 
 
-def _each(kind: Any, values: list[Any]) -> list[Any]:
-    made, faults = [], []
-    for at, one in enumerate(values):
-        try:
-            made.append(kind.model_validate(one))
-        except ValidationError as error:
-            faults += error.below("", at).errors()
-    if faults:
-        raise ValidationError(kind.__name__, faults)
+def restored(cls: Any, fields: Mapping[str, Any], private: Mapping[str, Any]) -> Any:
+    """A Struct of values that were checked when they were first given."""
+    made = _StructMeta.__call__(cls, **fields)
+    vars(made).update(private)
     return made
 
 
-def _faults_of(error: Exception, key: str, value: Any) -> list[dict[str, Any]]:
-    """What our own errors, pydantic's and msgspec's say, seen from the object that has the field."""
-    errors = getattr(error, "errors", None)
-    if not callable(errors):
-        return [{"type": "value_error", "loc": (key,), "msg": str(error), "input": value}]
-    return [
-        {"type": one["type"], "loc": (key, *one["loc"]), "msg": one["msg"], "input": one["input"]} for one in errors()
-    ]
+def _names_in(module: str) -> dict[str, Any]:
+    return vars(sys.modules.get(module, SimpleNamespace()))
 
 
-def _instance(kind: Any, value: Any) -> Any:
-    """For msgspec: a value of a type that it does not know."""
-    kind = get_origin(kind) or kind
-    if isinstance(value, kind):
-        return value
-    validate = getattr(kind, "model_validate", None)
-    if validate is None:
-        raise ValueError(f"Input should be an instance of {kind.__name__}")
-    return validate(value)
+def _looked_up(hint: Any, known: Mapping[str, Any], seen: Mapping[str, Any]) -> Any:
+    """The hint without names that stand for types. NameError if one of them is not known."""
+    holder: Any = SimpleNamespace(__annotations__={"hint": hint})
+    return get_type_hints(holder, dict(known), dict(seen), include_extras=True)["hint"]
 
 
 def _is_of_pydantic(value: Any) -> bool:

@@ -44,24 +44,28 @@ def dump(
     json: bool = False,
     text: bool = False,
     defaults: bool = True,
+    unset: bool = False,
 ) -> Any:
     """Plain dicts, lists and values. Fields that are None are left out unless `none`, those with their default unless
-    `defaults`.
+    `defaults`; and unless `unset`, those that a subclass declares and nobody gave.
 
     `include` and `exclude` are sets of names, or dicts of name to such a set, to True or to another dict; the items
     of lists go by index, or by "__all__". With `json` the values are those of JSON; with `text` beside it, tensors'
     data stays for the encoder where nothing is picked from it.
     """
-    form = {"none": none, "json": json, "text": text, "defaults": defaults}
+    form = {"none": none, "json": json, "text": text, "defaults": defaults, "unset": unset}
     if isinstance(value, msgspec.Struct):
         items = [(name, getattr(value, name)) for name in value.__struct_fields__]
+        not_given = () if unset else getattr(value, "_unset", ())
         if not defaults:
             fields = msgspec.structs.fields(type(value))
             items = [item for item, field in zip(items, fields, strict=True) if not _is_default(item[1], field)]
-        return _dump_items(items, include, exclude, **form)
+        return _dump_items([item for item in items if item[0] not in not_given], include, exclude, **form)
     if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
         form["none"] = none or not hasattr(value, "model_dump")
         items = list(dict.items(value) if isinstance(value, dict) else value.items())
+        if unset and hasattr(value, "_unset"):
+            items += value._unset().items()
         return _dump_items(items, include, exclude, **form)
     if isinstance(value, TensorData):
         if text and include is None and exclude is None:
@@ -105,9 +109,10 @@ def dump_json(
     none: bool = False,
     indent: int | None = None,
     defaults: bool = True,
+    unset: bool = False,
 ) -> str:
     """JSON text of the same; without picking, tensors' data is written as it stands."""
-    text = encode(dump(value, include, exclude, none=none, json=True, text=True, defaults=defaults))
+    text = encode(dump(value, include, exclude, none=none, json=True, text=True, defaults=defaults, unset=unset))
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()

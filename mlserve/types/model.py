@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
-from mlserve.types.declared import check_added
+from mlserve.types.declared import DeclaringMeta, Extended, Field, taken
 from mlserve.types.dumping import dump, dump_json, schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -27,16 +27,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 else:
 
-    class _ModelMeta(_StructMeta):
+    class _ModelMeta(DeclaringMeta):
         """Turns wrong keywords of a constructor into a ValidationError, or leaves them out if they are unknown."""
 
-        def __new__(mcls, *args: Any, **more: Any) -> Any:
-            return super().__new__(mcls, *args, **{"kw_only": True, **more})  # required fields may follow others
-
-        def __init__(cls, *args: Any, **more: Any) -> None:
-            super().__init__(*args, **more)
-            known = next(one for one in cls.__mro__ if one.__module__.partition(".")[0] == "mlserve")
-            cls._added = frozenset(cls.__struct_fields__) - frozenset(known.__struct_fields__)
+        _beside = (Extended,)
 
         @property
         def model_fields(cls) -> dict[str, Any]:
@@ -46,11 +40,8 @@ else:
         __fields__ = model_fields
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
-            if cls._added:
-                fields = _checked_fields(cls, args, fields)
-                made = _construct(cls, **fields)
-                check_added(made, [name for name in fields if name in cls._added])
-                return made
+            if cls._declared:
+                return _extended(cls, args, fields)
             if "data" in fields or not cls._has_data:
                 try:
                     return _construct(cls, *args, **fields)
@@ -67,7 +58,8 @@ class Model(
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
     """
 
-    _added: ClassVar[frozenset[str]] = frozenset()  # the fields of classes that others have made of ours
+    _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
+    _unset: ClassVar[frozenset[str]] = frozenset()  # those of them that an object was not given
     _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -91,7 +83,15 @@ class Model(
         method are taken and do nothing: no field has an alias.
         """
         none = not (exclude_none or exclude_unset or exclude_defaults)
-        plain: _Dict = dump(self, include, exclude, none=none, json=mode == "json", defaults=not exclude_defaults)
+        plain: _Dict = dump(
+            self,
+            include,
+            exclude,
+            none=none,
+            json=mode == "json",
+            defaults=not exclude_defaults,
+            unset=not exclude_unset,
+        )
         return plain
 
     def model_dump_json(
@@ -107,7 +107,9 @@ class Model(
     ) -> str:
         """`model_dump` as JSON text; without picking, tensors' data is written as it stands."""
         none = not (exclude_none or exclude_unset or exclude_defaults)
-        return dump_json(self, include, exclude, none=none, indent=indent, defaults=not exclude_defaults)
+        return dump_json(
+            self, include, exclude, none=none, indent=indent, defaults=not exclude_defaults, unset=not exclude_unset
+        )
 
     @classmethod
     def model_validate(cls, obj: Any, **_: Any) -> Self:
@@ -115,7 +117,7 @@ class Model(
         if isinstance(obj, cls):
             return obj
         if isinstance(obj, msgspec.Struct):
-            obj = {name: getattr(obj, name) for name in obj.__struct_fields__}
+            obj = {name: value for name in obj.__struct_fields__ if (value := getattr(obj, name)) is not None}
         if not isinstance(obj, Mapping):
             message = f"Input should be a valid dictionary or instance of {cls.__name__}"
             raise ValidationError.one(cls.__name__, (), message, obj, "model_type")
@@ -125,7 +127,11 @@ class Model(
     def model_validate_json(cls, json_data: str | bytes | bytearray | memoryview, **_: Any) -> Self:
         """From JSON text, as lenient as MLServer: `["2"]` and `[2.0]` are shapes. The data stays text until read."""
         try:
+            if cls._declared:
+                return cls.model_validate(msgspec.json.decode(json_data))
             made: Self = _decoder(cls).decode(json_data)
+        except ValidationError:
+            raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _all_faults(cls, json_data) or from_msgspec(cls.__name__, error, json_data) from None
         if made._is_whole():
@@ -166,12 +172,12 @@ class Model(
         cls = cls or type(self)
         made = {one.name: narrowed(getattr(self, one.name), one.type) for one in msgspec.structs.fields(cls)}
         same = cls is type(self) and all(value is getattr(self, name) for name, value in made.items())
-        return self if same else cls(**made)
+        return self if same else cls(**{name: value for name, value in made.items() if name not in self._unset})
 
     @property
     def model_fields_set(self) -> set[str]:
-        """The names of the fields that are not None."""
-        return {name for name, value in self if value is not None}
+        """The names of the fields that are not None, and not at a default that a subclass declares."""
+        return {name for name, value in self if value is not None and name not in self._unset}
 
     @property
     def model_extra(self) -> None:
@@ -230,7 +236,9 @@ def check_texts(model: Model, *names: str) -> None:
     """ValidationError if one of these fields of a model that is being made is neither text nor None."""
     for name in names:
         value = getattr(model, name)
-        if value.__class__ is not str and value is not None and not isinstance(value, str):
+        if value.__class__ is str or value is None or isinstance(value, str):
+            continue
+        if name not in model._declared:
             raise fault(model, name, "Input should be a valid string", value, "string_type")
 
 
@@ -249,18 +257,40 @@ def nested_list(model: Model, name: str, kind: Any, values: Any) -> list[Any]:
     return made
 
 
+def _extended(cls: Any, args: tuple[Any, ...], fields: _Dict) -> Any:
+    """An object of a class that others have made of ours."""
+    values, faults = taken(cls._declared, fields)
+    faults = _missing(cls, fields) + faults
+    if args or faults:
+        raise _misfit(cls, args, faults)
+    inherited = {name: fields[name] for name in cls.__struct_fields__ if name in fields and name not in cls._declared}
+    made = _construct(cls, **inherited, **values)
+    vars(made)["_unset"] = frozenset(cls._declared) - values.keys()
+    return made
+
+
 def _checked_fields(cls: Any, args: tuple[Any, ...], fields: _Dict) -> _Dict:
     """The known ones of a constructor's keywords; ValidationError if a required one is missing."""
+    missing = _missing(cls, fields)
+    if args or missing:
+        raise _misfit(cls, args, missing)
+    return {name: value for name, value in fields.items() if name in cls.__struct_fields__}
+
+
+def _misfit(cls: Any, args: tuple[Any, ...], faults: list[_Dict]) -> ValidationError:
     if args:
-        raise ValidationError.one(cls.__name__, (), "fields are given by keyword", args, "positional")
+        return ValidationError.one(cls.__name__, (), "fields are given by keyword", args, "positional")
+    return ValidationError(cls.__name__, faults)
+
+
+def _missing(cls: Any, fields: _Dict) -> list[_Dict]:
+    """The faults of required fields of ours that are missing."""
     required = cls.__struct_fields__[: len(cls.__struct_fields__) - len(cls.__struct_defaults__)]
     defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
-    missing = [
+    return [
         {"type": "missing", "loc": (name,), "msg": "Field required", "input": fields}
         for name in cls.__struct_fields__
         if name not in fields
+        and name not in cls._declared
         and (name in required or defaults.get(name) is msgspec.NODEFAULT or (name == "data" and cls._has_data))
     ]
-    if missing:
-        raise ValidationError(cls.__name__, missing)
-    return {name: value for name, value in fields.items() if name in cls.__struct_fields__}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from mlserve.in_pydantic import InPydantic
-from mlserve.types.declared import declared_by, fill
+from mlserve.types.declared import declared_in, fill
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.validation import ValidationError, from_msgspec
 
@@ -61,7 +62,10 @@ class Parameters(dict[str, Any], InPydantic):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        cls._declared = {**cls._declared, **declared_by(cls)}
+        own = declared_in(vars(cls), sys._getframe(1).f_locals)
+        for name in own.keys() & vars(cls).keys():  # attributes of that name are those of objects
+            delattr(cls, name)
+        cls._declared = {**cls._declared, **own}
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         if values is not None:
@@ -154,14 +158,30 @@ class Parameters(dict[str, Any], InPydantic):
 
     model_copy = copy
 
-    def model_dump(self, *, mode: str = "python", include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+    def model_dump(
+        self,
+        *,
+        mode: str = "python",
+        include: Any = None,
+        exclude: Any = None,
+        exclude_unset: bool = True,
+        **_: Any,
+    ) -> dict[str, Any]:
         """A plain dict of the keys that are set; with mode "json" of values that JSON has."""
-        plain: dict[str, Any] = dump(self, include, exclude, json=mode == "json")
+        plain: dict[str, Any] = dump(self, include, exclude, json=mode == "json", unset=not exclude_unset)
         return plain
 
-    def model_dump_json(self, *, include: Any = None, exclude: Any = None, indent: int | None = None, **_: Any) -> str:
+    def model_dump_json(
+        self,
+        *,
+        include: Any = None,
+        exclude: Any = None,
+        exclude_unset: bool = True,
+        indent: int | None = None,
+        **_: Any,
+    ) -> str:
         """`model_dump` as JSON text."""
-        return dump_json(self, include, exclude, indent=indent)
+        return dump_json(self, include, exclude, indent=indent, unset=not exclude_unset)
 
     @classmethod
     def model_validate(cls, value: Any, **_: Any) -> Parameters:

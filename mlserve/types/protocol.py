@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -12,6 +13,7 @@ import msgspec
 from mlserve.datatypes import DATATYPES, Datatype
 from mlserve.in_pydantic import InPydantic, narrowed
 from mlserve.tensors import TensorData
+from mlserve.types.declared import Field, declared_in
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.model import Model, check_texts, fault, nested_list
 from mlserve.types.parameters import PARAMETERS_SCHEMA, Parameters
@@ -94,7 +96,7 @@ class _Tensor(_Message, kw_only=True):
         elif type(data) is not TensorData:
             _set(self, "data", TensorData(data))
         if not isinstance(self.name, str):
-            raise fault(self, "name", "Input should be a valid string", self.name, "string_type")
+            check_texts(self, "name")
         check_datatype_and_shape(self)
 
     def _is_whole(self) -> bool:
@@ -244,14 +246,17 @@ class RepositoryIndexResponseItem(Model, kw_only=True):
 class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
     """The repository index: a bare list on the wire; `root` is that list."""
 
+    _root: ClassVar[Field] = Field(__name__, list[RepositoryIndexResponseItem], "root", ())
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls._root = declared_in(vars(cls), sys._getframe(1).f_locals).get("root", cls._root)
+
     def __init__(self, root: Any = ()) -> None:
-        made = []
-        for at, one in enumerate(root):
-            try:
-                made.append(RepositoryIndexResponseItem.model_validate(one))
-            except ValidationError as error:
-                raise error.below("RepositoryIndexResponse", at) from None
-        super().__init__(made)
+        try:
+            super().__init__(self._root.validated(root))
+        except ValidationError as error:
+            raise error.below(type(self).__name__) from None
 
     @property
     def root(self) -> list[RepositoryIndexResponseItem]:
@@ -276,7 +281,7 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
     def model_validate_json(cls, json_data: str | bytes, **_: Any) -> RepositoryIndexResponse:
         """From JSON text."""
         try:
-            return cls(msgspec.json.decode(json_data, type=list[RepositoryIndexResponseItem]))
+            return cls(msgspec.json.decode(json_data))
         except msgspec.DecodeError as error:
             raise from_msgspec(cls.__name__, error, json_data) from None
 
@@ -370,9 +375,11 @@ def _parameters(model: Model, value: Any) -> Parameters:
     raise fault(model, "parameters", "Input should be a valid dictionary", value, "dict_type")
 
 
-def _datatype(model: Model, value: Any) -> Datatype:
+def _datatype(model: Model, value: Any) -> Any:
     found = DATATYPES.get(value) if isinstance(value, str) else None
     if found is None:
+        if "datatype" in model._declared:
+            return value
         raise fault(model, "datatype", f"Input should be one of {', '.join(DATATYPES)}", value, "enum")
     return found
 

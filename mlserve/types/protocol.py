@@ -95,7 +95,7 @@ class _Tensor(_Message, kw_only=True):
             _set(self, "data", TensorData(None))
         elif type(data) is not TensorData:
             _set(self, "data", TensorData(data))
-        if not isinstance(self.name, str):
+        if self.name.__class__ is not str:
             check_texts(self, "name")
         check_datatype_and_shape(self)
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import operator
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -52,6 +53,23 @@ def _itself(value: Any) -> Any:
     return value
 
 
+class _Serializer:
+    """What pydantic writes an object with where no class is declared (`Any`, `serialize_as_any`): by its own class."""
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        core = sys.modules.get("pydantic_core")
+        if core is None:
+            raise AttributeError("__pydantic_serializer__")
+        return _serializer(owner, core)
+
+
+@functools.cache
+def _serializer(cls: Any, core: Any) -> Any:
+    schema = core.core_schema
+    written = schema.plain_serializer_function_ser_schema(_serializer_of(cls), info_arg=True)
+    return core.SchemaSerializer(schema.any_schema(serialization=written))
+
+
 class InPydantic:
     """The base of types that have pydantic's methods: `model_validate`, `model_dump`, `model_json_schema`."""
 
@@ -60,6 +78,7 @@ class InPydantic:
     if not TYPE_CHECKING:
         __dataclass_fields__ = _OfDataclass()
         __dataclass_params__ = _OfDataclass()  # pprint wants it of dataclasses
+        __pydantic_serializer__ = _Serializer()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -137,12 +156,19 @@ def _serializer_of(cls: Any) -> Any:
     return serialize
 
 
-def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:
-    """A JSON schema with its parts where they are named: pydantic has one place for those of all its models."""
+def _inlined(schema: Any, parts: Mapping[str, Any], within: tuple[str, ...] = ()) -> Any:
+    """A JSON schema with its parts where they are named: pydantic has one place for those of all its models.
+
+    A part inside of itself is an object of anything.
+    """
     if isinstance(schema, list):
-        return [_inlined(one, parts) for one in schema]
+        return [_inlined(one, parts, within) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    if "$ref" in schema:
-        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
-    return {key: _inlined(one, parts) for key, one in schema.items()}
+    if "$ref" not in schema:
+        return {key: _inlined(one, parts, within) for key, one in schema.items()}
+    name = schema["$ref"].rpartition("/")[2]
+    if name in within:
+        return {"title": name, "type": "object"}
+    rest = {key: one for key, one in schema.items() if key != "$ref"}
+    return {**_inlined(parts[name], parts, (*within, name)), **rest}

@@ -23,7 +23,8 @@ from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
 from mlserve.types.converting import faults_of
 from mlserve.types.declared import DeclaringMeta, Field
-from mlserve.types.dumping import dump, schema_of
+from mlserve.types.dumping import dump
+from mlserve.types.schemas import schema_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -57,15 +57,16 @@ class Field:
 
     def validated(self, value: Any) -> Any:
         """The value as the hint has it. An error of `converted` otherwise."""
-        if not self._is_known:
-            self._complete()
-        return converted(self.hint, value)
+        return converted(self.known_hint(), value)
 
-    def _complete(self) -> None:
-        hint = _looked_up(self.hint, _names_in(self._module), {})
-        for bound in getattr(self._default, "metadata", ()) if _is_of_pydantic(self._default) else ():
-            hint = Annotated[hint, bound]
-        self.hint, self._is_known = hint, True
+    def known_hint(self) -> Any:
+        """The hint, with the bounds that its default brings. NameError if it names what nobody has defined."""
+        if not self._is_known:
+            hint = _looked_up(self.hint, _names_in(self._module), {})
+            for bound in getattr(self._default, "metadata", ()) if _is_of_pydantic(self._default) else ():
+                hint = Annotated[hint, bound]
+            self.hint, self._is_known = hint, True
+        return self.hint
 
 
 def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Field]:

@@ -14,7 +14,7 @@ import numpy as np
 from mlserve.tensors import TensorData
 from mlserve.wire.json_data import text_of_bytes
 
-__all__ = ["dump", "dump_json", "encode", "json_hook", "schema_of"]
+__all__ = ["dump", "dump_json", "encode", "json_hook"]
 
 _ALL = "__all__"
 
@@ -116,14 +116,6 @@ def dump_json(
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()
-
-
-def schema_of(cls: Any) -> dict[str, Any]:
-    """The JSON schema of a Struct as pydantic writes it: its own at the top, those of its parts under `$defs`."""
-    schema: dict[str, Any] = msgspec.json.schema(cls)
-    definitions = schema["$defs"]
-    own: dict[str, Any] = definitions.pop(cls.__name__)
-    return {"$defs": definitions, **own} if definitions else own
 
 
 def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, **form: bool) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
 from mlserve.types.declared import DeclaringMeta, Extended, Field, taken
-from mlserve.types.dumping import dump, dump_json, schema_of
+from mlserve.types.dumping import dump, dump_json
+from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = ["Model"]
@@ -155,11 +156,7 @@ class Model(
     @classmethod
     def model_json_schema(cls, **_: Any) -> _Dict:
         """The JSON schema of this type, with those of its parts under `$defs`."""
-        schema = schema_of(cls)
-        for one in (schema, *schema.get("$defs", {}).values()):
-            if "data" in one.get("properties", ()):  # No default for people, though one for the decoder.
-                one["required"].append("data")
-        return schema
+        return schema_of(cls)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, deep or not (then parts are shared), with `update` applied."""

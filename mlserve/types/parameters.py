@@ -12,6 +12,7 @@ import msgspec
 from mlserve.in_pydantic import InPydantic
 from mlserve.types.declared import declared_in, fill
 from mlserve.types.dumping import dump, dump_json
+from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = ["Parameters"]
@@ -203,6 +204,8 @@ class Parameters(dict[str, Any], InPydantic):
     @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """The JSON schema: an object of anything, where `content_type` is text and `headers` an object."""
+        if cls._declared:
+            return schema_of(cls)
         return {"title": cls.__name__, "type": "object", **PARAMETERS_SCHEMA}
 
     @property

@@ -17,6 +17,7 @@ from mlserve.types.declared import Field, declared_in
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.model import Model, check_texts, fault, nested_list
 from mlserve.types.parameters import PARAMETERS_SCHEMA, Parameters
+from mlserve.types.schemas import schema_of_hint
 from mlserve.types.validation import ValidationError, from_msgspec
 
 __all__ = [
@@ -288,7 +289,7 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
     @classmethod
     def model_json_schema(cls, **_: Any) -> dict[str, Any]:
         """The JSON schema of the list."""
-        return msgspec.json.schema(list[RepositoryIndexResponseItem])
+        return schema_of_hint(cls._root.known_hint())
 
     def _narrowed(self, cls: Any) -> RepositoryIndexResponse:
         return RepositoryIndexResponse(narrowed(list(self), RepositoryIndexResponseItem))

@@ -231,6 +231,22 @@ def test_categories_with_one_missing_are_the_numbers_that_they_were() -> None:
     assert (y.datatype, y.data.tolist()) == ("INT64", [N, 1, N])
 
 
+@pytest.mark.parametrize("categories", [[1, 2], [1.5], [True, False], pd.array([1], dtype="Int64")], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_categories_that_are_all_missing_are_numbers_if_their_kinds_are(categories: Any, form: str) -> None:
+    frame = pd.DataFrame({"x": pd.Categorical([None, None], categories=categories)})
+    response = codecs.PandasCodec.encode_response("m", frame)
+    assert (response.outputs[0].datatype, response.outputs[0].data.tolist()) == ("FP64", [None, None])
+    arrived = codecs.PandasCodec.decode_response(sent_response(response, form))["x"]
+    assert arrived.dtype == "float64"
+    assert arrived.isna().all()
+
+
+def test_columns_without_a_row_keep_the_datatype_of_their_categories() -> None:
+    frame = pd.DataFrame({"x": pd.Categorical([], categories=[1, 2]), "y": pd.Categorical([], categories=["a"])})
+    assert [one.datatype for one in codecs.PandasCodec.encode_outputs(frame)] == ["INT64", "BYTES"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_floats_beyond_their_datatype_are_infinite(form: str) -> None:
     with np.errstate(over="ignore"):

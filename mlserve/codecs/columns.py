@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_column", "encode_column"]
 
+_NUMBERS = (bool, int, float, np.bool_, np.number)
+
 
 def encode_column(name: str, column: pd.Series[Any], use_bytes: bool) -> tuple[Datatype, Any, str | None]:
     """A column's datatype, its values as the tensor shall hold them, and its content type if it needs one.
@@ -151,7 +153,7 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
         return _encode_blobs(name, blobs, use_bytes)
     if all(isinstance(one, datetime.date | np.datetime64) for one in present):
         return Datatype.BYTES, DatetimeCodec.encode_output(name, values, use_bytes).data, DatetimeCodec.ContentType
-    if all(isinstance(one, bool | int | float | np.bool_ | np.number) for one in present):
+    if all(isinstance(one, _NUMBERS) for one in present):
         array = _numbers(values)
         if array is not None:
             return _of_numpy(name, array), array, None
@@ -159,10 +161,15 @@ def _encode_objects(name: str, values: list[Any], use_bytes: bool) -> tuple[Data
 
 
 def _of_categories(column: Any) -> Any:
-    """The values of a categorical column. Where one is missing pandas would make integers floating point."""
+    """The values of a categorical column. Where one is missing pandas would make integers floating point.
+
+    Where all are missing, categories of numbers say what they would be, as the type of a nullable column does.
+    """
     import pandas as pd
 
     kinds = column.cat.categories
+    if len(kinds) and len(column) and column.isna().all() and all(isinstance(one, _NUMBERS) for one in kinds):
+        return pd.Series(np.full(len(column), np.nan))
     if getattr(kinds.dtype, "kind", "O") not in "iu" or not column.isna().any():
         return pd.Series(np.asarray(column))
     known = kinds.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 __all__ = ["CustomHandler", "custom_handler", "get_custom_handlers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_METHOD = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*")
 _MARK = "__custom_handler__"
 
 
@@ -29,8 +31,15 @@ class CustomHandler:
 def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = "") -> Callable[[F], F]:
     """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it.
 
-    A path that lacks its first `/` gets it.
+    A path that lacks its first `/` gets it. ValueError for what is no path or no HTTP method.
     """
+    if not isinstance(rest_path, str):
+        raise ValueError(f"custom_handler: rest_path is one path, such as '/score', got {rest_path!r}")
+    if not isinstance(rest_method, str) or not _METHOD.fullmatch(rest_method):
+        raise ValueError(
+            f"custom_handler: rest_method is one HTTP method, such as 'GET', got {rest_method!r}; a path that answers "
+            "several needs a handler for each"
+        )
     rest_path = rest_path if rest_path.startswith("/") else f"/{rest_path}"
 
     def mark(handler: F) -> F:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import codecs
 import logging
-import os
 import random
 import ssl
 import sys
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from io import FileIO
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from mlserve.batch_files import lines_of, refuse_same_file, target_of
 from mlserve.client import AsyncClient
 from mlserve.client.bodies import encode_json
 from mlserve.errors import MLServeError
@@ -72,7 +72,7 @@ async def process_batch(
     verbose: bool = False,
     extra_verbose: bool = False,
 ) -> Outcome:
-    """Sends the requests of a file to a model at `url` (HOST:PORT), `workers` at a time.
+    """Sends the requests of a file to a model at `url` (HOST:PORT), `workers` at a time. `-` is stdin, and stdout.
 
     With a `batch_size`, so many requests that fit together travel as one. `retries` is how often one is sent again
     where that is safe, `timeout` the seconds for each, all tries together; each worker pauses `batch_interval` seconds
@@ -91,30 +91,17 @@ async def process_batch(
         ssl_context=_without_checks() if use_ssl and insecure else None,
         max_connections=workers,
     )
-    _refuse_same_file(input_data_path, output_data_path)
-    async with aclosing(in_thread(_lines(input_data_path), abandon=True)) as lines:
+    refuse_same_file(input_data_path, output_data_path)
+    async with aclosing(in_thread(lines_of(input_data_path), abandon=True)) as lines:
         await anext(lines)  # opens the file, or says why not, before the other is emptied
-        with FileIO(output_data_path, "w") as target:
-            run = _Run(client, model_name, target, (batch_interval, batch_jitter))
+        with target_of(output_data_path) as target:
+            run = _Run(client, model_name, target, output_data_path, (batch_interval, batch_jitter))
             try:
                 async with client:
                     await run.send_all(lines, batch_size, workers)
             except BaseExceptionGroup as group:
                 raise _of_files(group) from None
     return Outcome(run.answered, run.failed)
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    """An empty line when the file is open, then its lines."""
-    with open(path, "rb") as source:
-        yield b""
-        yield from source
-
-
-def _refuse_same_file(source: str, target: str) -> None:
-    """ValueError if the answers would overwrite the requests. A terminal, or a socket, may well be both."""
-    if os.path.isfile(source) and os.path.isfile(target) and os.path.samefile(source, target):
-        raise ValueError(f"{target} is the file of the requests: give the answers another, for it would be overwritten")
 
 
 def _of_files(error: BaseException) -> BaseException:
@@ -130,10 +117,11 @@ def _innermost(error: BaseException) -> BaseException:
 class _Run:
     """One file on its way: counts, and writes the lines of its answers."""
 
-    def __init__(self, client: AsyncClient, model: str, target: FileIO, pauses: tuple[float, float]) -> None:
+    def __init__(self, client: AsyncClient, model: str, target: FileIO, path: str, pauses: tuple[float, float]) -> None:
         self._client = client
         self._model = model
         self._target = target
+        self._path = path
         self._pauses = pauses
         self.answered = 0
         self.failed = 0
@@ -217,7 +205,7 @@ class _Run:
             while left:
                 left = left[self._target.write(left) :]
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self._target.name) from None
+            raise OSError(error.errno, error.strerror, self._path) from None
 
 
 async def _chunks(items: AsyncIterator[_Item], size: int) -> AsyncGenerator[list[_Item], None]:

@@ -65,7 +65,7 @@ ROOMS = [
     ["tracing"],
     ["rest", "grpc"],
     ["server", "testing", "client"],
-    ["batch_processing"],
+    ["batch_files", "batch_processing"],
     ["cli", "__main__", ""],
     ["old_names"],
 ]

@@ -181,3 +181,73 @@ def test_a_signal_ends_the_run_while_a_pipe_is_silent(
         finally:
             process.kill()
     assert answers(target) == {0: [2.0]}
+
+
+# -- what the shell has opened -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_what_is_piped_in_comes_out_as_answers_alone(server: RunningServer, source: str, target: str) -> None:
+    given = line(1.0) + b"\n\n" + line(2.0) + b"\nno json\n"
+    done = subprocess.run(command(server, source, target, "-v"), input=given, capture_output=True, timeout=MAX_SECONDS)
+    assert done.returncode == 1
+    found = {one["parameters"]["batch_index"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert {number: found[number]["outputs"][0]["data"] for number in (0, 2)} == {0: [2.0], 2: [4.0]}
+    assert found.keys() == {0, 2, 3}
+    assert b"2 answered, 1 failed" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "/proc/self/fd/1"])
+def test_answers_are_appended_where_the_shell_appends(server: RunningServer, tmp_path: Path, target: str) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"a line that is read before\n" + line(1.0) + b"\n")
+    out.write_bytes(b"kept\n")
+    with source.open("rb", buffering=0) as requests, out.open("ab") as appended:
+        requests.seek(len(b"a line that is read before\n"))
+        done = subprocess.run(
+            command(server, "-", target), stdin=requests, stdout=appended, timeout=MAX_SECONDS, check=False
+        )
+    assert done.returncode == 0
+    kept, answer = out.read_bytes().splitlines()
+    assert kept == b"kept"
+    assert json.loads(answer)["outputs"][0]["data"] == [2.0]
+
+
+def test_the_file_of_the_requests_is_refused_by_its_descriptor_too(server: RunningServer, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(line(1.0) + b"\n")
+    with source.open("ab") as appended:
+        done = subprocess.run(
+            command(server, source, "-"), stdout=appended, stderr=subprocess.PIPE, timeout=MAX_SECONDS, check=False
+        )
+    assert done.returncode == 1
+    assert b"- is the file of the requests" in done.stderr
+    assert source.read_bytes() == line(1.0) + b"\n"
+
+
+def test_a_reader_that_has_gone_is_one_line_and_an_exit_code(server: RunningServer, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_bytes(line(1.0) + b"\n")
+    read, write_end = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command(server, source, "-"), stdout=write_end, stderr=subprocess.PIPE, timeout=MAX_SECONDS, check=False
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, b"mlserve: error: [Errno 32] Broken pipe: '-'\n")
+
+
+def test_a_descriptor_that_does_not_wait_loses_nothing(server: RunningServer) -> None:
+    """Other programs leave pipes so; silence would then be the end of the input."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    process = subprocess.Popen(command(server, "-", "-"), stdin=read_end, stdout=subprocess.PIPE)
+    os.close(read_end)
+    assert process.stdout is not None
+    for value in (1.0, 2.0):
+        os.write(write_end, line(value) + b"\n")
+        assert json.loads(process.stdout.readline())["outputs"][0]["data"] == [value * 2]
+    os.close(write_end)
+    assert process.wait(MAX_SECONDS) == 0
+    process.stdout.close()

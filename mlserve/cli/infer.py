@@ -25,8 +25,8 @@ def _option(name: str, *flags: str, env: str = "", **more: Any) -> Any:
 
 def infer(
     model_name: Annotated[str, _option("--model-name", "-m", help="The model.")],
-    input_data_path: Annotated[Path, _option("--input-data-path", "-i", help="Requests.")],
-    output_data_path: Annotated[Path, _option("--output-data-path", "-o", help="Where answers go.")],
+    input_data_path: Annotated[Path, _option("--input-data-path", "-i", help="Requests; - is stdin.")],
+    output_data_path: Annotated[Path, _option("--output-data-path", "-o", help="Where answers go; - is stdout.")],
     url: Annotated[str, _option("--url", "-u", help="HOST:PORT of the server.")] = "localhost:8080",
     workers: Annotated[int, _option("--workers", "-w", min=1, help="Requests under way at once.")] = 10,
     retries: Annotated[int, _option("--retries", "-r", min=0, help="Tries again, where safe.")] = 3,
@@ -83,7 +83,8 @@ def infer(
     try:
         answered, failed = _run_until_signal(main)
     except _Ended as ended:
-        told = f"ended by {ended.signal.name}; the answers that had come by then are in {output_data_path}"
+        place = "written" if str(output_data_path) == "-" else f"in {output_data_path}"
+        told = f"ended by {ended.signal.name}; the answers that had come by then are {place}"
         typer.echo(f"mlserve: {told}", err=True)
         raise typer.Exit(128 + ended.signal) from None
     except (OSError, ValueError, MLServeError) as error:

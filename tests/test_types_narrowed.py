@@ -9,8 +9,9 @@ import pickle
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
+import msgspec
 import numpy as np
 import pydantic
 import pytest
@@ -272,19 +273,20 @@ def test_objects_of_the_base_are_taken_where_they_fit() -> None:
         Request(inputs=[RequestInput(**TENSOR, parameters={"threshold": "x"})])
 
 
-def test_defaults_may_be_lists_and_bounds_are_those_of_pydantic() -> None:
+def test_defaults_may_be_lists_and_bounds_hold() -> None:
     class Bounded(RequestInput):
         shape: list[int] = [1]
         threshold: float = pydantic.Field(0.5, ge=0, le=1)
         steps: pydantic.PositiveInt = 1
+        rows: Annotated[int, msgspec.Meta(gt=0)] = 1
 
     one = Bounded(name="a", datatype="FP32", data=[1], threshold="1")
     assert (one.shape, one.threshold, one.steps) == ([1], 1.0, 1)
     one.shape.append(2)
     assert Bounded(name="a", datatype="FP32", data=[1]).shape == [1]
     with pytest.raises(ValidationError) as caught:
-        Bounded(name="a", datatype="FP32", data=[1], threshold=2, steps=0)
-    assert {one["loc"] for one in caught.value.errors()} == {("threshold",), ("steps",)}
+        Bounded(name="a", datatype="FP32", data=[1], threshold=2, steps=0, rows="0")
+    assert {one["loc"] for one in caught.value.errors()} == {("threshold",), ("steps",), ("rows",)}
 
 
 def test_private_attributes_and_methods_are_no_fields() -> None:

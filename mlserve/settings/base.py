@@ -11,7 +11,7 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -22,9 +22,10 @@ from mlserve.in_pydantic import InPydantic, names_ours, narrowed
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
 from mlserve.types.converting import faults_of
-from mlserve.types.declared import DeclaringMeta, Field
+from mlserve.types.declared import DeclaringMeta, Field, whole
 from mlserve.types.dumping import dump
 from mlserve.types.schemas import schema_of
+from mlserve.types.validators import Validator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -64,6 +65,8 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     _reads_variables: ClassVar[bool] = True
     _converters: ClassVar[Mapping[str, Converter]] = {}
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
+    _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
+    _written: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def model_fields_set(self) -> set[str]:
@@ -219,6 +222,9 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
     """
     values: dict[str, Any] = {}
     extra: dict[str, Any] = {}
+    for validator in cls._validators:
+        if validator.mode == "before":
+            given = _as_declared(partial(whole, cls, validator), dict(given))
     for name, (variable, text) in (sources.variables.of(cls._prefix) if cls._reads_variables else {}).items():
         if name in cls.__struct_fields__ and name not in given:
             values[name] = _from_variable(cls, name, variable, text, sources)
@@ -232,6 +238,9 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
             sources.report(f"unknown key '{key}' is ignored{nearest(key, cls)}")
     made = restore(cls, values, {**extra, "_given": frozenset(values) | frozenset(extra)})
     cls._complete(made, sources)
+    for validator in cls._validators:
+        if validator.mode == "after":
+            _as_declared(partial(whole, cls, validator), made)
     return made
 
 
@@ -265,8 +274,9 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
     """The value as the setting `name` keeps it. Raises BadValue."""
     converter = cls._converters.get(name)
     try:
-        if name in cls._declared and names_ours(field_types(cls)[name]):
-            return _as_declared(cls._declared[name], value)
+        field = cls._declared.get(name)
+        if field is not None and (field.has_validators or names_ours(field_types(cls)[name])):
+            return _as_declared(field.validated, value, cls)
         if converter is not None:
             return converter(value, sources)
         return convert(value, field_types(cls)[name])
@@ -274,13 +284,14 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
         raise error.under(name) from None
 
 
-def _as_declared(field: Field, value: Any) -> Any:
+def _as_declared(make: Callable[..., Any], *given: Any) -> Any:
+    """What is made by the rules of the types' fields and validators. BadValue in place of their errors."""
     try:
-        return field.validated(value)
+        return make(*given)
     except SettingsError as error:  # of settings inside
         raise BadValue((), str(error)) from None
     except ValueError as error:
-        fault = faults_of(error, value=value)[0]
+        fault = faults_of(error, value=given[0])[0]
         text = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {shorten(fault['input'])}"
         raise BadValue(tuple(map(str, fault["loc"])), text) from None
 

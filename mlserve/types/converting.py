@@ -31,7 +31,7 @@ _EXPECTED = {
 
 
 def converted(hint: Any, value: Any) -> Any:
-    """The value as its hint has it. ValidationError, msgspec's or pydantic's error, or a ValueError otherwise."""
+    """The value as its hint has it. ValidationError, pydantic's error, or another ValueError if it does not fit."""
     hint = unnamed(hint)
     kind = kind_of(hint)
     if hint is Any or isinstance(hint, TypeVar):
@@ -45,7 +45,7 @@ def converted(hint: Any, value: Any) -> Any:
     if kind is Literal:
         return _choice(get_args(hint), value)
     if not isinstance(kind, type):
-        return convert(value, hint)
+        return _by_rules(convert, value, hint)
     if issubclass(kind, InPydantic):
         return kind.model_validate(value)  # type: ignore[attr-defined]  # of those who inherit it
     if issubclass(kind, enum.Enum):
@@ -58,9 +58,7 @@ def converted(hint: Any, value: Any) -> Any:
 
 
 def faults_of(error: Exception, *place: str | int, value: Any) -> list[dict[str, Any]]:
-    """What our own errors, pydantic's and msgspec's say about a value, seen from what has it at this place."""
-    if isinstance(error, msgspec.ValidationError):
-        error = from_msgspec("", error, value)
+    """What our own errors, pydantic's and others say about a value, seen from what has it at this place."""
     errors: Any = getattr(error, "errors", None)
     if not callable(errors):
         return [{"type": "value_error", "loc": place, "msg": str(error), "input": value}]
@@ -80,7 +78,7 @@ def _each(parts: Iterable[tuple[str | int, Any, Any]]) -> list[Any]:
     for at, hint, value in parts:
         try:
             made.append(converted(hint, value))
-        except ValueError as error:  # msgspec's and pydantic's are such too
+        except ValueError as error:  # pydantic's is one too
             faults += faults_of(error, at, value=value)
     if faults:
         raise ValidationError("", faults)
@@ -98,7 +96,7 @@ def _plain(kind: type, hint: Any, value: Any) -> Any:
     if is_strange(kind):
         raise _wrong("is_instance_of", f"Input should be an instance of {kind.__name__}", value)
     try:
-        return convert(value, hint)
+        return _by_rules(convert, value, hint)
     except ValueError:
         if kind not in _EXPECTED:
             raise
@@ -108,8 +106,16 @@ def _plain(kind: type, hint: Any, value: Any) -> Any:
 def _bounded(hint: Any, value: Any) -> Any:
     made = converted(get_args(hint)[0], value)
     if any(isinstance(one, msgspec.Meta) for one in hint.__metadata__):
-        return msgspec.convert(made, hint)
+        return _by_rules(msgspec.convert, made, hint)
     return made
+
+
+def _by_rules(convert: Callable[..., Any], value: Any, hint: Any) -> Any:
+    """What a converter makes of a value. msgspec's error, which is no ValueError in all its versions, becomes ours."""
+    try:
+        return convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise from_msgspec("", error, value) from None
 
 
 def _choice(choices: tuple[Any, ...], value: Any) -> Any:
@@ -124,7 +130,7 @@ def _member(kind: type[enum.Enum], value: Any) -> Any:
     for make in makers:
         try:
             return make().value
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, msgspec.ValidationError):
             continue
     raise _wrong("enum", f"Input should be {_listed(one.value for one in kind)}", value)
 

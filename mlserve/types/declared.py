@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,8 +18,9 @@ import msgspec
 
 from mlserve.types.converting import converted, faults_of
 from mlserve.types.validation import ValidationError
+from mlserve.types.validators import Validator, of_field, validators_in
 
-__all__ = ["DeclaringMeta", "Extended", "Field", "declared_in", "fill", "taken"]
+__all__ = ["DeclaringMeta", "Extended", "Field", "declared_in", "fill", "taken", "validated_by", "whole"]
 
 _StructMeta: Any = type(msgspec.Struct)
 _StructField = type(msgspec.field())
@@ -35,6 +37,7 @@ class Field:
         self._default = default
         self.hint = hint
         self._is_known = False
+        self._validators: tuple[Validator, ...] = ()
         self.key: str = getattr(default, "alias", None) or name if _is_of_pydantic(default) else name
 
     @property
@@ -55,9 +58,23 @@ class Field:
         made = self.default()
         return made if made is self._default else msgspec.field(default_factory=self.default)
 
-    def validated(self, value: Any) -> Any:
-        """The value as the hint has it. An error of `converted` otherwise."""
-        return converted(self.known_hint(), value)
+    def validated(self, value: Any, cls: Any = None, values: Mapping[str, Any] | None = None) -> Any:
+        """The value as the hint and the validators have it, which see the `values` before. A ValueError otherwise."""
+        make: Any = partial(converted, self.known_hint())
+        for one in self._validators:
+            make = one.around(make, cls, self._name, values or {})
+        return make(value)
+
+    @property
+    def has_validators(self) -> bool:
+        """Whether more than its hint says what may be given."""
+        return bool(self._validators)
+
+    def with_validators(self, more: Iterable[Validator]) -> Field:
+        """The same field with more validators."""
+        again = copy.copy(self)
+        again._validators = (*self._validators, *more)
+        return again
 
     def known_hint(self) -> Any:
         """The hint, with the bounds that its default brings. NameError if it names what nobody has defined."""
@@ -85,6 +102,28 @@ def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[s
     return fields
 
 
+def validated_by(
+    own: dict[str, Field], inherited: Mapping[str, Field], validators: Sequence[Validator]
+) -> dict[str, Field]:
+    """The fields of a class with its validators: also those that it inherits and only validates."""
+    for field in dict.fromkeys(name for one in validators for name in one.fields):
+        if field != "*" and field not in own and field not in inherited:
+            raise TypeError(f"a validator is for the field '{field}', which is not there")
+    found = {name: of_field(validators, name) for name in {**inherited, **own}}
+    more = {name: inherited[name] for name, those in found.items() if those and name not in own}
+    return {name: field.with_validators(found[name]) for name, field in {**own, **more}.items()}
+
+
+def _fields_of(struct: Any) -> dict[str, Field]:
+    """All fields of a Struct, as one would declare them."""
+    fields = {}
+    for one in msgspec.structs.fields(struct):
+        has_none = one.default is msgspec.NODEFAULT  # our factories are for the decoder
+        hint = struct._written.get(one.name, one.type)
+        fields[one.name] = Field(struct.__module__, hint, one.name, _REQUIRED if has_none else one.default)
+    return {**fields, **struct._declared}
+
+
 def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     """The namespace of a Struct that has these fields, and no others of its own."""
     kept = {name: value for name, value in namespace.items() if name not in fields and name not in _ANNOTATIONS}
@@ -92,7 +131,9 @@ def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> d
     return {**kept, **defaults, "__annotations__": {name: field.hint for name, field in fields.items()}}
 
 
-def taken(fields: Mapping[str, Field], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def taken(
+    cls: Any, fields: Mapping[str, Field], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The values that were given for these fields, converted, by name; and every fault, of missing ones too."""
     values: dict[str, Any] = {}
     faults: list[dict[str, Any]] = []
@@ -103,24 +144,41 @@ def taken(fields: Mapping[str, Field], given: Mapping[str, Any]) -> tuple[dict[s
             continue
         value = given[field.key]
         try:
-            values[name] = field.validated(value)
-        except ValueError as error:  # msgspec's and pydantic's are such too
+            values[name] = field.validated(value, cls, values)
+        except ValueError as error:  # pydantic's is one too
             faults += faults_of(error, field.key, value=value)
     return values, faults
 
 
-def fill(made: Any, fields: Mapping[str, Field]) -> None:
+def fill(made: Any) -> None:
     """Checks what a new dict was given, and gives it the defaults of the rest as attributes, not as keys."""
-    values, faults = taken(fields, made)
+    cls = type(made)
+    for one in cls._validators:
+        if one.mode == "before":
+            given = dict(whole(cls, one, dict(made)))
+            dict.clear(made)
+            dict.update(made, given)
+    values, faults = taken(cls, cls._declared, made)
     if faults:
-        raise ValidationError(type(made).__name__, faults)
-    for name, field in fields.items():
+        raise ValidationError(cls.__name__, faults)
+    for name, field in cls._declared.items():
         if name not in values:
             made.__dict__[name] = field.default()
             continue
         if field.key != name:
             del made[field.key]
         made[name] = values[name]
+    for one in cls._validators:
+        if one.mode == "after":
+            whole(cls, one, made)
+
+
+def whole(cls: Any, validator: Validator, value: Any) -> Any:
+    """What a validator of the whole object gives. ValidationError, of this class."""
+    try:
+        return validator.call(cls, value)
+    except ValidationError as error:
+        raise error.below(cls.__name__) from None
 
 
 if TYPE_CHECKING:
@@ -139,11 +197,17 @@ else:
             namespace = {"__module__": written.f_globals["__name__"], **namespace}
             if namespace["__module__"].partition(".")[0] == "mlserve":
                 return super().__new__(mcls, name, bases, namespace, **more)
-            own = declared_in(namespace, written.f_locals)
+            own, validators = declared_in(namespace, written.f_locals), validators_in(namespace)
+            if validators:
+                own = validated_by(
+                    own, _fields_of(next(one for one in bases if issubclass(one, msgspec.Struct))), validators
+                )
             bases = (*(one for one in mcls._beside if not any(issubclass(base, one) for base in bases)), *bases)
             more = {"kw_only": True, **more, "dict": True}  # required fields may follow others
             made: Any = super().__new__(mcls, name, bases, _with_fields(namespace, own), **more)
             made._declared = {**made._declared, **own}
+            made._is_extended = bool(made._declared or validators or made._validators)
+            made._validators = (*made._validators, *(one for one in validators if not one.fields))
             return made
 
 

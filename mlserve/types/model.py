@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
-from mlserve.types.declared import DeclaringMeta, Extended, Field, taken
+from mlserve.types.declared import DeclaringMeta, Extended, Field, taken, whole
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
+from mlserve.types.validators import Validator
 
 __all__ = ["Model"]
 
@@ -41,7 +42,7 @@ else:
         __fields__ = model_fields
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
-            if cls._declared:
+            if cls._is_extended:
                 return _extended(cls, args, fields)
             if "data" in fields or not cls._has_data:
                 try:
@@ -59,7 +60,10 @@ class Model(
     The constructor takes nested dicts for nested types, ignores unknown keywords, and raises ValidationError.
     """
 
+    _is_extended: ClassVar[bool] = False  # a class of others, with fields or validators of theirs
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
+    _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
+    _written: ClassVar[Mapping[str, Any]] = {}  # what validators see of fields that the decoder reads as something else
     _unset: ClassVar[frozenset[str]] = frozenset()  # those of them that an object was not given
     _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
 
@@ -128,7 +132,7 @@ class Model(
     def model_validate_json(cls, json_data: str | bytes | bytearray | memoryview, **_: Any) -> Self:
         """From JSON text, as lenient as MLServer: `["2"]` and `[2.0]` are shapes. The data stays text until read."""
         try:
-            if cls._declared:
+            if cls._is_extended:
                 return cls.model_validate(msgspec.json.decode(json_data))
             made: Self = _decoder(cls).decode(json_data)
         except ValidationError:
@@ -256,13 +260,21 @@ def nested_list(model: Model, name: str, kind: Any, values: Any) -> list[Any]:
 
 def _extended(cls: Any, args: tuple[Any, ...], fields: _Dict) -> Any:
     """An object of a class that others have made of ours."""
-    values, faults = taken(cls._declared, fields)
+    if args:
+        raise _misfit(cls, args, [])
+    for one in cls._validators:
+        if one.mode == "before":
+            fields = whole(cls, one, fields)
+    values, faults = taken(cls, cls._declared, fields)
     faults = _missing(cls, fields) + faults
-    if args or faults:
+    if faults:
         raise _misfit(cls, args, faults)
     inherited = {name: fields[name] for name in cls.__struct_fields__ if name in fields and name not in cls._declared}
     made = _construct(cls, **inherited, **values)
     vars(made)["_unset"] = frozenset(cls._declared) - values.keys()
+    for one in cls._validators:
+        if one.mode == "after":
+            made = whole(cls, one, made)
     return made
 
 

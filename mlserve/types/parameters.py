@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic
-from mlserve.types.declared import declared_in, fill
+from mlserve.types.declared import declared_in, fill, validated_by
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
+from mlserve.types.validators import Validator, validators_in
 
 __all__ = ["Parameters"]
 
@@ -60,13 +61,17 @@ class Parameters(dict[str, Any], InPydantic):
         headers: dict[str, Any] | None
 
     _declared: ClassVar[dict[str, Any]] = {}
+    _validators: ClassVar[tuple[Validator, ...]] = ()
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        own = declared_in(vars(cls), sys._getframe(1).f_locals)
+        own, validators = declared_in(vars(cls), sys._getframe(1).f_locals), validators_in(vars(cls))
+        if validators:
+            own = validated_by(own, cls._declared, validators)
         for name in own.keys() & vars(cls).keys():  # attributes of that name are those of objects
             delattr(cls, name)
         cls._declared = {**cls._declared, **own}
+        cls._validators = (*cls._validators, *(one for one in validators if not one.fields))
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         if values is not None:
@@ -76,8 +81,8 @@ class Parameters(dict[str, Any], InPydantic):
             _check(more)
             if "headers" in more and more["headers"] is not None:
                 dict.__setitem__(self, "headers", more["headers"].copy())
-        if self._declared:
-            fill(self, self._declared)
+        if self._declared or self._validators:
+            fill(self)
         for value in dict.values(self):
             if value is None:  # `None in values` would compare, which arrays do not like.
                 for key in [key for key, value in dict.items(self) if value is None]:

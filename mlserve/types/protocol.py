@@ -61,6 +61,8 @@ else:
 class _Message(Model, kw_only=True):
     """A model with parameters: a dict becomes Parameters, also when it is assigned later."""
 
+    _written: ClassVar[Mapping[str, Any]] = {"parameters": Parameters | None, "data": TensorData}
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "parameters" and value is not None and value.__class__ is not Parameters:
             value = _parameters(self, value)

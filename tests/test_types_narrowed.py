@@ -292,15 +292,21 @@ def test_defaults_may_be_lists_and_bounds_hold() -> None:
 def test_private_attributes_and_methods_are_no_fields() -> None:
     class Working(RequestInput):
         _cache: int = 0
+        _seen: list[int] = []
+        _made: dict[str, int] = pydantic.PrivateAttr(default_factory=dict)
         LIMITS = [1, 2]
 
         def count(self) -> int:
             self._cache += 1
+            self._seen.append(1)
+            self._made["a"] = len(self._seen)
             return self._cache
 
     one = Working(**TENSOR)
     assert (one.count(), one.count(), Working(**TENSOR).count()) == (1, 2, 1)
+    assert (one._seen, one._made, copy.deepcopy(one)._made) == ([1, 1], {"a": 2}, {"a": 2})
     assert one.model_dump() == TENSOR
+    assert repr(Coloured(**TENSOR)) == repr(RequestInput(**TENSOR)).replace("RequestInput", "Coloured")
     with pytest.raises(AttributeError, match="surplus"):
         one.surplus = 1  # type: ignore[attr-defined]
 

@@ -66,6 +66,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     _converters: ClassVar[Mapping[str, Converter]] = {}
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
     _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
+    _private: ClassVar[Mapping[str, Callable[[], Any]]] = {}
     _written: ClassVar[Mapping[str, Any]] = {}
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -56,7 +56,10 @@ class Field:
         if isinstance(self._default, _StructField):
             return self._default
         made = self.default()
-        return made if made is self._default else msgspec.field(default_factory=self.default)
+        is_safe = made is self._default or (
+            type(made) in (list, dict, set) and not made
+        )  # msgspec makes empty ones anew
+        return made if is_safe else msgspec.field(default_factory=self.default)
 
     def validated(self, value: Any, cls: Any = None, values: Mapping[str, Any] | None = None) -> Any:
         """The value as the hint and the validators have it, which see the `values` before. A ValueError otherwise."""
@@ -122,6 +125,18 @@ def _fields_of(struct: Any) -> dict[str, Field]:
         hint = struct._written.get(one.name, one.type)
         fields[one.name] = Field(struct.__module__, hint, one.name, _REQUIRED if has_none else one.default)
     return {**fields, **struct._declared}
+
+
+def _private_in(namespace: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """What makes the private attributes of an object, by name: those with an annotation, and pydantic's own."""
+    annotated = namespace.get("__annotations__", {})
+    made: dict[str, Callable[[], Any]] = {}
+    for name, value in namespace.items():
+        if type(value).__name__ == "ModelPrivateAttr":
+            made[name] = value.default_factory or partial(copy.deepcopy, value.default)
+        elif name in annotated and name.startswith("_"):
+            made[name] = partial(copy.deepcopy, value)
+    return made
 
 
 def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -206,7 +221,8 @@ else:
             more = {"kw_only": True, **more, "dict": True}  # required fields may follow others
             made: Any = super().__new__(mcls, name, bases, _with_fields(namespace, own), **more)
             made._declared = {**made._declared, **own}
-            made._is_extended = bool(made._declared or validators or made._validators)
+            made._private = {**made._private, **_private_in(namespace)}
+            made._is_extended = bool(made._declared or validators or made._validators or made._private)
             made._validators = (*made._validators, *(one for one in validators if not one.fields))
             return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,6 +63,7 @@ class Model(
     _is_extended: ClassVar[bool] = False  # a class of others, with fields or validators of theirs
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
     _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
+    _private: ClassVar[Mapping[str, Callable[[], Any]]] = {}  # makes the private attributes of such classes
     _written: ClassVar[Mapping[str, Any]] = {}  # what validators see of fields that the decoder reads as something else
     _unset: ClassVar[frozenset[str]] = frozenset()  # those of them that an object was not given
     _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
@@ -271,6 +272,7 @@ def _extended(cls: Any, args: tuple[Any, ...], fields: _Dict) -> Any:
         raise _misfit(cls, args, faults)
     inherited = {name: fields[name] for name in cls.__struct_fields__ if name in fields and name not in cls._declared}
     made = _construct(cls, **inherited, **values)
+    vars(made).update({name: make() for name, make in cls._private.items()})
     vars(made)["_unset"] = frozenset(cls._declared) - values.keys()
     for one in cls._validators:
         if one.mode == "after":

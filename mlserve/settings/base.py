@@ -22,8 +22,9 @@ from mlserve.in_pydantic import InPydantic, names_ours, narrowed
 from mlserve.settings.convert import BadValue, convert, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
 from mlserve.types.converting import faults_of
-from mlserve.types.declared import DeclaringMeta, Field, whole
+from mlserve.types.declared import Field, whole
 from mlserve.types.dumping import dump
+from mlserve.types.extending import DeclaringMeta
 from mlserve.types.schemas import schema_of
 from mlserve.types.validators import Validator
 

@@ -9,23 +9,22 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 
 from mlserve.types.converting import converted, faults_of
 from mlserve.types.validation import ValidationError
-from mlserve.types.validators import Validator, of_field, validators_in
+from mlserve.types.validators import Validator, of_field
 
-__all__ = ["DeclaringMeta", "Extended", "Field", "declared_in", "fill", "taken", "validated_by", "whole"]
+__all__ = ["ANNOTATIONS", "REQUIRED", "Field", "declared_in", "fill", "taken", "validated_by", "whole"]
 
-_StructMeta: Any = type(msgspec.Struct)
 _StructField = type(msgspec.field())
-_REQUIRED: Any = object()
-_ANNOTATIONS = ("__annotations__", "__annotate__", "__annotate_func__")  # the last two since Python 3.14
+REQUIRED: Any = object()
+ANNOTATIONS = ("__annotations__", "__annotate__", "__annotate_func__")  # the last two since Python 3.14
 
 
 class Field:
@@ -43,7 +42,7 @@ class Field:
     @property
     def required(self) -> bool:
         """Whether it has no default."""
-        return bool(self._default.is_required()) if _is_of_pydantic(self._default) else self._default is _REQUIRED
+        return bool(self._default.is_required()) if _is_of_pydantic(self._default) else self._default is REQUIRED
 
     def default(self) -> Any:
         """A default of one's own: lists and dicts are not shared."""
@@ -92,7 +91,7 @@ class Field:
 def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Field]:
     """The fields of a class by its namespace; hints may name what was seen where the class was written."""
     known = _names_in(namespace["__module__"])
-    annotated: Any = type("_", (), {name: namespace[name] for name in _ANNOTATIONS if name in namespace})
+    annotated: Any = type("_", (), {name: namespace[name] for name in ANNOTATIONS if name in namespace})
     fields: dict[str, Field] = {}
     for name, hint in inspect.get_annotations(annotated).items():
         if name.startswith("_") or "ClassVar" in str(hint):
@@ -101,7 +100,7 @@ def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[s
             hint = _looked_up(hint, known, seen)
         except (NameError, AttributeError):  # of what is defined later
             pass
-        fields[name] = Field(namespace["__module__"], hint, name, namespace.get(name, _REQUIRED))
+        fields[name] = Field(namespace["__module__"], hint, name, namespace.get(name, REQUIRED))
     return fields
 
 
@@ -115,35 +114,6 @@ def validated_by(
     found = {name: of_field(validators, name) for name in {**inherited, **own}}
     more = {name: inherited[name] for name, those in found.items() if those and name not in own}
     return {name: field.with_validators(found[name]) for name, field in {**own, **more}.items()}
-
-
-def _fields_of(struct: Any) -> dict[str, Field]:
-    """All fields of a Struct, as one would declare them."""
-    fields = {}
-    for one in msgspec.structs.fields(struct):
-        has_none = one.default is msgspec.NODEFAULT  # our factories are for the decoder
-        hint = struct._written.get(one.name, one.type)
-        fields[one.name] = Field(struct.__module__, hint, one.name, _REQUIRED if has_none else one.default)
-    return {**fields, **struct._declared}
-
-
-def _private_in(namespace: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What makes the private attributes of an object, by name: those with an annotation, and pydantic's own."""
-    annotated = namespace.get("__annotations__", {})
-    made: dict[str, Callable[[], Any]] = {}
-    for name, value in namespace.items():
-        if type(value).__name__ == "ModelPrivateAttr":
-            made[name] = value.default_factory or partial(copy.deepcopy, value.default)
-        elif name in annotated and name.startswith("_"):
-            made[name] = partial(copy.deepcopy, value)
-    return made
-
-
-def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The namespace of a Struct that has these fields, and no others of its own."""
-    kept = {name: value for name, value in namespace.items() if name not in fields and name not in _ANNOTATIONS}
-    defaults = {name: field.of_struct() for name, field in fields.items() if not field.required}
-    return {**kept, **defaults, "__annotations__": {name: field.hint for name, field in fields.items()}}
 
 
 def taken(
@@ -194,67 +164,6 @@ def whole(cls: Any, validator: Validator, value: Any) -> Any:
         return validator.call(cls, value)
     except ValidationError as error:
         raise error.below(cls.__name__) from None
-
-
-if TYPE_CHECKING:
-    from msgspec import StructMeta as DeclaringMeta
-else:
-
-    class DeclaringMeta(_StructMeta):
-        """Makes Structs, which keep values. What a class of others declares, new fields and those of ours with a hint
-        of their own, it notes in `_declared`.
-        """
-
-        _beside: tuple[type, ...] = ()  # further bases of others' classes
-
-        def __new__(mcls, name: str, bases: tuple[type, ...], namespace: Mapping[str, Any], **more: Any) -> Any:
-            written = sys._getframe(1)
-            namespace = {"__module__": written.f_globals["__name__"], **namespace}
-            if namespace["__module__"].partition(".")[0] == "mlserve":
-                return super().__new__(mcls, name, bases, namespace, **more)
-            own, validators = declared_in(namespace, written.f_locals), validators_in(namespace)
-            if validators:
-                own = validated_by(
-                    own, _fields_of(next(one for one in bases if issubclass(one, msgspec.Struct))), validators
-                )
-            bases = (*(one for one in mcls._beside if not any(issubclass(base, one) for base in bases)), *bases)
-            more = {"kw_only": True, **more, "dict": True}  # required fields may follow others
-            made: Any = super().__new__(mcls, name, bases, _with_fields(namespace, own), **more)
-            made._declared = {**made._declared, **own}
-            made._private = {**made._private, **_private_in(namespace)}
-            made._is_extended = bool(made._declared or validators or made._validators or made._private)
-            made._validators = (*made._validators, *(one for one in validators if not one.fields))
-            return made
-
-
-class Extended:
-    """What Structs with fields of their users have beside: they know which of these nobody gave."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name[:1] != "_" and not hasattr(type(self), name):
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        super().__setattr__(name, value)
-        vars(self)["_unset"] = self._unset - {name}
-
-    def __copy__(self) -> Any:
-        function, arguments = self.__reduce__()
-        return function(*arguments)
-
-    def __reduce__(self) -> Any:
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        return restored, (type(self), fields, vars(self).copy())
-
-    __struct_fields__: tuple[str, ...]
-    _unset: frozenset[str]
-
-
-def restored(cls: Any, fields: Mapping[str, Any], private: Mapping[str, Any]) -> Any:
-    """A Struct of values that were checked when they were first given."""
-    made = _StructMeta.__call__(cls, **fields)
-    vars(made).update(private)
-    return made
 
 
 def _names_in(module: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
-from mlserve.types.declared import DeclaringMeta, Extended, Field, taken, whole
+from mlserve.types.declared import Field, taken, whole
 from mlserve.types.dumping import dump, dump_json
+from mlserve.types.extending import DeclaringMeta, Extended
 from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
 from mlserve.types.validators import Validator

@@ -143,8 +143,10 @@ class _TritonStream:
             reader.cancel()
             for task in self._calls:
                 task.cancel()
-            await all_over({reader, *self._calls})
-            self._call.unsent.give(self._ahead_bytes)
+            try:
+                await all_over({reader, *self._calls})
+            finally:
+                self._call.unsent.give(self._ahead_bytes)
         if self._failure is not None:
             raise self._failure
 

@@ -133,6 +133,11 @@ class Auto:
         held = "held" if self.is_held else "not held"
         return f"<Auto {self.target_seconds:g} s {held}: up to {self.rows} rows, wait {self.wait_seconds:.4f} s>"
 
+    @property
+    def expected_seconds(self) -> float | None:
+        """What a batch hardly exceeds, on its way to the worker and back included; None before the first one."""
+        return self.cost.at_worst(self.rows) + self._overhead if self.cost.tried_rows else None
+
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def arrived(self, now: float, rows: int) -> None:

@@ -24,6 +24,7 @@ from mlserve.merging import may_merge, rows_of
 from mlserve.settings import ModelSettings
 from mlserve.tally import Tally
 from mlserve.types import InferenceRequest, Parameters
+from mlserve.urgency import Urgency
 
 _logger = logging.getLogger("mlserve.batching")
 _ANY_NUMBER = 1 << 30
@@ -102,10 +103,12 @@ class Line:
         self.auto = Auto(rule.target_seconds, rule.rows, patient=not rule.eager) if rule.target_seconds else None
         self.look_again_at: float | None = None  # when the oldest call will have waited long enough; None: none waits
         self.sizes = Tally(_SIZES)  # calls of each batch so far
+        self.expects_more = True  # False: no other calls will come, so that waiting for them is no use
         self._waiting: OrderedDict[Call, _Group | None] = OrderedDict()  # oldest first; None: without batching
         self._groups: dict[Hashable, _Group] = {}  # Invariant: no empty group
         self._full: dict[_Group, None] = {}  # groups that need not wait: full, or of a call that runs alone
         self._wait_seconds = 0.0 if rule.eager else rule.wait_seconds
+        self._urgency = Urgency(self._waiting)
         self._told = False  # that the target is not held
 
     def __len__(self) -> int:
@@ -139,6 +142,9 @@ class Line:
             self.auto.arrived(call.arrived_at, call.rows)
         if self._is_full(group):
             self._full[group] = None
+        if call.deadline is not None:
+            self._urgency.add(call, None if self.auto is None else self.auto.expected_seconds)
+            self._urgency.tidy(len(self._waiting))
         return group
 
     def remove(self, call: Call) -> bool:
@@ -163,28 +169,33 @@ class Line:
         if group is None:
             del self._waiting[oldest]
             return [oldest]
-        rows, wait_seconds = self.rule.rows, self.rule.wait_seconds if beside else self._wait_seconds
-        if self.auto is not None:
-            if not group.rows:  # a call without rows to merge, about which nothing is to be decided
-                rows, wait_seconds = 0, 0.0
-            elif not beside:
-                rows, wait_seconds = self.auto.decide(now, oldest.arrived_at, group.rows)
-            elif (due_at := oldest.arrived_at + self.auto.wait_beside()) > now:
-                self.look_again_at = due_at
-                return []  # the answers to those before may come first
-            else:
-                wait_seconds = 0.0  # all that have gathered, so that few batches wait for each other
-        due_at = oldest.arrived_at + wait_seconds
-        if wait_seconds and due_at > now:
-            if not self._full:
-                self.look_again_at = due_at
+        rows, due_at = self._plan(now, oldest, group, beside)
+        if due_at > now and self.expects_more:
+            if self._full and (self.auto is None or not beside):
+                group = next(iter(self._full))
+            elif (urgent := self._urgency.first(now)) is None or urgent[0] > now:
+                self.look_again_at = due_at if urgent is None else min(due_at, urgent[0])
                 return []
-            group = next(iter(self._full))
+            else:
+                group = self._waiting[urgent[1]] or group
         batch = _fitting(group, self.rule.calls, rows)
         for call in batch:
             self._take_out(call)
         self.sizes.add(len(batch))
         return batch
+
+    def _plan(self, now: float, oldest: Call, group: _Group, beside: bool) -> tuple[int, float]:
+        """How many rows of a group may run together, and when: before that, more may come."""
+        auto = self.auto
+        if auto is None:
+            wait_seconds = self.rule.wait_seconds if beside else self._wait_seconds
+            return self.rule.rows, oldest.arrived_at + wait_seconds if wait_seconds else now
+        if not group.rows:  # a call without rows to merge, about which nothing is to be decided
+            return 0, now
+        if beside:  # the answers to those before may come first; then all that have gathered, as few batches
+            return self.rule.rows, oldest.arrived_at + auto.wait_beside()
+        rows, wait_seconds = auto.decide(now, oldest.arrived_at, group.rows)
+        return rows, oldest.arrived_at + wait_seconds if wait_seconds else now
 
     def take_all(self) -> list[Call]:
         """Empties the line."""

@@ -350,6 +350,7 @@ class Models:
         for one in retiring:
             one.hurry.set()
         retiring.append(model)
+        model.pool.expect_no_more(model.number)
         self._tasks.start_soon(self._retire_in_time, model)
 
     async def _retire_in_time(self, model: Model) -> None:

@@ -52,7 +52,7 @@ _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the mo
 _LOOK_SECONDS = 0.01  # between two looks at whether the calls of a model have ended that is to be unloaded
 
 
-# How a transport says that the caller has left: it is given what to call then, and None when that is too late.
+# How a transport says that the caller has left: it is given what to call then; None when that is too late.
 OnLeave = Callable[["Callable[[], None] | None"], None]
 
 
@@ -358,6 +358,12 @@ class Pool:
     def go_on(self) -> None:
         """Lets calls begin that waited for memory."""
         self._timer.set()
+
+    def expect_no_more(self, model: int | None = None) -> None:
+        """No new calls will come, of one model or of any: those that wait for company go as they are."""
+        for line in self._lines.values() if model is None else [self._lines[model]]:
+            line.expects_more = False
+        self._dispatch()
 
     # -- models and life ----------------------------------------------------------------------------------------------
 

@@ -97,6 +97,11 @@ class Pools:
         for pool in self._pools.values():
             pool.go_on()
 
+    def expect_no_more(self) -> None:
+        """The server takes no new calls: those that wait for company go as they are."""
+        for pool in self._pools.values():
+            pool.expect_no_more()
+
     def _lock(self, name: str) -> anyio.Lock:
         return self._locks.setdefault(name, anyio.Lock())
 

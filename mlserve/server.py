@@ -133,6 +133,7 @@ class Server:
                 waiting.start_soon(self._cancel_when, self._stop_now, waiting.cancel_scope)
                 await anyio.sleep(self.settings.shutdown_pause_seconds)
                 self._close_transports.set()
+                self.pools.expect_no_more()
                 for closed in self._transports_closed:
                     await closed.wait()
                 waiting.cancel_scope.cancel()

@@ -240,6 +240,23 @@ async def test_a_model_can_be_loaded_while_its_unload_waits_for_a_stream(place):
         tasks.cancel_scope.cancel()
 
 
+async def test_a_call_that_waits_for_company_goes_when_its_model_is_replaced(place):
+    _write(place, max_batch_size=8, max_batch_time=1000.0, batch_eager=False)
+    found = []
+    async with _plane(place) as (plane, models, pools), anyio.create_task_group() as tasks:
+        (pool,) = pools
+
+        async def ask():
+            found.append(await _version(plane))
+
+        tasks.start_soon(ask)
+        await until(lambda: pool.waiting_count == 1)
+        _write(place, 2.0)
+        await models.load("m")
+        await until(lambda: found)
+        assert found == [1.0]
+
+
 @pytest.mark.parametrize("anyio_backend", [("trio", {"clock": MockClock(autojump_threshold=0)})])
 async def test_calls_may_take_for_ever_until_they_are_hurried(anyio_backend):
     model = Model(1, ModelSettings(name="m", implementation="x.Y"))

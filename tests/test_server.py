@@ -102,6 +102,17 @@ def test_a_killed_server_leaves_no_worker_and_no_memory(folder):
     _until(lambda: not _in_dev_shm() - before, 5.0, "a clean /dev/shm")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_calls_that_wait_for_company_go_without_it_when_the_server_stops(folder, backend):
+    batching = {"max_batch_size": 8, "max_batch_time": 1000.0, "batch_eager": False}
+    write_model(folder, "double", "models.Double", **batching)
+    with serving(folder, "--backend", backend) as server, ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(server.infer, "double", [1.0]) for _ in range(3)]
+        _until(lambda: _in_progress(server) >= 3, what="three open calls")
+        assert server.stop() == 0
+        assert [call.result(60).status_code for call in calls] == [200] * 3
+
+
 def test_calls_under_way_are_finished_before_the_end(folder):
     with serving(folder) as server, ThreadPoolExecutor(16) as threads:
         calls = [threads.submit(server.infer, "sleeper", [3.0]) for _ in range(10)]

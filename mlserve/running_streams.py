@@ -74,6 +74,8 @@ async def _send_chunks(calls: Calls, loaded: LoadedModel, stream: Stream, scope:
             message = calls.pack(None, answer, form)
             stream.credit -= credit_of(message)
             calls.outbox.put(frames.Chunk(stream.call, message))
+            if scope.cancelled:
+                raise Cancelled  # as this task has read itself, where it asked for a slot
             if quick < _QUICK_STEPS:  # the next step may compute for long and never give way
                 calls.outbox.flush()
             began = time.perf_counter()

@@ -60,20 +60,16 @@ class Stream:
 
         By the task and once, not by a scope, in which no `finally` could await anything. Again after a while: one that
         takes too long is broken off, and a model may have swallowed it.
+
+        A task that reads of this itself, while it asks for a slot for a chunk, looks afterwards whether it has: another
+        cancellation would break off the `finally` blocks that it comes to by then, or end who awaits it.
         """
         self.close_requests()
         if self.task is None:
             return
-        loop = asyncio.get_running_loop()
-        if self.task is asyncio.current_task():  # it looks at the channel itself, as for a slot to answer in
-            loop.call_soon(self._cancel_task)  # if it has ended by then, that must not end who awaits it
-        else:
-            self._cancel_task()
-        self._again = loop.call_later(execute.CLOSE_SECONDS, self.cancel)
-
-    def _cancel_task(self) -> None:
-        if self.task is not None:
+        if self.task is not asyncio.current_task():
             self.task.cancel()
+        self._again = asyncio.get_running_loop().call_later(execute.CLOSE_SECONDS, self.cancel)
 
     def settle(self) -> None:
         """Its task has come to the end: there is nothing to cancel any more. Its requests end if a thread asks."""

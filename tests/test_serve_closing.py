@@ -12,6 +12,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from mlserve.rest.h1_exchange import LAST_WORDS
 from mlserve.rest.h1_server import H1Server
 from mlserve.rest.serve import serve
 
@@ -82,3 +83,58 @@ async def test_a_connection_that_comes_after_the_end_is_closed() -> None:
     server.abort()
     server.enter(late)  # type: ignore[arg-type]  # has what is asked of it
     assert late.aborted
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_streams_that_are_ended_at_once_say_so_before_their_connections_close(begun: bool) -> None:
+    """As at a second signal, however long their application takes to end; one that has not begun is a 503."""
+    stop, running = anyio.Event(), anyio.Event()
+    waiting = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal waiting
+        await send({"type": "http.response.start", "status": 200, "headers": [], LAST_WORDS: b"farewell"})
+        if begun:
+            await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        waiting += 1
+        if waiting == len(clients):
+            running.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()  # it takes its time to end
+
+    clients = [socket.socket() for _ in range(16)]
+    async with anyio.create_task_group() as tasks:
+        serving = partial(serve, app, host="127.0.0.1", port=0, shutdown_trigger=stop.wait)
+        address = await tasks.start(serving)
+        for client in clients:
+            client.connect(address)
+            client.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        await running.wait()
+        stop.set()
+        for _ in range(20):  # it begins to drain
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    for client in clients:
+        with client, client.makefile("rb") as answer:
+            text = answer.read()
+        assert text.startswith(b"HTTP/1.1 200" if begun else b"HTTP/1.1 503"), text
+        assert text.endswith(b"8\r\nfarewell\r\n0\r\n\r\n") == begun, text
+
+
+async def test_a_connection_on_which_nothing_was_asked_closes_without_a_word() -> None:
+    stop = anyio.Event()
+    with socket.socket() as client:
+        async with anyio.create_task_group() as tasks:
+            serving = partial(serve, _app, host="127.0.0.1", port=0, shutdown_trigger=stop.wait)
+            address = await tasks.start(serving)
+            client.connect(address)
+            client.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await anyio.to_thread.run_sync(_outcome, client)).endswith(b"ok")
+            stop.set()
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert _outcome(client) == b""

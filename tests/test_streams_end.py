@@ -323,9 +323,10 @@ def test_what_is_no_generator_is_told(server: Running) -> None:
     }
 
 
-def test_a_stream_ends_at_once_at_the_second_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_stream_ends_at_once_at_the_second_signal(tmp_path: Path, backend: str) -> None:
     write_models(tmp_path)
-    with serving(tmp_path) as server:
+    with serving(tmp_path, "--backend", backend) as server:
         stream = events(server, "counter", body(count=1000, pause=0.1))
         next(stream)
         server.process.send_signal(signal.SIGTERM)

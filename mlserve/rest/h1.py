@@ -184,10 +184,14 @@ class H1Connection(asyncio.BufferedProtocol):
 
     def give_up(self) -> None:
         """Tell the client that its answer will not come, where that can be said, and close."""
-        if self._phase is Phase.SERVING:
-            if self._current is not None:
-                self._current.say_last_words()
-            self._refuse(Refusal(503, "the server stopped before the answer was there"))
+        if self._phase is not Phase.SERVING:
+            return
+        if self._current is not None:
+            self._current.say_last_words()
+        elif not self._parser.in_head:  # nothing was asked
+            self._close()
+            return
+        self._refuse(Refusal(503, "the server stopped before the answer was there"))
 
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""

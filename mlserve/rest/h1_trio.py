@@ -121,6 +121,9 @@ class TrioTransport:
             await self._read()
         except (OSError, trio.ClosedResourceError):
             pass
+        except trio.Cancelled:
+            protocol.give_up()  # its exchange is cancelled too, maybe later, and then could not say so any more
+            raise
         except Exception:  # an error of ours ends this connection, not the task group of all
             log.exception("a connection failed")
         finally:

@@ -289,9 +289,10 @@ class Pool:
         else:
             models = sorted(waiting, key=lambda model: waiting[model].oldest_at if len(waiting[model]) else now)
         for model in models:
+            line = waiting[model]
+            line.look_again_at = None  # what it waits for now, room or memory, says so itself; its time may be past
             if self._unsent.full and model in self.crew.large_answers:
                 continue
-            line = waiting[model]
             while len(line) and (link := self._pick(model)) is not None:
                 calls = line.take(now, beside=link.awaiting.get(model, 0) > 0)
                 if not calls:

@@ -33,32 +33,51 @@ class Unsent:
 
     While they are too many, no call begins of models that give such answers. Those that have begun by then are answered
     all the same, so that the limit can be passed by what workers hold at that moment.
+
+    Some wait for the answers of other calls first, which no client can do anything about. They fill half of the memory
+    at most, however many they are: the other half is full only of what clients can take. So what those wait for begins
+    as soon as clients read.
     """
 
     def __init__(self, limit_bytes: float = math.inf) -> None:
         self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self.full = False  # Invariant: held_bytes > limit_bytes
+        self.held_bytes = 0  # that clients can take
+        self.ahead_bytes = 0  # that wait for other answers, or are expected to
+        self.full = False  # Invariant: held_bytes, and ahead_bytes up to half of the limit, are more than the limit
         self.on_room: Callable[[], None] | None = None  # called when it is not full any more
         self._told_at = -math.inf
 
     def __repr__(self) -> str:
-        return f"<Unsent {self.held_bytes} of {self.limit_bytes} bytes>"
+        return f"<Unsent {self.held_bytes} of {self.limit_bytes} bytes, {self.ahead_bytes} ahead>"
 
     def hold(self, size_bytes: int) -> None:
         """Counts an answer in."""
         self.held_bytes += size_bytes
-        if self.held_bytes > self.limit_bytes and not self.full:
-            self.full = True
-            self._tell()
+        self._look()
 
     def give(self, size_bytes: int) -> None:
         """Counts an answer out: its client has it, or is gone."""
         self.held_bytes -= size_bytes
-        if self.full and self.held_bytes <= self.limit_bytes:
-            self.full = False
-            if self.on_room is not None:
-                self.on_room()
+        self._look()
+
+    def has_room_ahead(self, size_bytes: int) -> bool:
+        """Whether a call may begin whose answer will wait for others."""
+        return self.ahead_bytes + size_bytes <= self.limit_bytes / 2
+
+    def count_ahead(self, more_bytes: int) -> None:
+        """Counts answers that wait for others in; out with a negative number."""
+        self.ahead_bytes += more_bytes
+        self._look()
+
+    def _look(self) -> None:
+        full = self.held_bytes + min(self.ahead_bytes, self.limit_bytes / 2) > self.limit_bytes
+        if full == self.full:
+            return
+        self.full = full
+        if full:
+            self._tell()
+        elif self.on_room is not None:
+            self.on_room()
 
     @contextmanager
     def holding(self, size_bytes: int) -> Iterator[None]:
@@ -74,9 +93,10 @@ class Unsent:
         if now - self._told_at > _TOLD_SECONDS:
             self._told_at = now
             _logger.warning(
-                "clients have not taken %d MiB of answers, more than answer_memory_bytes; no call of models with large "
-                "answers begins until they do",
+                "clients have not taken %d MiB of answers, and %d MiB wait for others in gRPC streams: more than "
+                "answer_memory_bytes; no call of models with large answers begins until clients take theirs",
                 self.held_bytes >> 20,
+                self.ahead_bytes >> 20,
             )
 
 

@@ -70,6 +70,20 @@ def test_what_is_held_is_counted_in_and_out_and_room_is_told_of_once():
     assert unsent.held_bytes == 1 and told == [9]
 
 
+def test_answers_that_wait_for_others_fill_half_of_the_memory_at_most():
+    unsent = Unsent(10)
+    assert unsent.has_room_ahead(5) and not unsent.has_room_ahead(6)
+    unsent.count_ahead(1000)
+    assert not unsent.full and not unsent.has_room_ahead(0), "whatever they wait for may begin"
+    with unsent.holding(6):
+        assert unsent.full
+    unsent.hold(5)
+    assert not unsent.full
+    unsent.give(5)
+    unsent.count_ahead(-1000)
+    assert unsent.has_room_ahead(5)
+
+
 def test_only_a_client_that_takes_nothing_of_what_waits_for_it_does_not_read():
     now = itertools.count(0, 4)
     with ExitStack() as closed:

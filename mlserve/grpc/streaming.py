@@ -19,6 +19,7 @@ from contextlib import aclosing
 
 from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.call import Call
+from mlserve.grpc.in_turn import Kept, Sizes
 from mlserve.grpc.plane import Plane
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 from mlserve.wire.protowire import Chunk
@@ -48,13 +49,14 @@ class StreamInfer:
     def __init__(self, plane: Plane, default_form: str) -> None:
         self._plane = plane
         self._default_form = default_form
+        self._sizes = Sizes()
 
     async def __call__(self, call: Call) -> None:
         form = call.metadata(STREAM_FORM_KEY) or self._default_form
         if form not in _FORMS:
             raise InvalidRequest(f"{STREAM_FORM_KEY} is {form!r}; expected one of {', '.join(_FORMS)}")
         if form == "triton":
-            await _TritonStream(self._plane, call).run()
+            await _TritonStream(self._plane, call, self._sizes).run()
         else:
             await self._run(call)
 
@@ -115,19 +117,21 @@ class _TritonStream:
 
     A model that streams puts its answers there as they come, so that a long one holds up no other. The answer of any
     other model waits until those of its kind before it are there: clients that ask plain models count on the order.
+    Where such answers may take too much memory (in_turn.py), no more requests are begun until it is their turn.
     The calls end with `run`. They are the loop's own tasks: anyio's do not run inside trio-asyncio.
     """
 
-    def __init__(self, plane: Plane, call: Call) -> None:
+    def __init__(self, plane: Plane, call: Call, sizes: Sizes) -> None:
         self._plane = plane
         self._call = call
+        self._sizes = sizes
         self._loop = asyncio.get_running_loop()
         self._calls: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._answers: asyncio.Queue[list[Chunk] | None] = asyncio.Queue(_ANSWERS_AHEAD)  # None: there are no more
         self._failure: Exception | None = None  # why no more requests can be read
         self._left = False  # nobody takes answers any more
-        self._ahead_bytes = 0  # of answers that wait for the client, or for their turn
+        self._held_bytes = 0  # of answers that wait for the client
         self._turn_over = asyncio.Event()  # of the last call whose answers keep the order of the requests
         self._turn_over.set()
 
@@ -136,8 +140,8 @@ class _TritonStream:
         reader = self._loop.create_task(self._read())
         try:
             while (chunks := await self._answers.get()) is not None:
+                self._give(chunks)  # it counts while it is sent
                 await self._call.send_message(chunks)
-                self._give(chunks)
         finally:
             self._left = True
             reader.cancel()
@@ -146,7 +150,7 @@ class _TritonStream:
             try:
                 await all_over({reader, *self._calls})
             finally:
-                self._call.unsent.give(self._ahead_bytes)
+                self._call.unsent.give(self._held_bytes)
         if self._failure is not None:
             raise self._failure
 
@@ -155,15 +159,15 @@ class _TritonStream:
         try:
             async for data in self._call:
                 await self._slots.acquire()
-                self._open(data)
+                await self._open(data)
         except Exception as error:
             self._failure = error
         if self._calls:
             await asyncio.wait(set(self._calls))
         await self._answers.put(None)
 
-    def _open(self, data: bytes) -> None:
-        """Starts the call of one request."""
+    async def _open(self, data: bytes) -> None:
+        """Starts the call of one request; waits for its turn if its answer might take too much memory before."""
         decoded = refusal = None
         try:
             decoded = decode_request(data, self._call.headers)
@@ -172,8 +176,11 @@ class _TritonStream:
         if decoded is not None and self._plane.streams(decoded.model_name, decoded.model_version):
             work = self._answer(decoded, self._put)
         else:
+            kept = Kept(self._call.unsent, self._sizes, "" if decoded is None else decoded.model_name)
+            if not self._turn_over.is_set() and not kept.may_begin():
+                await self._turn_over.wait()
             before, self._turn_over = self._turn_over, asyncio.Event()
-            work = self._answer_in_turn(decoded, refusal, before, self._turn_over)
+            work = self._answer_in_turn(decoded, refusal, kept, before, self._turn_over)
         task = self._loop.create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._closed)
@@ -191,39 +198,46 @@ class _TritonStream:
             self._give(chunks)
             raise
 
-    def _hold(self, chunks: list[Chunk]) -> None:
+    def _check_wanted(self) -> None:
         if self._left:
             raise asyncio.CancelledError  # again: on trio the first one may be lost where an answer came with it
+
+    def _hold(self, chunks: list[Chunk]) -> None:
+        self._check_wanted()
         size = sum(map(len, chunks))
-        self._ahead_bytes += size
+        self._held_bytes += size
         self._call.unsent.hold(size)
 
     def _give(self, chunks: list[Chunk]) -> None:
         size = sum(map(len, chunks))
-        self._ahead_bytes -= size
+        self._held_bytes -= size
         self._call.unsent.give(size)
 
     async def _answer_in_turn(
-        self, decoded: Decoded | None, refusal: list[Chunk] | None, before: asyncio.Event, over: asyncio.Event
+        self,
+        decoded: Decoded | None,
+        refusal: list[Chunk] | None,
+        kept: Kept,
+        before: asyncio.Event,
+        over: asyncio.Event,
     ) -> None:
         """Runs a call of a model that does not stream, if it can be read; its answer waits for those before it."""
-        kept: list[list[Chunk]] = []
 
         async def keep(chunks: list[Chunk]) -> None:
-            self._hold(chunks)
-            kept.append(chunks)
+            self._check_wanted()
+            kept.add(chunks)
 
         try:
             if refusal is not None:
                 await keep(refusal)
             if decoded is not None:
                 await self._answer(decoded, keep)
+            kept.complete()
             await before.wait()
-            for chunks in kept:
-                if self._left:
-                    raise asyncio.CancelledError
-                await self._answers.put(chunks)
+            for chunks in kept.take():
+                await self._put(chunks)
         finally:
+            kept.take()
             over.set()  # however it ends: those behind it may have missed that they are cancelled, and wait for it
 
     async def _answer(self, decoded: Decoded, put: _Put) -> None:

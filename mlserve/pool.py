@@ -284,10 +284,9 @@ class Pool:
         if not waiting:
             return
         now = self._now()
-        if len(waiting) == 1:
-            models = list(waiting)
-        else:
-            models = sorted(waiting, key=lambda model: waiting[model].oldest_at if len(waiting[model]) else now)
+        models = list(waiting)
+        if len(models) > 1:
+            models.sort(key=lambda model: waiting[model].oldest_at if len(waiting[model]) else now)
         for model in models:
             line = waiting[model]
             line.look_again_at = None  # what it waits for now, room or memory, says so itself; its time may be past

@@ -64,10 +64,12 @@ def receive_of(frame: Handle, left: Callable[[], bool]) -> Receive:
 
 
 def note_response(response: Any, responses: list[Any]) -> None:
-    """Notes a response that will send itself. A plain iterator that is its body gets a thread of its own.
+    """Notes a response that will send itself, once. A plain iterator that is its body gets a thread of its own.
 
     Starlette's would be one of 40 that all streams share, and run on uncounted when its client has left.
     """
+    if response in responses:
+        return
     responses.append(response)
     plain = _plain_iterator(getattr(response, "body_iterator", None))
     if plain is not None:

@@ -10,8 +10,9 @@ A handler may take, by annotation:
     response: Response          headers and a status for the answer
 
 and returns a Response, or anything that JSON can say, by its return annotation (answering.py). It may be a plain or an
-async method. A handler that uses FastAPI (Body, Query, Depends, UploadFile and the like) is run by FastAPI, which the
-module of the model has imported then; what it returns becomes JSON here all the same.
+async method; one that yields streams its values as lines of JSON (handler_lines.py). A handler that uses FastAPI (Body,
+Query, Depends, UploadFile and the like) is run by FastAPI, which the module of the model has imported then; what it
+gives becomes JSON here all the same.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mlserve.answering import json_of
 from mlserve.arguments import convert, reason_of
 from mlserve.asgi_frames import Exchange, note_response, scope_of
 from mlserve.errors import InvalidRequest, ModelLoadError
+from mlserve.handler_lines import is_stream, item_of, lines_of, yields
 from mlserve.handlers import CustomHandler
 from mlserve.types import Model
 
@@ -105,6 +107,7 @@ class _ByAnnotation:
         in_path = set(_PLACE.findall(marked.rest_path))
         hints = _hints_of(method)
         self._returns = hints.get("return", _EMPTY)
+        self._yields = yields(method)
         self._arguments = [
             _argument(one, hints.get(name, one.annotation), in_path)
             for name, one in inspect.signature(method).parameters.items()
@@ -115,15 +118,17 @@ class _ByAnnotation:
     async def __call__(self, exchange: Exchange) -> None:
         """Answers one request."""
         found = self._find_arguments(exchange)
+        injected = next((found[one.name] for one in self._arguments if one.place == "response"), None)
         try:
             answer = self._method(**found)
             if inspect.isawaitable(answer):
                 answer = await answer
+            if self._yields and is_stream(answer):
+                answer = await lines_of(answer, item_of(self._returns), injected, exchange.responses)
         except Exception as error:
             answer = _as_response(error)
             if answer is None:
                 raise
-        injected = next((found[one.name] for one in self._arguments if one.place == "response"), None)
         if isinstance(answer, _responses().Response):
             await self._respond(answer, exchange)
         else:
@@ -299,9 +304,7 @@ class _ByFastAPI:
 
 
 def _returning_json(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method for FastAPI: our own types are bodies, and what it returns is made of JSON's types."""
-    if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
-        return method  # a stream
+    """The method for FastAPI: our own types are bodies, and what it gives is made of JSON's types here."""
     hints = _hints_of(method)
     returns = hints.get("return", _EMPTY)
 
@@ -311,7 +314,18 @@ def _returning_json(method: Callable[..., Any]) -> Callable[..., Any]:
     def now(**found: Any) -> Any:
         return _of_json(method(**found), returns)
 
+    async def streaming(**found: Any) -> Any:
+        answer = method(**found)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if not is_stream(answer):
+            return _of_json(answer, returns)
+        injected = next((found[one.name] for one in arguments if _is_response(one.annotation)), None)
+        return await lines_of(answer, item_of(returns), injected, _responding.get())
+
     made: Any = later if inspect.iscoroutinefunction(method) else now
+    if yields(method):
+        made = streaming
     signature = inspect.signature(method)
     arguments = [one.replace(annotation=_for_fastapi(one, hints)) for one in signature.parameters.values()]
     made.__signature__ = inspect.Signature(arguments)

@@ -46,6 +46,7 @@ ROOMS = [
         "handlers",
         "written",
         "answering",
+        "handler_lines",
         "handling",
         "sealed",
         "layout",

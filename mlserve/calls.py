@@ -65,6 +65,11 @@ class Call:
         """How many calls run as one with it, itself included."""
         return 1 if self.batch is None else len(self.batch.calls)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for what it still does."""
+        return not self.abandoned
+
     def succeed(self, response: InferenceResponse) -> None:
         self.response = response
         self.done.set()
@@ -166,6 +171,10 @@ class HandleCall(ChunkedCall[Union[frames.Handled, frames.Piece]]):
         super().__init__(frame.model, "json", new_waiter)
         self.frame = frame
         self.is_answered = False  # the answer has come, all of it; what follows it may still run
+
+    @property
+    def is_wanted(self) -> bool:
+        return not (self.abandoned or self.is_answered)
 
     def handled(self, piece: frames.Handled | frames.Piece) -> None:
         """Some of the answer has come; with the last of it, maybe the end."""

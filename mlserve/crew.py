@@ -35,7 +35,6 @@ from mlserve.recovery import (
     Blame,
     Offences,
     Strikes,
-    is_waited_for,
     pause_before_start,
 )
 from mlserve.recycling import Recycling, Seat, Wear
@@ -274,17 +273,20 @@ class Crew:
 
     async def _watch(self, link: Link) -> None:
         """Kills a worker that is stuck in a call that nobody waits for any more."""
-        given_up = anyio.Event()
-        link.on_given_up = lambda: given_up.set()
+        looks_at, sooner = 0.0, anyio.Event()
+
+        def on_given_up(stuck_at: float) -> None:
+            if stuck_at < looks_at:
+                sooner.set()
+
+        link.given_up.on_add = on_given_up
         while True:
-            at = link.stuck_at
-            if at is None:
-                given_up = anyio.Event()
-                await given_up.wait()
-            elif at - _PONG_SECONDS > self.now():
-                await anyio.sleep(at - _PONG_SECONDS - self.now())
-            elif is_waited_for(link.calls, link.begun, link.gave_way):
-                await anyio.sleep(_PONG_SECONDS)  # it is busy for somebody: others have to wait or have left
+            looks_at, sooner = link.given_up.stuck_at(link.heard_at), anyio.Event()
+            if looks_at - _PONG_SECONDS > self.now():
+                with anyio.move_on_after(looks_at - _PONG_SECONDS - self.now()):
+                    await sooner.wait()
+            elif link.is_busy_for_somebody:
+                await anyio.sleep(_PONG_SECONDS)  # others have to wait, or have left
             elif await self._shows_no_life(link):
                 _logger.error("worker %d is killed: it is stuck in a call that nobody waits for any more", link.pid)
                 link.kill("stuck")
@@ -296,7 +298,7 @@ class Crew:
         link.ping()
         for _ in range(_PONG_LOOKS):
             await anyio.sleep(_PONG_SECONDS / _PONG_LOOKS)
-            if link.heard_at != heard:
+            if link.heard_at != heard or link.is_busy_for_somebody:
                 return False
         return True
 
@@ -345,9 +347,9 @@ class Crew:
 
     def _draw_conclusions(self, blame: Blame) -> None:
         now = self.now()
-        self.offences.note(blame, now)
+        is_refused = self.offences.note(blame, now)
         self._look_around()
-        if blame.model is None or blame.model not in self._models:
+        if is_refused or blame.model is None or blame.model not in self._models:
             return
         if blame.loading:
             self._set_aside(blame.model, "the worker process died while it loaded the model")

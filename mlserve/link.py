@@ -20,7 +20,7 @@ from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
 from mlserve.observing import Observer
 from mlserve.progress import Progress
-from mlserve.recovery import Blame, blame_for
+from mlserve.recovery import Blame, GivenUp, blame_for, running_calls
 from mlserve.sending import Sending
 from mlserve.types import InferenceResponse
 from mlserve.unsent import COUNTED_FROM_BYTES
@@ -50,13 +50,12 @@ class Link:
         self.heard_at = now()  # when its last frame came
         self.bounds: dict[int, Bounds] = {}  # by model; set by the crew
         self.large_answers: set[int] = set()  # models that gave some; the crew's
-        self.given_up: dict[int, tuple[float, float]] = {}  # calls that nobody waits for, since when and until when
+        self.given_up = GivenUp()
         self._over = False
         self._now = now
         self._launched = launched
         self._channel = launched.channel
         self._progress = Progress(launched.progress)
-        self.gave_way = self._progress.gave_way
         self._lending = Lending(arena)
         self._out = Sending(self._channel, self._lending)
         self._observer = observer
@@ -64,9 +63,8 @@ class Link:
         self._questions: dict[int, Question] = {}  # who waits for Loaded or Unloaded, by model
         self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
         self._hello = anyio.Event()
-        self.on_room: Any = None  # called when the worker may take another call
+        self.on_room: Callable[[], None] = lambda: None  # called when the worker may take another call
         self.on_orphans: Any = None  # called with calls that the worker did not begin
-        self.on_given_up: Any = None  # called when a call becomes one that nobody waits for
 
     def __repr__(self) -> str:
         return f"<Link {self.pid}: {self.open} open, {len(self.calls)} in flight, {len(self.models)} models>"
@@ -158,12 +156,12 @@ class Link:
         call.abandoned = True
         if self.calls.get(call.number) is call:
             self._out.tell(frames.Cancel(call.number))
-            patience = self.bounds.get(call.model, _DEFAULT_BOUNDS).hard_timeout_seconds
-            if patience:
-                now = self._now()
-                self.given_up[call.number] = (now, now + patience)
-                if self.on_given_up is not None:
-                    self.on_given_up()
+            self._give_up(call)
+
+    def _give_up(self, call: Call) -> None:
+        """Nobody waits for a call any more that may still run."""
+        patience = self.bounds.get(call.model, _DEFAULT_BOUNDS).hard_timeout_seconds
+        self.given_up.add(call.number, self._now(), patience)
 
     def _leave(self, number: int, busy_seconds: float, answered: bool = True) -> Call | None:
         call = self.calls.get(number)
@@ -173,8 +171,7 @@ class Link:
             busy_seconds = call.batch.leaves(busy_seconds, answered)
         del self.calls[number]
         self.running[call.model] -= 1
-        if self.given_up:
-            self.given_up.pop(number, None)
+        self.given_up.discard(number)
         placed = call  # what takes the place in the window
         if call.batch is not None:
             placed = call.batch.calls[0]
@@ -251,7 +248,7 @@ class Link:
         finally:
             del self._questions[model]
             self.loading -= 1
-            self._room()
+            self.on_room()
         if question.answer is None:
             raise WorkerDied("the worker process died while it loaded or unloaded a model")
         return question.answer
@@ -288,12 +285,8 @@ class Link:
         self._over = True
         self._read_rest()
         last, calls = self.begun, list(self.calls.values())
+        blame = blame_for(list(self._loads), self._running_calls(), [call for call in calls if call.number <= last])
         self.calls, self.open, self.awaiting = {}, 0, {}
-        begun = [call for call in calls if call.number <= last]
-        for call in begun:
-            awaits = self._progress.gave_way(call.number)  # which frames may not have said yet
-            call.waiting = call.waiting if awaits is None else awaits
-        blame = blame_for(list(self._loads), begun)
         self.models.clear()
         again = []
         for call in calls:
@@ -313,10 +306,19 @@ class Link:
         """The number of the last call that the worker has begun."""
         return self._progress.begun
 
+    def _running_calls(self) -> list[Call]:
+        return running_calls(self.calls, self._progress.runs)
+
     @property
-    def stuck_at(self) -> float | None:
-        """When it will count as stuck, if it says nothing before: it runs on for nobody. None: nothing hints at it."""
-        return min((until for since, until in self.given_up.values() if since >= self.heard_at), default=None)
+    def runs_for_somebody(self) -> bool:
+        """Whether it runs a call at this moment that somebody waits for."""
+        return any(call.is_wanted for call in self._running_calls())
+
+    @property
+    def is_busy_for_somebody(self) -> bool:
+        """The same, or it may be busy with a load or an unload, which have a time of their own."""
+        running = self._running_calls()
+        return any(call.is_wanted for call in running) if running else self.loading > 0
 
     def _read_rest(self) -> None:
         """Takes the answers that the worker had sent before its end."""
@@ -340,7 +342,7 @@ class Link:
             return False
         if self._lending.freed:
             self._out.tell(frames.Return(self._lending.take_freed()))
-        self._room()
+        self.on_room()
         return True
 
     def _handle(self, frame: Any) -> None:
@@ -413,6 +415,8 @@ class Link:
                 self.large_answers.add(handled.model)
             if handled is not None and not handled.abandoned:
                 handled.handled(frame)
+                if handled.is_answered and not frame.over:
+                    self._give_up(handled)
         elif kind is frames.Skipped:
             call = self.calls.get(frame.call)
             if call is not None:  # it was not sure any more, when it was taken back, that it would not begin
@@ -441,7 +445,3 @@ class Link:
         if not self._over:
             ref = self._lending.grant(size_bytes)
             self._out.tell(frames.Grant(ref), [ref])
-
-    def _room(self) -> None:
-        if self.on_room is not None:
-            self.on_room()

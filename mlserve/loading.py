@@ -12,7 +12,6 @@ from mlserve import frames
 from mlserve.errors import MLServeError, ModelLoadError, WorkerDied
 from mlserve.launch import Launched
 from mlserve.link import Link
-from mlserve.recovery import is_waited_for
 
 _logger = logging.getLogger("mlserve.pool")
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
@@ -56,7 +55,7 @@ async def _in_time(link: Link, work: Awaitable[_T], seconds: float, what: str) -
     errors: list[MLServeError] = []
 
     async def watch() -> None:
-        while is_waited_for(link.calls, link.begun, link.gave_way):
+        while link.runs_for_somebody:
             await anyio.sleep(_LOOK_SECONDS)
         await anyio.sleep(seconds)
         _logger.error("worker %d is killed: %s took more than %g s", link.pid, what, seconds)

@@ -2,10 +2,11 @@
 
 Plain rules: they are told the time and what happened, and start nothing. docs/reliability.md has them for users.
 
-    a worker died ──▶ blame: the model it was loading, else the one whose call was in the foreground
+    a worker died ──▶ blame: the model whose call it ran, or which it was loading
         a model     3 deaths within a minute, or one while it is loaded again ──▶ set aside for 10 s, then tried in a
                     process of its own; each further death sets it aside for twice as long, up to 10 minutes
-        a request   ran alone at 2 deaths in a row ──▶ refused for 10 minutes; ran in a batch at one ──▶ runs alone
+        a request   ran alone at 2 deaths in a row ──▶ refused for 10 minutes, and the model is not to blame for the
+                    second; ran in a batch at one ──▶ runs alone
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -55,36 +57,56 @@ class Blame(Struct, frozen=True):
     suspects: Sequence[Call] = ()  # calls of a batch, one of which may have
 
 
-def blame_for(loading: Sequence[int], begun: Sequence[Call]) -> Blame:
-    """Who ended a worker that was loading these models, and had begun these calls."""
-    if loading:
+def running_calls(calls: Mapping[int, Call], runs: int) -> list[Call]:
+    """Those of a worker's calls whose code it runs at this moment: one, or the members of a batch.
+
+    `runs` is what the worker says (progress.py). Empty where it says nothing, as while all of them await something.
+    """
+    call = calls.get(runs)
+    if call is None:
+        return []
+    if call.batch is None or not call.batch.is_whole:
+        return [call]
+    return [one for one in call.batch.calls if calls.get(one.number) is one]
+
+
+def blame_for(loading: Sequence[int], running: Sequence[Call], begun: Sequence[Call]) -> Blame:
+    """Who ended a worker that was loading these models, ran these calls, and had begun those."""
+    if loading and not running:
         return Blame(loading[0] if len(loading) == 1 else None, loading=True)
-    foreground = [call for call in begun if not call.waiting]
-    models = {call.model for call in foreground or begun}
+    suspects = running or begun
+    models = {call.model for call in suspects}
     if len(models) != 1:
         return Blame()
     model = models.pop()
-    running = foreground or begun
-    if len(running) > 1:
-        return Blame(model)
-    if running[0].company == 1:
-        return Blame(model, culprit=running[0])
-    return Blame(model, suspects=[call for call in begun if call.model == model and call.company > 1])
+    if len(suspects) == 1:
+        return Blame(model, culprit=suspects[0])
+    batches = {call.batch for call in suspects}
+    return Blame(model, suspects=suspects if len(batches) == 1 and None not in batches else ())
 
 
-def is_waited_for(calls: Mapping[int, Call], begun: int, gave_way: Callable[[int], bool | None]) -> bool:
-    """Whether somebody waits for a call that its worker is busy with: begun, and not awaiting anything itself.
+class GivenUp:
+    """Calls of one worker that nobody waits for any more and that may still run: hints that it may be stuck."""
 
-    Whether it does is what `gave_way` says, where that is known, and else what the last frame about it said. Of a batch
-    only the first call takes a place of its own; the batch is waited for as long as one of its members is.
-    """
-    running = [(number, call) for number, call in calls.items() if number <= begun]
-    known = {_placed(call): now for number, call in running if (now := gave_way(number)) is not None}
-    return any(not (call.abandoned or known.get(_placed(call), _placed(call).waiting)) for _, call in running)
+    def __init__(self) -> None:
+        self._calls: dict[int, tuple[float, float]] = {}  # by number: since when, and for how long it may go on
+        self.on_add: Callable[[float], None] | None = None  # told when the worker will count as stuck
 
+    def add(self, number: int, now: float, patience_seconds: float) -> None:
+        """A call was given up; without patience it may go on for ever."""
+        if patience_seconds:
+            self._calls[number] = (now, patience_seconds)
+            if self.on_add is not None:
+                self.on_add(now + patience_seconds)
 
-def _placed(call: Call) -> Call:
-    return call if call.batch is None else call.batch.calls[0]
+    def discard(self, number: int) -> None:
+        """A call has ended."""
+        if self._calls:
+            self._calls.pop(number, None)
+
+    def stuck_at(self, heard_at: float) -> float:
+        """When a worker that was heard last at this time counts as stuck, if it runs for nobody then; or infinity."""
+        return min((max(since, heard_at) + patience for since, patience in self._calls.values()), default=inf)
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -152,14 +174,15 @@ class Offences:
             return None
         return found[0]
 
-    def note(self, blame: Blame, now: float) -> None:
-        """Notes a death with the calls that may be at the bottom of it."""
-        if blame.culprit is not None and blame.culprit.request is not None:
-            self._add(blame.culprit, 1, now)
+    def note(self, blame: Blame, now: float) -> bool:
+        """Notes a death with the calls that may be at the bottom of it; True if one of them is refused from now on."""
         for call in blame.suspects:
             self._add(call, 0, now)
+        if blame.culprit is None or blame.culprit.request is None:
+            return False
+        return self._add(blame.culprit, 1, now) >= REFUSED_AFTER
 
-    def _add(self, call: Call, deaths: int, now: float) -> None:
+    def _add(self, call: Call, deaths: int, now: float) -> int:
         assert call.request is not None, "only unary calls are looked at"
         key = (call.model, digest_of(call.request))
         before = self.deaths_of(*key, now)
@@ -169,6 +192,7 @@ class Offences:
         self._deaths.move_to_end(key)
         if len(self._deaths) > REMEMBERED_REQUESTS:
             self.clear(*next(iter(self._deaths)))
+        return (before or 0) + deaths
 
     def clear(self, model: int, digest: bytes) -> None:
         """The content was answered, or is forgotten."""

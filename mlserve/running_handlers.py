@@ -45,6 +45,7 @@ async def run_handler(calls: Calls, frame: frames.Handle, loaded: LoadedModel) -
     try:
         await calls.wait([frame.call], work())
         answer.end()
+        calls.progress.run(0)
     except BaseException as error:
         if calls.is_ending(error):
             raise

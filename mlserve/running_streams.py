@@ -26,7 +26,7 @@ _QUICK_STEPS = 8  # after so many quick chunks of a stream, the next ones leave 
 def begin_stream(calls: Calls, frame: frames.Open) -> None:
     """Notes that a stream begins, so that it can be cancelled from now on."""
     calls.progress.begin(frame.call)  # whatever it says: streams are not taken back
-    calls.progress.give_way(frame.call)
+    calls.progress.run(0)
     stream = calls.streams[frame.call]
     calls.scopes[frame.call] = Scope(stream.cancel, {frame.call})
     calls.outbox.put(frames.Waiting(frame.call))
@@ -43,7 +43,8 @@ async def run_stream(calls: Calls, frame: frames.Open, loaded: LoadedModel) -> N
     plain = noting_steps()
     try:
         bind_model(loaded.model.name, loaded.model.version)
-        await _send_chunks(calls, loaded, stream, scope, frame.form)
+        chunks = _send_chunks(calls, loaded, stream, scope, frame.form)
+        await calls.progress.noting(frame.call, chunks)
         calls.outbox.put(frames.End(frame.call))
     except BaseException as error:
         if calls.is_ending(error):
@@ -55,6 +56,7 @@ async def run_stream(calls: Calls, frame: frames.Open, loaded: LoadedModel) -> N
             error = await steps.over() or error
         calls.failed(frame.call, loaded.model, stream.request_id, error, 0.0)
     finally:
+        calls.progress.run(0)
         del calls.scopes[frame.call]
         calls.streams.pop(frame.call).close()
 

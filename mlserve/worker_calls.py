@@ -11,7 +11,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -23,7 +22,6 @@ from mlserve.codecs.decorator import check_signatures
 from mlserve.custom_metrics import bind_model
 from mlserve.errors import CodecError, MLServeError, ModelError
 from mlserve.frames import Message
-from mlserve.giving_way import noting
 from mlserve.handlers import get_custom_handlers
 from mlserve.handling import Shared, make_handler
 from mlserve.layout import output_forms, pack_response
@@ -127,9 +125,8 @@ class Calls:
             self.scopes[call] = scope
         if tell:
             self._loop.call_soon(self._tell_waiting, calls[0])
-            response = noting(response, partial(self.progress.give_way, calls[0]))
         try:
-            return await self.give_way(response)
+            return await self.give_way(self.progress.noting(calls[-1], response))
         except asyncio.CancelledError:
             if not scope.cancelled:
                 raise  # the worker ends
@@ -151,7 +148,7 @@ class Calls:
         try:
             message = self.pack(request, response, form)
             self.outbox.put(frames.Reply(call, message, time.perf_counter() - started))
-            self.progress.give_way(call)  # whatever holds the worker up before that leaves is another one
+            self.progress.run(0)  # whatever holds the worker up before that leaves is another one
         except BaseException:
             if message is not None and message.slot is not None:
                 self._reply_slots.give_back([message.slot.number])
@@ -180,7 +177,7 @@ class Calls:
         """Answers a call with what is known to have gone wrong."""
         message, http_status, grpc_status = execute.sendable(known)
         error_type = execute.type_of(known)
-        self.progress.give_way(call)
+        self.progress.run(0)
         self.outbox.put(frames.Failed(call, message, http_status, grpc_status, busy_seconds, error_type))
 
     def is_ending(self, error: BaseException) -> bool:

@@ -65,7 +65,7 @@ ROOMS = [
         "outbox",
         "worker_stream",
     ],
-    ["observing", "progress", "giving_way", "sending", "handler_answer"],
+    ["observing", "progress", "sending", "handler_answer"],
     ["worker_calls", "running", "running_handlers", "running_streams", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],

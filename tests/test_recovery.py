@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from mlserve import recovery
 from mlserve.calls import Batch, Call
-from mlserve.recovery import Blame, Offences, Strikes, blame_for, digest_of, pause_before_start
+from mlserve.recovery import (
+    Blame,
+    GivenUp,
+    Offences,
+    Strikes,
+    blame_for,
+    digest_of,
+    pause_before_start,
+    running_calls,
+)
 from mlserve.types import InferenceRequest, Parameters, RequestInput
 from tests.engine import request
 
@@ -18,37 +29,85 @@ class _NoWaiter:
     def wait(self) -> None: ...
 
 
-def _call(model: int = 1, value: float = 1.0, *, waiting: bool = False, company: int = 1) -> Call:
-    call = Call(model, request([value]), "json", _NoWaiter)
-    call.waiting = waiting
-    call.batch = Batch([call] * company, 0.0) if company > 1 else None
-    return call
+def _call(model: int = 1, value: float = 1.0) -> Call:
+    return Call(model, request([value]), "json", _NoWaiter)
 
 
-def test_the_model_that_was_being_loaded_is_to_blame_whatever_else_ran():
-    assert blame_for([7], [_call(1, waiting=True)]) == Blame(7, loading=True)
+def _numbered(*calls: Call) -> dict[int, Call]:
+    for number, call in enumerate(calls, 1):
+        call.number = number
+    return {call.number: call for call in calls}
 
 
-def test_the_call_in_the_foreground_is_to_blame_not_those_that_await_something():
-    front = _call(2)
-    found = blame_for([], [_call(1, waiting=True), front, _call(3, waiting=True)])
-    assert (found.model, found.culprit) == (2, front)
+def _batch(*calls: Call) -> Batch:
+    batch = Batch(list(calls), 0.0)
+    for call in calls:
+        call.batch = batch
+    return batch
+
+
+def test_the_call_that_a_worker_runs_is_the_one_that_it_names():
+    first, second = _call(), _call()
+    calls = _numbered(first, second)
+    assert [running_calls(calls, number) for number in (0, 1, 2, 3)] == [[], [first], [second], []]
+
+
+def test_a_batch_runs_as_one_until_it_is_taken_apart():
+    members = [_call(1, n) for n in range(3)]
+    calls, batch = _numbered(*members), _batch(*members)
+    assert running_calls(calls, 3) == members
+    del calls[1]  # it was cancelled before
+    assert running_calls(calls, 3) == members[1:]
+    batch.is_whole = False
+    assert running_calls(calls, 3) == members[2:]
+
+
+def test_the_model_that_was_being_loaded_is_to_blame_unless_a_call_ran():
+    waits, runs = _call(1), _call(2)
+    assert blame_for([7], [], [waits]) == Blame(7, loading=True)
+    assert blame_for([7, 8], [], []) == Blame(None, loading=True)
+    assert blame_for([7], [runs], [waits, runs]) == Blame(2, culprit=runs)
+
+
+def test_the_call_that_ran_is_to_blame_not_those_that_await_something():
+    runs = _call(2)
+    found = blame_for([], [runs], [_call(1), runs, _call(3)])
+    assert (found.model, found.culprit) == (2, runs)
 
 
 def test_of_a_batch_all_members_are_suspects_and_none_is_the_culprit():
-    members = [_call(1, n, waiting=n > 0, company=3) for n in range(3)]
-    found = blame_for([], [*members, _call(2, waiting=True)])
-    assert (found.model, found.culprit, list(found.suspects)) == (1, None, members)
+    members = [_call(1, n) for n in range(3)]
+    _batch(*members)
+    for running, begun in ((members, [*members, _call(2)]), ([], members)):
+        found = blame_for([], running, begun)
+        assert (found.model, found.culprit, list(found.suspects)) == (1, None, members)
 
 
 def test_where_it_could_be_several_models_nobody_is_to_blame():
-    assert blame_for([], [_call(1, waiting=True), _call(2, waiting=True)]) == Blame()
-    assert blame_for([], []) == Blame()
+    assert blame_for([], [], [_call(1), _call(2)]) == Blame()
+    assert blame_for([], [], []) == Blame()
 
 
 def test_calls_of_one_model_that_all_await_something_blame_it_and_no_request():
-    found = blame_for([], [_call(1, waiting=True), _call(1, 2.0, waiting=True)])
+    found = blame_for([], [], [_call(1), _call(1, 2.0)])
     assert (found.model, found.culprit, list(found.suspects)) == (1, None, [])
+    alone = _call(1)
+    assert blame_for([], [], [alone]) == Blame(1, culprit=alone)
+
+
+def test_a_worker_is_stuck_when_it_was_silent_for_as_long_as_a_call_may_go_on_that_was_given_up():
+    given_up, told = GivenUp(), []
+    given_up.on_add = told.append
+    assert given_up.stuck_at(50.0) == math.inf
+    given_up.add(1, 100.0, 60.0)
+    given_up.add(2, 110.0, 10.0)
+    given_up.add(3, 110.0, 0.0)  # it may go on for ever
+    assert told == [160.0, 120.0]
+    assert given_up.stuck_at(50.0) == 120.0
+    assert given_up.stuck_at(115.0) == 125.0, "it has said something since"
+    given_up.discard(2)
+    given_up.discard(2)
+    assert given_up.stuck_at(115.0) == 175.0
 
 
 def test_the_pause_before_a_start_grows_and_stays_bounded():
@@ -88,8 +147,8 @@ def test_a_content_is_known_after_a_death_and_cleared_by_an_answer():
 
 def test_a_member_of_a_batch_is_a_suspect_without_a_death():
     offences = Offences()
-    calls = [_call(1, 1.0, company=2), _call(1, 2.0, company=2)]
-    offences.note(Blame(1, suspects=calls), 0.0)
+    calls = [_call(1, 1.0), _call(1, 2.0)]
+    assert not offences.note(Blame(1, suspects=calls), 0.0)
     assert [offences.deaths_of(1, digest_of(call.request), 1.0) for call in calls] == [0, 0]
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 
+from mlserve.side_by_side import Flight, Turns
+
 _SHARE = 0.9  # of the target is planned with: the way from and to the client is not measured
 _SHARE_UNKNOWN = 0.25  # of the target, where not one batch has ended yet
+_MOST_BESIDE = 0.5  # of the target is the most that calls wait for the end of batches that await something
 _DEVIATIONS = 2.0  # mean deviations above the mean: what a batch hardly exceeds
 _NEARLY = 0.9  # so much of the most rows per second is as good
 _WORTH = 1.1  # so many times the rows per second of single rows make it worth to wait for company
@@ -119,6 +122,7 @@ class Auto:
         self.late_calls = 0  # of them later than the target
         self.is_held = True  # the last verdict
         self.cost = Cost()
+        self.turns = Turns()  # whether batches of a model that awaits run side by side
         self._most_rows = most_rows or 1 << 30
         self._patient = patient
         self._room = _SHARE * target_seconds  # what is left of the target for waiting and running
@@ -150,14 +154,24 @@ class Auto:
         return self._rate * math.exp(min(0.0, self._arrived_at - now) / _RATE_SECONDS)
 
     def served(
-        self, now: float, rows: int, busy_seconds: float, overhead_seconds: float, *, beside: bool = False
+        self,
+        now: float,
+        rows: int,
+        busy_seconds: float,
+        overhead_seconds: float,
+        rest_seconds: float | None = None,
+        passed_seconds: float = 0.0,
     ) -> None:
         """A batch has ended: the worker's time for it, and the other time between sending and answer.
 
-        It ran `beside` another one that awaited something.
+        `rest_seconds`, if others of the model were ahead of it in the worker, is what those were to take yet; of them
+        it passed some that take `passed_seconds`.
         """
-        if beside and self.cost.tried_rows:
-            return  # part of what it took may be a wait for the other one
+        if rest_seconds is not None and self.cost.tried_rows:
+            self.turns.ran_beside(busy_seconds, self.mean_seconds(rows), rest_seconds, passed_seconds)
+            return  # part of what it took may be a wait for the others
+        if self.cost.tried_rows:
+            self.turns.ran_alone(now, busy_seconds, self.cost.seconds(rows))
         self.cost.learn(now, rows, busy_seconds)
         overhead = max(0.0, min(overhead_seconds, 2 * self._overhead + 0.001))  # the clocks are two
         self._overhead += _WEIGHT * (overhead - self._overhead)
@@ -198,14 +212,19 @@ class Auto:
             self.wait_seconds = self._wait(now)
         return rows, self.wait_seconds
 
-    def wait_beside(self) -> float:
-        """How long the oldest call shall have waited before it runs beside a batch that awaits something.
+    def mean_seconds(self, rows: int) -> float:
+        """What batches of so many rows take alone on the average; 0 before anything is known."""
+        return self.turns.mean(self.cost.seconds(rows)) if self.cost.tried_rows else 0.0
 
-        As long as that batch is expected to take: if the model runs one after the other, it is over by then.
-        """
+    def beside_at(self, now: float, ahead: Flight) -> float:
+        """When the next batch goes to a worker that has others, which await something."""
         if not self.cost.tried_rows:
-            return _SHARE_UNKNOWN * self.target_seconds
-        return min(self.cost.seconds(self.rows), 0.5 * self.target_seconds)
+            return ahead.moved_at + _SHARE_UNKNOWN * self.target_seconds
+        return self.turns.next_at(now, ahead, _MOST_BESIDE * self.target_seconds)
+
+    def starts_after(self, now: float, ahead: Flight) -> float:
+        """How long a batch is expected to wait in the worker for those ahead of it."""
+        return self.turns.share * ahead.rest(now)
 
     def _in_time(self, rows: int, left: float) -> int:
         """Fewer rows, if with them the oldest call makes it yet, and the line gets hardly longer for it."""

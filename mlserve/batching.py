@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable
+from weakref import WeakKeyDictionary
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ from mlserve.auto_batching import Auto
 from mlserve.calls import Batch, Call
 from mlserve.merging import may_merge, rows_of
 from mlserve.settings import ModelSettings
+from mlserve.side_by_side import Flight
 from mlserve.tally import Tally
 from mlserve.types import InferenceRequest, Parameters
 from mlserve.urgency import Urgency
@@ -108,6 +110,7 @@ class Line:
         self._groups: dict[Hashable, _Group] = {}  # Invariant: no empty group
         self._full: dict[_Group, None] = {}  # groups that need not wait: full, or of a call that runs alone
         self._wait_seconds = 0.0 if rule.eager else rule.wait_seconds
+        self._flights: WeakKeyDictionary[object, Flight] = WeakKeyDictionary()  # by worker, where sizes are found
         self._urgency = Urgency(self._waiting)
         self._told = False  # that the target is not held
 
@@ -156,10 +159,10 @@ class Line:
             self.look_again_at = None
         return True
 
-    def take(self, now: float, *, beside: bool = False) -> list[Call]:
+    def take(self, now: float, beside: object | None = None) -> list[Call]:
         """The calls that shall run together now, taken out of the line; none if it is better to wait.
 
-        They run `beside` others of the model in a worker that await something: those may be all that the model does
+        They run `beside` others of the model in this worker that await something: those may be all that the model does
         at once (it has a lock, or one thread), so that more calls would only wait in the worker, each for itself.
         """
         self.look_again_at = None
@@ -171,7 +174,7 @@ class Line:
             return [oldest]
         rows, due_at = self._plan(now, oldest, group, beside)
         if due_at > now and self.expects_more:
-            if self._full and (self.auto is None or not beside):
+            if self._full and (self.auto is None or beside is None):
                 group = next(iter(self._full))
             elif (urgent := self._urgency.first(now)) is None or urgent[0] > now:
                 self.look_again_at = due_at if urgent is None else min(due_at, urgent[0])
@@ -184,18 +187,27 @@ class Line:
         self.sizes.add(len(batch))
         return batch
 
-    def _plan(self, now: float, oldest: Call, group: _Group, beside: bool) -> tuple[int, float]:
+    def _plan(self, now: float, oldest: Call, group: _Group, beside: object | None) -> tuple[int, float]:
         """How many rows of a group may run together, and when: before that, more may come."""
         auto = self.auto
         if auto is None:
-            wait_seconds = self.rule.wait_seconds if beside else self._wait_seconds
+            wait_seconds = self._wait_seconds if beside is None else self.rule.wait_seconds
             return self.rule.rows, oldest.arrived_at + wait_seconds if wait_seconds else now
         if not group.rows:  # a call without rows to merge, about which nothing is to be decided
             return 0, now
-        if beside:  # the answers to those before may come first; then all that have gathered, as few batches
-            return self.rule.rows, oldest.arrived_at + auto.wait_beside()
-        rows, wait_seconds = auto.decide(now, oldest.arrived_at, group.rows)
-        return rows, oldest.arrived_at + wait_seconds if wait_seconds else now
+        begins_at, due_at = now, now
+        if beside is not None and (ahead := self._flights.get(beside)):
+            begins_at, due_at = now + auto.starts_after(now, ahead), auto.beside_at(now, ahead)
+        rows, wait_seconds = auto.decide(begins_at, oldest.arrived_at, group.rows)
+        return rows, max(due_at, oldest.arrived_at + wait_seconds) if wait_seconds else due_at
+
+    def sent(self, calls: list[Call], worker: object) -> None:
+        """A batch went to a worker; for lines that find sizes by measuring."""
+        batch = next((call.batch for call in calls if call.batch is not None), None)
+        if self.auto is not None and batch is not None and batch.rows:
+            flight = batch.flight = self._flights.setdefault(worker, Flight())
+            batch.rest_seconds = flight.rest(batch.sent_at) if flight else None
+            flight.sent(batch, batch.sent_at, self.auto.mean_seconds(batch.rows))
 
     def take_all(self) -> list[Call]:
         """Empties the line."""
@@ -209,9 +221,11 @@ class Line:
         """Learns from a batch of this line that has its answers, where sizes are found by measuring."""
         if self.auto is None or not batch.rows:
             return
+        passed_seconds = 0.0 if batch.flight is None else batch.flight.ended(batch, now)
         if batch.is_whole:
             overhead = now - batch.sent_at - batch.busy_seconds
-            self.auto.served(now, batch.rows, batch.busy_seconds, overhead, beside=batch.beside)
+            rest_seconds = batch.rest_seconds if batch.calls[0].waiting else None  # else the worker did nothing else
+            self.auto.served(now, batch.rows, batch.busy_seconds, overhead, rest_seconds, passed_seconds)
         answered = [call for call in batch.calls if not call.abandoned]
         late = sum(1 for call in answered if now - call.arrived_at > self.rule.target_seconds)
         self.auto.answered(now, len(answered), late)

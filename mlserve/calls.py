@@ -12,6 +12,7 @@ import anyio
 from mlserve import frames
 from mlserve.errors import MLServeError
 from mlserve.eventloop import Waiter
+from mlserve.side_by_side import Flight
 from mlserve.types import InferenceRequest, InferenceResponse
 
 CHUNK_CREDIT = 16  # what a worker may send ahead of its client: chunks, large ones counting for several
@@ -89,18 +90,12 @@ class Call:
 class Batch:
     """Calls that were sent to run as one, until the last of them is answered."""
 
-    __slots__ = ("beside", "busy_seconds", "calls", "is_whole", "left", "on_end", "rows", "sent_at")
+    __slots__ = ("busy_seconds", "calls", "flight", "is_whole", "left", "on_end", "rest_seconds", "rows", "sent_at")
 
-    def __init__(
-        self,
-        calls: list[Call],
-        sent_at: float,
-        on_end: Callable[[Batch], None] | None = None,
-        *,
-        beside: bool = False,
-    ) -> None:
+    def __init__(self, calls: list[Call], sent_at: float, on_end: Callable[[Batch], None] | None = None) -> None:
         self.calls = calls
-        self.beside = beside  # its worker had another one of the model, which awaited something
+        self.flight: Flight | None = None  # the batches of the model that its worker has; None: nobody asks
+        self.rest_seconds: float | None = None  # that those ahead of it were to take yet; None: there were none
         self.left = len(calls)  # of them are not answered yet
         self.rows = sum(call.rows for call in calls)
         self.sent_at = sent_at
@@ -115,6 +110,8 @@ class Batch:
         self.is_whole = self.is_whole and answered
         if not self.left and self.on_end is not None:
             self.on_end(self)
+        elif not self.left and self.flight is not None:
+            self.flight.drop(self)
         return self.busy_seconds
 
 

@@ -101,7 +101,7 @@ class Link:
         call.waiting = False
         self.open += 1
         if on_end is not None:
-            call.batch = Batch([call], sent_at, on_end, beside=self.awaiting.get(call.model, 0) > 0)
+            call.batch = Batch([call], sent_at, on_end)
 
     def start_batch(self, calls: list[Call], on_end: Callable[[Batch], None] | None = None) -> None:
         """Sends calls to run as one, in one place of the window. `on_end` is called when all of them are answered."""
@@ -118,7 +118,7 @@ class Link:
         batch = frames.Batch(calls[0].model, [infer for _, infer in made])
         self._out.attach_ahead([infer.request for _, infer in made])
         self._out.send_requests(batch, [infer.request.slot for _, infer in made])
-        sent = Batch([call for call, _ in made], sent_at, on_end, beside=self.awaiting.get(batch.model, 0) > 0)
+        sent = Batch([call for call, _ in made], sent_at, on_end)
         for call, _ in made:
             self._enter(call)
             call.waiting, call.batch = True, sent

@@ -29,7 +29,6 @@ from mlserve.calls import Batch, Call, HandleCall, StreamCall
 from mlserve.crew import Crew
 from mlserve.errors import (
     CallerLeft,
-    DeadlineExceeded,
     MLServeError,
     NoWorker,
     RequestRefused,
@@ -46,6 +45,7 @@ from mlserve.recycling import NO_WEAR, Wear
 from mlserve.taking_back import TakingBack
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve.unsent import Unsent
+from mlserve.urgency import is_late
 
 _logger = logging.getLogger("mlserve.pool")
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
@@ -293,11 +293,11 @@ class Pool:
             if self._unsent.full and model in self.crew.large_answers:
                 continue
             while len(line) and (link := self._pick(model)) is not None:
-                calls = line.take(now, beside=link.awaiting.get(model, 0) > 0)
+                calls = line.take(now, link if link.awaiting.get(model) else None)
                 if not calls:
                     self._timer.set()
                     break
-                calls = [call for call in calls if not _is_late(call, now)]
+                calls = [call for call in calls if not is_late(call, now)]
                 if calls:
                     self._assign(calls, link, line)
             if not len(line):
@@ -320,6 +320,8 @@ class Pool:
                 link.start(calls[0], on_end)
             else:
                 link.start_batch(calls, on_end)
+            if on_end is not None:
+                line.sent(calls, link)
             if link.open > 1 and not self._taking_back.watching:
                 self._taking_back.watch()
         except ChannelClosed:
@@ -435,14 +437,6 @@ class Pool:
                 call.fail(refusal or NoWorker("the worker process died before it ran this call"))
             else:
                 self._add(line, call, in_front=True)
-
-
-def _is_late(call: Call, now: float) -> bool:
-    """Fails a call whose time was over while it waited: it shall not begin."""
-    if call.deadline is None or call.deadline > now:
-        return False
-    call.fail(DeadlineExceeded("the call's time was over before a worker could begin it"))
-    return True
 
 
 def _fail(calls: list[Call], error: MLServeError) -> None:

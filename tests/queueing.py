@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable
 from math import exp
 
@@ -85,6 +86,59 @@ def simulate(
         if idle and line.look_again_at is not None:
             heapq.heappush(events, (line.look_again_at, next(order), None))
     assert not len(line) and len(outcome.seconds) == len(coming)
+    return outcome
+
+
+def simulate_awaiting(
+    line: Line | Rule,
+    coming: list[tuple[float, int]],
+    cost: Callable[[int], float],
+    side_by_side: int = 1,
+    again_until: float = 0.0,
+    seed: int = 1,
+) -> Outcome:
+    """The same with one worker that takes any number of batches, since its model awaits something.
+
+    What it awaits runs so many batches `side_by_side`, the others wait in order. Until `again_until` each call that is
+    answered is followed by another one, so that there are always as many clients.
+    """
+    line = Line(line) if isinstance(line, Rule) else line
+    chance, order, outcome = random.Random(seed), itertools.count(), Outcome()
+    inside: deque[Batch] = deque()  # in the worker, not begun
+    running = 0
+    sent: set[Batch] = set()
+    events: list[tuple[float, int, object]] = [(at, next(order), _call(at, rows)) for at, rows in sorted(coming)]
+    while events:
+        now, _, what = heapq.heappop(events)
+        if isinstance(what, Call):
+            line.add(what)
+        elif isinstance(what, Batch):
+            running -= 1
+            sent.discard(what)
+            what.busy_seconds = now - what.sent_at
+            line.ended(what, now, 1)
+            outcome.arrived += [call.arrived_at for call in what.calls]
+            outcome.seconds += [now - call.arrived_at for call in what.calls]
+            if now < again_until:
+                for call in what.calls:
+                    at = now + 0.001 * chance.random()
+                    heapq.heappush(events, (at, next(order), _call(at, call.rows)))
+        while calls := line.take(now, outcome if sent else None):
+            batch = calls[0].batch = Batch(calls, now)
+            calls[0].waiting = True
+            line.sent(calls, outcome)
+            sent.add(batch)
+            inside.append(batch)
+            outcome.batches.append(batch.rows)
+        while inside and running < side_by_side:
+            batch = inside.popleft()
+            running += 1
+            seconds = cost(batch.rows) * exp(chance.gauss(0, 0.05))
+            outcome.busy_seconds += seconds
+            heapq.heappush(events, (now + seconds, next(order), batch))
+        if line.look_again_at is not None:
+            heapq.heappush(events, (line.look_again_at, next(order), None))
+    assert not len(line) and not line._flights.get(outcome)
     return outcome
 
 

@@ -15,6 +15,13 @@ from tests.engine import request
 pytestmark = pytest.mark.anyio
 
 
+class _Worker:
+    """Something to know a worker by."""
+
+
+_WORKER = _Worker()
+
+
 @pytest.fixture
 def anyio_backend():
     return "asyncio"  # calls need a running loop for their waiters; nothing here waits
@@ -63,54 +70,66 @@ async def test_a_patient_line_goes_at_once_when_the_batch_is_full():
 
 async def test_beside_calls_that_await_something_an_eager_line_waits_until_it_is_full_or_its_time_is_over():
     line = _line(first := _call(at=10.0), calls=3, wait_seconds=0.5)
-    assert line.take(10.2, beside=True) == []
+    assert line.take(10.2, _WORKER) == []
     assert line.look_again_at == 10.5
     line.add(second := _call(at=10.3))
     line.add(third := _call(at=10.3))
-    assert line.take(10.3, beside=True) == [first, second, third]
+    assert line.take(10.3, _WORKER) == [first, second, third]
     line.add(fourth := _call(at=10.4))
-    assert line.take(10.4, beside=True) == []
+    assert line.take(10.4, _WORKER) == []
     assert line.take(10.4) == [fourth]
     line.add(fifth := _call(at=10.5))
-    assert line.take(11.0, beside=True) == [fifth]
+    assert line.take(11.0, _WORKER) == [fifth]
 
 
 async def test_without_batching_it_does_not_matter_what_others_await():
     line = _line(call := _call())
-    assert line.take(0.0, beside=True) == [call]
+    assert line.take(0.0, _WORKER) == [call]
 
 
-def _served(line: Line, now: float, seconds: float, *, beside: bool) -> None:
-    """A batch of one row has ended that took so long."""
-    batch = Batch([call := _call(at=now - seconds)], now - seconds, beside=beside)
-    call.rows = batch.rows = 1
-    batch.busy_seconds = seconds
+def _sent(line: Line, now: float, rows: int = 1) -> Batch:
+    """A batch goes to the worker, where it awaits something."""
+    call = _call(rows, at=now)
+    call.rows, call.waiting = rows, True
+    call.batch = Batch([call], now)
+    line.sent([call], _WORKER)
+    return call.batch
+
+
+def _answered(line: Line, batch: Batch, now: float) -> None:
+    batch.busy_seconds = now - batch.sent_at
     line.ended(batch, now, 1)
 
 
-async def test_an_auto_line_runs_all_beside_a_batch_that_awaits_something_and_takes_longer_than_expected():
-    line = _line(first := _call(at=1.0), calls=100, target_seconds=0.1)
-    assert line.take(1.0, beside=True) == []
+async def test_an_auto_line_waits_for_the_end_of_a_batch_that_awaits_something_as_long_as_that_should_take():
+    line = _line(calls=100, target_seconds=0.1)
+    batch = _sent(line, 1.0)
+    line.add(first := _call(at=1.0))
+    assert line.take(1.0, _WORKER) == []
     assert line.look_again_at == 1.025, "a quarter of the target: nothing is known of batches"
-    for _ in range(5):
-        _served(line, 2.0, 0.01, beside=False)
-        _served(line, 2.0, 0.09, beside=True)
-    assert line.auto.cost.seconds(1) == pytest.approx(0.01), "the wait for another one is no cost"
-    calls = [first, *(_call(at=3.0) for _ in range(9))]
-    for call in calls[1:]:
-        line.add(call)
-    first.arrived_at = 3.0
-    assert line.take(3.009, beside=True) == []
-    assert line.look_again_at == pytest.approx(3.01)
-    assert line.take(3.01, beside=True) == calls, "more than the size that was tried: each would wait for the others"
-    line.add(call := _call(at=4.0))
-    assert line.take(4.0) == [call]
+    _answered(line, batch, 1.01)
+    _sent(line, 2.0)
+    assert line.take(2.009, _WORKER) == []
+    assert line.look_again_at == pytest.approx(2.01)
+    assert line.take(2.01, _WORKER) == [first], "what is ahead may not be what others wait for"
+
+
+async def test_batches_beside_others_are_no_larger_than_those_that_run_alone_and_teach_nothing_of_the_cost():
+    line = _line(*(_call(at=1.0) for _ in range(50)), calls=100, target_seconds=0.1)
+    for n in range(5):
+        _answered(line, _sent(line, 1.0 + n), 1.01 + n)
+    ahead, beside = _sent(line, 9.0), _sent(line, 9.0)
+    _answered(line, ahead, 9.01)
+    _answered(line, beside, 9.08)
+    assert line.auto.cost.seconds(1) == pytest.approx(0.01)
+    _sent(line, 10.0)
+    assert len(line.take(11.0, _WORKER)) == 2, "twice what was tried"
 
 
 async def test_an_auto_line_gives_what_cannot_be_merged_beside_others():
     line = _line(calls=100, target_seconds=0.1)
     line.add(scalar := Call(1, InferenceRequest(inputs=[]), "json", FutureWaiter))
-    assert line.take(0.0, beside=True) == [scalar], "with nothing to merge there is nothing to wait for"
+    assert line.take(0.0, _WORKER) == [scalar], "with nothing to merge there is nothing to wait for"
 
 
 async def test_only_compatible_calls_come_together():

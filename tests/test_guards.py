@@ -27,6 +27,7 @@ ROOMS = [
         "malloc",
         "mapping",
         "tally",
+        "side_by_side",
         "auto_batching",
         "deadlines",
         "leaving",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_names", "columns_of", "known_values"]
+__all__ = ["column_names", "columns_of", "known_values", "used_columns"]
 
 Keys = list[Any]  # of columns: their names, or their places where they have none
 
@@ -31,6 +31,22 @@ def column_names(estimator: Any, method: str, count: int) -> list[str]:
             if len(names) == count:
                 return names
     return [f"{method}_{at}" for at in range(count)]
+
+
+def used_columns(estimator: Any) -> list[str] | None:
+    """The columns that an estimator uses of those that it was fitted on, if its first step picks them by itself."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+
+    first = getattr(estimator, "best_estimator_", estimator)  # of a search
+    while isinstance(first, Pipeline):
+        first = first.steps[0][1]
+    keys = columns_of(first)
+    if not isinstance(first, ColumnTransformer) or keys is None:
+        return None
+    picks = [_picked(columns, keys) for _, inner, columns in first.transformers_ if not _is_dropped(inner)]
+    used = {key for pick in picks for key in pick}
+    return [str(key) for key in keys if key in used]
 
 
 def known_values(estimator: Any) -> dict[Any, str | float]:
@@ -90,6 +106,10 @@ def _parts(values: Any) -> Iterator[Any]:
             yield from _parts(value)
         elif any(hasattr(type(value), method) for method in ("predict", "predict_proba", "transform")):
             yield value
+
+
+def _is_dropped(part: Any) -> bool:
+    return isinstance(part, str) and part == "drop"
 
 
 def _picked(columns: Any, keys: Keys) -> Keys:

@@ -11,6 +11,7 @@ import numpy as np
 from mlserve.codecs import PandasCodec
 from mlserve.errors import InferenceError
 from mlserve.tabular import ColumnCheck
+from mlserve_sklearn.columns import used_columns
 
 __all__ = ["InputCheck", "is_about_input"]
 
@@ -27,6 +28,7 @@ class InputCheck(ColumnCheck):
     """
 
     def __init__(self, estimator: Any) -> None:
+        self._estimator = estimator
         self._knows_count = hasattr(estimator, "n_features_in_")
         super().__init__(getattr(estimator, "n_features_in_", -1), _names(estimator))
         # An array for an estimator that was fitted on a frame is what most clients send: its columns go by position.
@@ -42,12 +44,22 @@ class InputCheck(ColumnCheck):
         return array
 
     def frame(self, frame: Any) -> Any:
-        """A frame that has all columns; their order and further ones are the estimator's own business."""
+        """A frame with the estimator's columns as it was fitted on them.
+
+        One that lacks some stays as it is: which of them it needs is the estimator's own business.
+        """
         if self.names is not None:
-            self.pick(frame.columns)
-            return frame
+            there = list(frame.columns)
+            return frame if there == self.names or not set(self.names) <= set(there) else frame[self.names]
         # Fitted without names, it would only warn of these ones.
         return super().frame(frame) if self._knows_count else frame
+
+    def missing(self, data: Any) -> list[str]:
+        """The columns that a frame lacks of those that the estimator uses; none for anything else."""
+        if self.names is None or not PandasCodec.can_encode(data):
+            return []
+        there = {str(column) for column in data.columns}
+        return [name for name in used_columns(self._estimator) or self.names if name not in there]
 
 
 def _names(estimator: Any) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.codecs import PandasCodec
-from mlserve.errors import CodecError, ModelLoadError
+from mlserve.errors import CodecError, InferenceError, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
 from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
@@ -39,6 +39,7 @@ class SKLearnModel(TabularModel):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self._threads = Threads(None)
+        self._columns: InputCheck
 
     def read(self, path: str) -> Any:
         """The fitted estimator in a file."""
@@ -49,7 +50,8 @@ class SKLearnModel(TabularModel):
 
     def input_check(self) -> InputCheck:
         """What the estimator knows of its columns."""
-        return InputCheck(self._model)
+        self._columns = InputCheck(self._model)
+        return self._columns
 
     def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
         """Inputs and outputs that the estimator, asked with a few rows, has shown; none where it answers nothing."""
@@ -67,9 +69,19 @@ class SKLearnModel(TabularModel):
             return [], []
 
     def call(self, method: Callable[..., Any], data: Any) -> Any:
-        """The method within the bounds of `threads`."""
-        with self._threads:
-            return method(data)
+        """The method within the bounds of `threads`. InferenceError if it fails for want of columns."""
+        try:
+            with self._threads:
+                return method(data)
+        except Exception as error:
+            missing = self._columns.missing(data)
+            if not missing:
+                raise
+            told = ", ".join(f"'{name}'" for name in missing)
+            raise InferenceError(
+                f"model '{self.name}' cannot use this input: columns are missing: {told}; the model was trained on "
+                f"{', '.join(self._columns.names or ())}"
+            ) from error
 
     def is_about_input(self, error: Exception) -> bool:
         """Whether it comes out of a library's code, and not out of a transformer of one's own."""

@@ -20,8 +20,9 @@ from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestI
 from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
 from mlserve_huggingface.codecs.media import RawCodec, file_bytes, picture_of_array, pictures_of
 from mlserve_huggingface.codecs.pixels import Pixels
-from mlserve_huggingface.limits import Limits
+from mlserve_huggingface.limits import Limits, shorter_edge
 from mlserve_huggingface.places import Places, is_place
+from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.sound import heard
 from mlserve_huggingface.tasks import GENERATING, Interface
 
@@ -32,9 +33,10 @@ __all__ = ["Arguments", "Reader"]
 _RESERVED = frozenset({
     "assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate",
     "model_kwargs", "num_workers", "processor_kwargs", "revision", "tesseract_config", "token", "trust_remote_code",
+    "watermarking_config",
 })  # fmt: skip
 # Pipelines that hand an object on to the tokenizer whole: what is not its text are options.
-_TAKE_OPTIONS_IN_ROWS = frozenset({"sentiment-analysis", "text-classification"})
+_TAKE_OPTIONS_IN_ROWS = frozenset({"sentiment-analysis", "text-classification", "zero-shot-object-detection"})
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 
@@ -76,10 +78,12 @@ class Reader:
         declared: dict[str, MetadataTensor],
         allow_urls: bool,
         max_pixels: int,
+        scaling: Scaling,
     ) -> None:
         self._interface = interface
         self._sees = interface.media == "image" or interface.task == "any-to-any"
         self._max_pixels = max_pixels
+        self._scaling = scaling
         self._limits = limits
         self._declared = declared  # the inputs that the model's settings describe, by name
         self._allow_urls = allow_urls
@@ -87,7 +91,7 @@ class Reader:
 
     def __call__(self, request: InferenceRequest) -> Arguments:
         """The arguments in a request."""
-        pixels = Pixels(self._max_pixels)
+        pixels = Pixels(self._max_pixels, self._scaling)
         arguments = Arguments(options=self._options(request.parameters))
         for one in request.inputs:
             if self._interface.is_first(one.name):
@@ -104,6 +108,8 @@ class Reader:
                 [arguments.options, [one.rows for one in (*arguments.positional, *arguments.columns.values())]]
             )
         self._limits.check(arguments.options)
+        self._limits.check_rows(arguments.options, [row for column in arguments.positional for row in column.rows])
+        pixels.scale(shorter_edge(arguments.options))
         if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
             for row in (row for column in arguments.positional for row in column.rows):
                 if isinstance(row, dict):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlserve.errors import InferenceError
+from mlserve_huggingface.generation import Generation
 
-__all__ = ["Limits", "tokens_of"]
+__all__ = ["Limits", "shorter_edge", "tokens_of"]
 
 _TOKENS = 4096  # where a model does not tell how many it takes, and for generated text, which may go beyond
 _SPAN = 384  # tokens of question and context together, unless max_seq_len says otherwise
@@ -19,11 +20,21 @@ _MOST = {
     "num_beam_groups": 64,
     "num_return_sequences": 128,
     "num_frames": 1024,
+    "image_seq_len": 4096,  # tokens of a picture
+    "max_image_tiles": 64,
+    "max_patches": 4096,
+    "min_patches": 64,
+    "max_pixels": 4096**2,
+    "min_pixels": 4096**2,
+    "maxlenratio": 20,  # of speech to its text
+    "minlenratio": 20,
     "crops_n_layers": 4,
     "points_per_batch": 4096,
     "points_per_crop": 128,
 } | dict.fromkeys(("height", "width", "size", "crop_size", "pad_size", "shortest_edge", "longest_edge"), 4096)
 _ANSWERS = {"top_k": 1000, "topk": 1000}  # of question answering; elsewhere there are no more than labels or tokens
+_MASKED = 10_000  # answers to all masks of a text, each with the whole text
+_LABELS = 1000  # candidates, which some models see all at once
 _OVERLAP = 0.9  # of a chunk of sound, with those before and behind it
 _TEMPLATE = 1000  # characters; each label has a text of them
 
@@ -31,10 +42,11 @@ _TEMPLATE = 1000  # characters; each label has a text of them
 class Limits:
     """The bounds for one pipeline."""
 
-    def __init__(self, task: str, pipeline: Any) -> None:
+    def __init__(self, task: str, pipeline: Any, sees_text: bool = True, most_generated: int | None = None) -> None:
         tokens = tokens_of(pipeline)
         generated = max(tokens, _TOKENS)
         generates = getattr(getattr(pipeline, "model", None), "can_generate", lambda: False)()
+        self._generation = Generation(pipeline, tokens, sees_text, most_generated) if generates else None
         self._most = {
             **_MOST,
             **dict.fromkeys(_LENGTHS, generated if generates else tokens),
@@ -42,8 +54,13 @@ class Limits:
         }
         self._tokens = tokens
         self._span = None
-        if task == "question-answering":
+        self._mask = pipeline.tokenizer.mask_token if task == "fill-mask" else None
+        self._words = pipeline.model.config.vocab_size if task == "fill-mask" else 0
+        if task in ("question-answering", "document-question-answering"):
             self._most |= _ANSWERS
+        if task == "document-question-answering":
+            self._span = tokens
+        if task == "question-answering":
             # The pipeline of transformers makes all the spans at once; ours one at a time.
             self._span = min(tokens, _SPAN) if hasattr(pipeline, "feature_extractor") else None
 
@@ -51,11 +68,20 @@ class Limits:
         """InferenceError for an option that is above its bound, also inside an object such as generate_kwargs."""
         for name, value in _all_options(options):
             self._check(name, value)
+        _check_labels(options.get("candidate_labels"))
         _check_windows(options, self._tokens)
         _check_chunks(options.get("chunk_length_s"), options.get("stride_length_s"))
         longest = options.get("max_seq_len", self._span)
         if self._span is not None and isinstance(longest, int):
             _compare("doc_stride", options.get("doc_stride"), longest // 2)
+
+    def check_rows(self, options: dict[str, Any], rows: list[Any]) -> None:
+        """InferenceError for options that are too much for one of the rows. From the thread whose turn it is."""
+        if self._generation is not None:
+            self._generation.check(list(_all_options(options)), rows)
+        if self._mask is not None and _is_number(options.get("top_k")):
+            masks = max((str(row).count(self._mask) for row in rows), default=0)
+            _compare("top_k", options["top_k"], min(self._words, max(1, _MASKED // max(1, masks))))
 
     def _check(self, name: str, value: Any) -> None:
         if name == "hypothesis_template":
@@ -67,6 +93,13 @@ class Limits:
 def _compare(name: str, value: Any, most: int) -> None:
     if _is_number(value) and not value <= most:
         raise InferenceError(f"'{name}' is at most {most} for this model, got {value}")
+
+
+def _check_labels(labels: Any) -> None:
+    """InferenceError for more candidates than a model shall compare at once."""
+    count = labels.count(",") + 1 if isinstance(labels, str) else len(labels) if isinstance(labels, list) else 0
+    if count > _LABELS:
+        raise InferenceError(f"'candidate_labels' are at most {_LABELS}, got {count}; ask for some of them at a time")
 
 
 def _check_windows(options: dict[str, Any], tokens: int) -> None:
@@ -117,6 +150,12 @@ def _check_template(value: Any) -> None:
         )
     if isinstance(value, str) and len(value) > _TEMPLATE:
         raise InferenceError(f"'hypothesis_template' has at most {_TEMPLATE} characters, got {len(value)}")
+
+
+def shorter_edge(options: dict[str, Any]) -> int:
+    """The length that options want the shorter edge of pictures to have; 0 if none do."""
+    edges = [value for name, value in _all_options(options) if name in ("shortest_edge", "size") and _is_number(value)]
+    return int(max(edges, default=0))
 
 
 def tokens_of(pipeline: Any) -> int:

@@ -27,6 +27,7 @@ from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.loading import find_model, make_pipeline
 from mlserve_huggingface.metadata import described
 from mlserve_huggingface.pipelines import Caller
+from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.settings import settings_of
 from mlserve_huggingface.streaming import pieces
 from mlserve_huggingface.tasks import Interface
@@ -65,10 +66,11 @@ class HuggingFaceRuntime(MLModel):
         self._caller = Caller(self.name, task, pipeline, batch_size)
         self._reader = Reader(
             interface,
-            Limits(task, pipeline),
+            Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens),
             dict(self.declared("inputs") or {}),
             self._chosen.allow_urls,
             self._chosen.max_pixels,
+            Scaling(pipeline),
         )
         self._described = described(interface)
         self._work = Work(self.name)
@@ -108,8 +110,7 @@ class HuggingFaceRuntime(MLModel):
                 yield await self.predict(payload)
                 continue
             self._asked(payload)
-            arguments = self._reader(payload)
-            generate = partial(self._generate, arguments)
+            generate = partial(self._generate, payload)
             async with aclosing(pieces(self._running(), generate)) as texts:
                 async for text in texts:
                     output = StringCodec.encode_output(OUTPUT, [text])
@@ -117,8 +118,9 @@ class HuggingFaceRuntime(MLModel):
                         model_name=self.name, model_version=self.version, id=payload.id, outputs=[output]
                     )
 
-    def _generate(self, arguments: Any, job: Job, send: Any) -> None:
-        self._caller.stream(job, send, arguments)
+    def _generate(self, payload: InferenceRequest, job: Job, send: Any) -> None:
+        """In a thread: reads the request, for which it may need the tokenizer, and sends the text piece by piece."""
+        self._caller.stream(job, send, self._reader(payload))
 
     def _answer(self, payload: InferenceRequest, asked: RequestOutput, job: Job) -> ResponseOutput:
         """In a thread: reads the request, calls the pipeline, and encodes what it gives."""

@@ -128,3 +128,41 @@ def test_a_model_that_tells_no_length_has_one_nevertheless() -> None:
     )
     with pytest.raises(InferenceError, match="'max_length' is at most 4096"):
         Limits("text-classification", unknown).check({"max_length": 5000})
+
+
+def test_no_more_labels_than_a_model_shall_compare_at_once(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["zero-shot-classification"], task="zero-shot-classification"))
+    text, said = tensor("args", [TEXT]), "'candidate_labels' are at most 1000, got 1001"
+    assert said in refusal(model, text, tensor("candidate_labels", ["a"] * 1001))
+    assert said in refusal(model, text, tensor("candidate_labels", [",".join("a" * 1001)]))
+    assert len(ask(model, request(text, tensor("candidate_labels", ["a, b"])))) == 1
+
+
+def test_answers_to_many_masks_are_bounded_together(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["fill-mask"]))
+    masks, words = "[MASK] " * 60, model._caller._pipeline.model.config.vocab_size
+    limits = Limits("fill-mask", model._caller._pipeline)
+    with pytest.raises(InferenceError, match=f"'top_k' is at most {min(words, 100)} for this model, got 167"):
+        limits.check_rows({"top_k": 167}, ["the [MASK]", "[MASK]" * 100])
+    assert len(ask(model, texts("the [MASK]", top_k=words))) == words
+    assert f"'top_k' is at most {words} for this model" in refusal(model, tensor("args", ["[MASK]"]), top_k=words + 1)
+    assert len(ask(model, texts(masks, top_k=2))) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("min_pixels", 4096**2), ("image_seq_len", 4096), ("min_patches", 64), ("maxlenratio", 20)]
+)
+def test_options_of_processors_have_bounds(name: str, most: int) -> None:
+    limits = Limits("image-text-to-text", SimpleNamespace())
+    limits.check({"images_kwargs": {name: most}})
+    for options in ({name: MANY}, {"images_kwargs": {name: MANY}}):
+        with pytest.raises(InferenceError, match=f"'{name}' is at most {most}"):
+            limits.check(options)
+
+
+def test_the_windows_of_a_document_overlap_by_half_at_most() -> None:
+    limits = Limits("document-question-answering", SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=512)))
+    limits.check({"doc_stride": 256})
+    for options, most in (({"doc_stride": 300}, 256), ({"doc_stride": 60, "max_seq_len": 100}, 50)):
+        with pytest.raises(InferenceError, match=f"'doc_stride' is at most {most}"):
+            limits.check(options)

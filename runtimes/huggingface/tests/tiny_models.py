@@ -126,6 +126,13 @@ def _vit(folder: Path) -> None:
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
+def resnet(folder: Path, processor: Any) -> None:
+    """A model that takes pictures of any size, behind an image processor."""
+    config = AutoConfig.for_model("resnet", embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], **_LABELS)
+    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
 def _yolos(folder: Path) -> None:
     config = _small("yolos", image_size=[32, 32], patch_size=8, num_detection_tokens=4, **_LABELS)
     AutoModelForObjectDetection.from_config(config).save_pretrained(folder)

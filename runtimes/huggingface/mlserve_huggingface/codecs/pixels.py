@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mlserve.codecs.errors import CodecError
+from mlserve_huggingface.scaling import Scaling
 
 __all__ = ["MOST_PIXELS", "Pixels"]
 
@@ -22,9 +23,11 @@ _HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the la
 class Pixels:
     """What one request may still bring."""
 
-    def __init__(self, most: int = MOST_PIXELS) -> None:
+    def __init__(self, most: int = MOST_PIXELS, scaling: Scaling | None = None) -> None:
         self._most = most
         self._left = most * _TOGETHER
+        self._scaling = scaling  # of the model that will see them
+        self._narrowest = (1, 1)
 
     def open(self, octets: bytes) -> Image.Image:
         """A picture, not decoded yet. CodecError if it has too many pixels; Pillow's errors if it is none."""
@@ -43,12 +46,19 @@ class Pixels:
             raise CodecError(
                 f"a picture has at most {self._most} pixels (parameters.extra.max_pixels), got {width} x {height}"
             )
-        self._left -= width * height
+        added = self._scaling.added(width, height) if self._scaling is not None else 0
+        self._narrowest = max(self._narrowest, (width, height), key=_narrowness)
+        self._left -= max(width * height, added)
         if self._left < 0:
             raise CodecError(
-                f"the pictures of a request have together at most {_TOGETHER * self._most} pixels "
-                f"({_TOGETHER} times parameters.extra.max_pixels)"
+                f"the pictures of a request have together at most {_TOGETHER * self._most} pixels, as they are or "
+                f"scaled ({_TOGETHER} times parameters.extra.max_pixels)"
             )
+
+    def scale(self, edge: int) -> None:
+        """CodecError if a picture is too narrow for the shorter edge that the request wants it to have."""
+        if self._scaling is not None:
+            self._scaling.added(*self._narrowest, edge)
 
     def look_at(self, value: Any) -> None:
         """CodecError for a picture among the texts in a value, which the pipeline would open, that is too large."""
@@ -64,3 +74,7 @@ class Pixels:
                 self.open(octets).close()
             except (OSError, ValueError, IndexError, SyntaxError):
                 pass  # words, or what the pipeline cannot open either
+
+
+def _narrowness(size: tuple[int, int]) -> float:
+    return max(size) / max(1, min(size))

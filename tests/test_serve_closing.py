@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +13,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from mlserve.rest.h1_exchange import LAST_WORDS
 from mlserve.rest.h1_server import H1Server
@@ -138,3 +142,40 @@ async def test_a_connection_on_which_nothing_was_asked_closes_without_a_word() -
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert _outcome(client) == b""
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_streams_of_http2_that_are_ended_leave_no_trace_in_the_log(
+    at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their client sees that they are broken off: their connection closes."""
+    stop, running = anyio.Event(), anyio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        running.set()
+        await anyio.sleep_forever()
+
+    connection = H2Connection(H2Configuration(header_encoding="utf-8"))
+    connection.initiate_connection()
+    head = {":method": "GET", ":path": "/", ":scheme": "http", ":authority": "a"}
+    connection.send_headers(1, list(head.items()), end_stream=True)
+    with socket.socket() as client:
+        async with anyio.create_task_group() as tasks:
+            serving = partial(
+                serve, app, host="127.0.0.1", port=0, shutdown_trigger=stop.wait, graceful_timeout=1000 * at_once
+            )
+            client.connect(await tasks.start(serving))
+            client.sendall(connection.data_to_send())
+            await running.wait()
+            stop.set()
+            if at_once:
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        client.settimeout(10)
+        while client.recv(65536):
+            pass
+    gc.collect()  # of a coroutine that was never awaited
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]

@@ -76,6 +76,7 @@ class Http2Mixin(_Base):
     """Before Hypercorn's TCPServer in the list of bases; counted by H1Server, with Hypercorn's own deadlines."""
 
     _preface_seen = False
+    _read = False  # all that the client will ever say; or the connection is cancelled
     _client_reads: Reading
 
     async def serve(self, server: H1Server) -> None:
@@ -87,6 +88,7 @@ class Http2Mixin(_Base):
         except Exception:  # an error in Hypercorn ends this connection, not the task group of all
             log.exception("a connection of HTTP/2 failed")
         finally:
+            self.abort()  # Hypercorn's own close is cancelled with it
             server.leave(self)
 
     async def protocol_send(self, event: Event) -> None:
@@ -94,13 +96,14 @@ class Http2Mixin(_Base):
         # would count as busy for ever.
         if isinstance(event, Updated) and not self._preface_seen:
             self._preface_seen = True
-        else:
+        elif not (isinstance(event, Updated) and self._read):  # else it would wait for another request; nor can it now
             await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         try:
             await super()._read_data()
         finally:
+            self._read = True
             await self.idle_task.stop()  # or the descriptor of a client that left is kept until the idle timeout
 
     def check_deadlines(self, now: float) -> None:

@@ -23,6 +23,7 @@ class Exchange(NamedTuple):
     frame: Handle
     receive: Receive
     send: Send
+    send_alone: Send  # for an answer that nothing follows, no background task and nothing in the handler
     responses: list[Any]  # what sends itself; whoever runs the handler closes its body, since Starlette does not
 
 

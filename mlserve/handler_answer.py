@@ -2,7 +2,8 @@
 
 A frame waits for one turn of the loop for what may come right behind it: the head for its body, the last of the body
 for the end of the call. So an ordinary answer is one frame, a handler that fails at once is answered with its error,
-and whatever takes longer than a turn holds nothing up that is there already.
+and whatever takes longer than a turn holds nothing up that is there already. What may follow an answer, such as a
+background task, may keep the loop from turning: then the last of the body waits for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlserve.errors import ModelError
-from mlserve.frames import CREDIT_BYTES, End, Handle, Handled, Piece, ToPool, credit_for
+from mlserve.frames import CREDIT_BYTES, End, Handle, Handled, Piece, credit_for
+from mlserve.outbox import Outbox
 from mlserve.worker_stream import Cancelled, Stream
 
 __all__ = ["Answer"]
@@ -23,12 +25,10 @@ _PIECE_BYTES = CREDIT_BYTES - 1  # larger bodies go in pieces of this size, whic
 class Answer:
     """What one handler answers. Either `end` or `break_off` must follow, then `close`."""
 
-    def __init__(
-        self, frame: Handle, put: Callable[[ToPool], None], streams: dict[int, Stream], left: Callable[[], bool]
-    ) -> None:
+    def __init__(self, frame: Handle, outbox: Outbox, streams: dict[int, Stream], left: Callable[[], bool]) -> None:
         self._call = frame.call
         self._credit = frame.credit
-        self._put = put
+        self._outbox = outbox
         self._streams = streams  # of the worker: whose credit comes from the pool
         self._left = left  # whether the client is gone
         self._loop = asyncio.get_running_loop()
@@ -36,9 +36,21 @@ class Answer:
         self._stream: Stream | None = None  # once a part of the answer has left
         self._missing: int | None = None  # of the body, where its length was told
         self.is_whole = False  # all of the body was given
+        self.is_sent = False  # and the handler goes on after it, if it does
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """ASGI's send; waits for a slow client. Cancelled once that is gone."""
+        """ASGI's send; waits for a slow client. Cancelled once that is gone.
+
+        All of the answer is on its way when this returns for the last of it, whatever the handler does then.
+        """
+        await self.send_alone(message)
+        if self.is_whole and not self.is_sent:
+            self._let_go()
+            await self._outbox.written()
+            self.is_sent = True
+
+    async def send_alone(self, message: Mapping[str, Any]) -> None:
+        """The same for an answer that nothing follows: the last of it may leave with the end of the call."""
         if self._left():
             raise Cancelled  # which the handler swallowed before
         kind = message["type"]
@@ -89,14 +101,14 @@ class Answer:
             if self._stream is None:
                 self._stream = self._streams[self._call] = Stream(self._call, self._credit)
             self._stream.credit -= credit_for(len(frame.body))
-        self._put(frame)
+        self._outbox.put(frame)
 
     def end(self) -> None:
         """The handler has come to its end. ModelError if there is no answer, or not all of it."""
         if not self.is_whole:
             raise ModelError("the handler ended before its answer was complete")
         if self._held is None:
-            self._put(End(self._call))
+            self._outbox.put(End(self._call))
         else:
             self._held.over = True
             self._let_go()

@@ -138,7 +138,8 @@ class _ByAnnotation:
         """Lets a response send itself. One that streams does so as the client takes it."""
         response.status_code = response.status_code or 200
         note_response(response, exchange.responses)
-        await response(scope_of(exchange.frame, self._shared.app), exchange.receive, exchange.send)
+        send = exchange.send_alone if _ends_with_its_answer(response) else exchange.send
+        await response(scope_of(exchange.frame, self._shared.app), exchange.receive, send)
 
     def _find_arguments(self, exchange: Exchange) -> dict[str, Any]:
         query = dict(parse_qsl(exchange.frame.query.decode("latin-1"), keep_blank_values=True))
@@ -250,8 +251,13 @@ async def _send_json(answer: Any, hint: Any, injected: Any, exchange: Exchange) 
         headers.append((b"content-length", b"%d" % len(body)))
         if not any(name == b"content-type" for name, _ in headers):
             headers.append((b"content-type", b"application/json"))
-    await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": body})
+    await exchange.send_alone({"type": "http.response.start", "status": status, "headers": headers})
+    await exchange.send_alone({"type": "http.response.body", "body": body})
+
+
+def _ends_with_its_answer(response: Any) -> bool:
+    """Whether nothing follows: no background task, and no code but Starlette's for a body that is there."""
+    return response.background is None and type(response).__call__ is _responses().Response.__call__
 
 
 def _is_response(hint: Any) -> bool:

@@ -27,6 +27,7 @@ class Outbox:
         self._oldest_at = 0.0  # when the oldest frame not yet written was put; 0: there is none
         self.waits = False  # something is to be written at the end of this turn
         self._writable = anyio.Event()
+        self._emptied: anyio.Event | None = None  # somebody waits until all is written
         self.forked = False  # this process is a child of the worker: it shall not speak in its name
         os.register_at_fork(after_in_child=self._fork)
 
@@ -61,6 +62,16 @@ class Outbox:
             self._on_closed()
         if self._channel.backlog:
             self._writable.set()
+        elif self._emptied is not None:
+            self._emptied.set()
+            self._emptied = None
+
+    async def written(self) -> None:
+        """Writes what waits now, and waits where the pool reads slower than that. Does not give way otherwise."""
+        self.flush()
+        if self._channel.backlog:
+            self._emptied = self._emptied or anyio.Event()
+            await self._emptied.wait()
 
     async def drain(self) -> None:
         """Writes on when the pool reads slower than this worker answers. Runs until cancelled."""

@@ -31,14 +31,14 @@ async def run_handler(calls: Calls, frame: frames.Handle, loaded: LoadedModel) -
         return scope is not None and scope.cancelled
 
     plain = noting_steps()
-    answer = Answer(frame, calls.outbox.put, calls.streams, left)
-    exchange = Exchange(frame, receive_of(frame, left), answer.send, [])
+    answer = Answer(frame, calls.outbox, calls.streams, left)
+    exchange = Exchange(frame, receive_of(frame, left), answer.send, answer.send_alone, [])
 
     async def work() -> None:
         try:
             await _handle(loaded.handlers[frame.place], exchange)
         except (asyncio.CancelledError, Cancelled):
-            if left() and not answer.is_whole:
+            if left() and not answer.is_sent:
                 await _after(exchange)
             raise
 

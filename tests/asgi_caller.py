@@ -62,7 +62,7 @@ async def run_handler(handler: Handler, frame: Handle) -> Handled:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    await handler(Exchange(frame, receive_of(frame, lambda: False), send, []))
+    await handler(Exchange(frame, receive_of(frame, lambda: False), send, send, []))
     start, *pieces = messages
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
     return Handled(frame.call, start["status"], headers, b"".join(one["body"] for one in pieces))

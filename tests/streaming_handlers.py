@@ -54,6 +54,15 @@ def plain_numbers(count: int, pause: float, size: int, name: str, boom: int) -> 
         note(f"{name} closed at {at}")
 
 
+async def block(name: str) -> None:
+    """Keeps its worker busy while a file is there, and gives way to nothing."""
+    note(f"{name} began")
+    end = time.monotonic() + 60
+    while (HERE / f"{name}.gate").exists() and time.monotonic() < end:
+        time.sleep(0.005)
+    note(f"{name} ended")
+
+
 class Streaming(MLModel):
     async def load(self) -> bool:
         (HERE / "file.bin").write_bytes(bytes(range(256)) * 4096)
@@ -147,6 +156,26 @@ class Streaming(MLModel):
     async def later_by_fastapi(self, background: fastapi.BackgroundTasks, name: str = fastapi.Query()) -> Any:
         background.add_task(note, f"{name} ended")
         return {"name": name}
+
+    @custom_handler("/blocks", "GET")
+    async def blocks(self, name: str, size: int) -> Response:
+        return JSONResponse("x" * size, background=BackgroundTask(block, name))
+
+    @custom_handler("/blocks/fastapi", "GET")
+    async def blocks_by_fastapi(
+        self, background: fastapi.BackgroundTasks, name: str = fastapi.Query(), size: int = fastapi.Query()
+    ) -> Any:
+        background.add_task(block, name)
+        return "x" * size
+
+    @custom_handler("/blocks/streaming", "GET")
+    async def blocks_streaming(self, name: str, size: int) -> Response:
+        async def text() -> AsyncIterator[str]:
+            yield '"' + "x" * size
+            yield '"'
+            await block(name)
+
+        return StreamingResponse(text(), headers={"content-length": str(size + 2)})
 
     @custom_handler("/state", "GET")
     async def state(self, request: Request) -> Any:

@@ -274,6 +274,23 @@ def test_background_tasks_run_after_their_answer(place: Place) -> None:
     place.noted("fast ended")
 
 
+@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.parametrize("way", ["", "/fastapi", "/streaming"])
+def test_an_answer_does_not_wait_for_what_follows_it_and_blocks(place: Place, way: str, size: int) -> None:
+    """Nor its last bytes, where the worker's socket does not take all of it at once."""
+    name = f"blocks{way.replace('/', '-')}-{size}"
+    gate = place.folder / f"{name}.gate"
+    gate.touch()
+    try:
+        answer = httpx.get(f"{place.rest}/blocks{way}?name={name}&size={size}", timeout=40)
+        assert answer.json() == "x" * size
+        place.noted(f"{name} began")
+        assert not any(f"{name} ended" in one for one in place.notes())
+    finally:
+        gate.unlink()
+    place.noted(f"{name} ended")
+
+
 def test_handlers_of_one_model_share_an_applications_state(place: Place) -> None:
     def seen(path: str) -> Any:
         answer = httpx.request("GET", f"{place.rest}{path}", content=b"the body")

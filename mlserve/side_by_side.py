@@ -14,13 +14,15 @@ from collections.abc import Hashable
 _WEIGHT = 0.05  # of a new measurement
 _FILL = 0.5  # of as many batches as would run side by side are sent at once
 _LEAST = 1e-4  # the smallest share: thousands side by side
-_FEW = 8  # measurements after which a try is seldom worth it
-_TRY_AFTER, _TRY_AFTER_FEW = 16, 2  # batches that ran alone before one is sent early, to see whether it waits
+_FEW_ALONE = 5  # batches, before which nothing is believed
+_FEW = 8.0  # times what a batch takes, that batches were to wait in all: after so much a try is seldom worth it
+_TRY_AFTER, _TRY_AFTER_FEW = 8, 2  # batches that ran alone before one is sent early, to see whether it waits
 _EARLY = 0.25  # of the time of the batch before
-_ALONE_SECONDS = 20.0  # without a batch alone, after which one is waited for: it tells what they take
+_ALONE_TIMES = 50.0  # what a batch takes without one alone, after which one is waited for: it tells what they take
+_ALONE_SECONDS = 20.0  # at most
 _MOST_PATIENT = 3
 _FAR_OUTLIER = 10.0
-_OUTLIER = 3.0  # times what could be expected: more says nothing
+_OUTLIER = 1.5  # times what could be expected: more says nothing
 
 
 class Flight:
@@ -79,16 +81,18 @@ class Turns:
     def __init__(self) -> None:
         self._expected = 0.0  # seconds that batches would have waited, if they took turns; decaying sums
         self._waited = 0.0  # and that they did
-        self._count = 0
         self._mean = 1.0  # of what batches take alone, by what is typical: times that scatter have a long tail
         self._alone_count = 0  # since one beside others told something
+        self._alone_few = 0  # in all, up to a few
         self._beside_count = 0  # since one ran alone
         self._alone_at = 0.0
 
     @property
     def share(self) -> float:
         """1: they take turns. 0: they run side by side. 0.25: as if four of them did."""
-        return min(1.0, max(_LEAST, self._waited / self._expected)) if self._expected else 1.0
+        if self._alone_few < _FEW_ALONE or not self._expected:
+            return 1.0
+        return min(1.0, max(_LEAST, self._waited / self._expected))
 
     def mean(self, typical_seconds: float) -> float:
         """What a batch takes on the average, where so long is typical."""
@@ -97,6 +101,7 @@ class Turns:
     def ran_alone(self, now: float, seconds: float, typical_seconds: float) -> None:
         """A batch took so long without others beside it."""
         self._alone_count += 1
+        self._alone_few = min(self._alone_few + 1, _FEW_ALONE)
         self._beside_count = 0
         self._alone_at = now
         self._mean += _WEIGHT * (min(seconds / typical_seconds, _FAR_OUTLIER) - self._mean)
@@ -107,6 +112,10 @@ class Turns:
         """A batch took so long, and alone it had been so long. Those ahead of it had so much to do yet; of that
         it did not wait for what it passed.
         """
+        self._beside_count = min(self._beside_count + 1, _MOST_PATIENT)
+        if rest_seconds <= _EARLY * alone_seconds:
+            return  # there was nothing to wait for
+        self._alone_count = 0
         if not self._expected:
             self._expected = self._waited = alone_seconds  # they take turns, until something else is seen
         most = (
@@ -115,10 +124,6 @@ class Turns:
         waited = min(seconds - alone_seconds, most)
         self._expected += rest_seconds - _WEIGHT * self._expected
         self._waited += waited - _WEIGHT * self._waited
-        self._beside_count = min(self._beside_count + 1, _MOST_PATIENT)
-        if rest_seconds > _EARLY * alone_seconds:
-            self._count += 1
-            self._alone_count = 0
 
     def next_at(self, now: float, flight: Flight, most_seconds: float) -> float:
         """When the next batch goes beside those that a worker has; their end may come first.
@@ -128,11 +133,14 @@ class Turns:
         """
         if not flight:
             return now
-        share, sees_alone = self.share, now - self._alone_at < _ALONE_SECONDS
+        share, seconds = self.share, flight.last_seconds
+        sees_alone = now - self._alone_at < min(max(1.0, _ALONE_TIMES * seconds), _ALONE_SECONDS)
         if sees_alone and len(flight) < _FILL / share:
             return now
-        seconds = flight.last_seconds * (share if sees_alone else 1.0)
-        if len(flight) == 1 and self._alone_count >= (_TRY_AFTER if self._count >= _FEW else _TRY_AFTER_FEW):
+        try_after = _TRY_AFTER if self._expected > _FEW * seconds else _TRY_AFTER_FEW
+        if len(flight) == 1 and self._alone_count >= try_after:
             seconds *= _EARLY
+        elif sees_alone:
+            seconds *= share
         patience = len(flight) + self._beside_count  # what they take may be more by now, which only one alone tells
         return flight.moved_at + patience * min(seconds, most_seconds)

@@ -125,6 +125,43 @@ def test_until_something_is_seen_batches_take_turns_and_each_that_is_stuck_makes
 
 def test_one_that_passed_all_others_did_not_wait_however_long_it_took():
     turns = Turns()
+    for n in range(5):
+        turns.ran_alone(float(n), 0.1, 0.1)
     for _ in range(20):
         turns.ran_beside(5.0, 0.1, 0.1, passed_seconds=0.1)
     assert turns.share < 0.5
+
+
+def test_nothing_is_believed_before_some_have_run_alone():
+    """The first may have been a slow one: all after it would look as if they waited for nothing."""
+    turns = Turns()
+    turns.ran_alone(0.0, 0.5, 0.5)
+    for _ in range(20):
+        turns.ran_beside(0.2, 0.5, 0.5)
+    assert turns.share == 1.0
+    for n in range(4):
+        turns.ran_alone(1.0 + n, 0.5, 0.5)
+    assert turns.share < 0.1
+
+
+def test_a_batch_behind_one_that_should_be_over_says_nothing():
+    turns = Turns()
+    for n in range(5):
+        turns.ran_alone(float(n), 0.1, 0.1)
+    for _ in range(20):
+        turns.ran_beside(0.2, 0.1, 0.1)
+    for _ in range(100):
+        turns.ran_beside(0.05, 0.1, 0.0)
+    assert turns.share > 0.9
+
+
+def test_where_what_batches_take_alone_was_long_not_seen_one_is_let_run_alone():
+    flight, turns = Flight(), Turns()
+    for n in range(5):
+        turns.ran_alone(0.1 * n, 0.1, 0.1)
+    for _ in range(20):
+        turns.ran_beside(0.1, 0.1, 1.0)
+    flight.sent("a", 1.0, 0.1)
+    assert turns.next_at(1.0, flight, 9.0) == 1.0
+    flight.sent("b", 60.0, 0.1)
+    assert turns.next_at(60.0, flight, 9.0) > 60.0

@@ -25,6 +25,7 @@ _TCP_INFO = 11  # Linux; its u64 at this offset counts the bytes that the peer h
 _ACKED_AT = 120
 _ACKED = struct.Struct("@Q")
 _INT = struct.Struct("@i")
+_SIOCOUTQNSD = 0x894B  # Linux: the bytes of a socket that were not sent yet; TIOCOUTQ has those under way too
 _COUNTS = sys.platform == "linux"  # whether what a peer has taken can be told, and not only that it took something
 
 
@@ -116,7 +117,7 @@ class Reading:
         self._unsent = unsent or Unsent()
         self._figure = -1
         self._since = -math.inf  # when it took something, or had nothing to take
-        self._pace: tuple[float, int] | None = None  # since when it has had something to take, and the figure then
+        self._pace: tuple[float, int] | None = None  # since when more waited than was under way, and the figure then
 
     def has_stopped(self, sock: _Socket | None, now: float) -> bool:
         """Whether the client has taken nothing for too long although there is something; or so little, while the memory
@@ -125,11 +126,14 @@ class Reading:
         if figure is None or figure != self._figure or self._since == -math.inf:
             self._figure = -1 if figure is None else figure
             self._since = now
-        return (now - self._since > self._limit_seconds > 0) or self._is_slow(figure, now)
+        return (now - self._since > self._limit_seconds > 0) or self._is_slow(sock, figure, now)
 
-    def _is_slow(self, figure: int | None, now: float) -> bool:
-        if figure is None or self._pace is None:
-            self._pace = None if figure is None else (now, figure)
+    def _is_slow(self, sock: _Socket | None, figure: int | None, now: float) -> bool:
+        if sock is None or figure is None or not _holds_back(sock):
+            self._pace = None
+            return False
+        if self._pace is None:
+            self._pace = now, figure
             return False
         since, before = self._pace
         seconds = now - since
@@ -145,7 +149,7 @@ def _taken(sock: _Socket) -> int | None:
     What a transport keeps back waits for the kernel, so that the kernel's queue alone tells.
     """
     try:
-        queued: int = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _INT.pack(0)))[0]
+        queued = _asked(sock, termios.TIOCOUTQ)
         if not queued:
             return None
         if not _COUNTS:
@@ -154,3 +158,17 @@ def _taken(sock: _Socket) -> int | None:
         return int(_ACKED.unpack_from(info, _ACKED_AT)[0])
     except (OSError, ValueError, struct.error):
         return None  # closed already
+
+
+def _holds_back(sock: _Socket) -> bool:
+    """Whether there is more for the peer than it lets the kernel send. Of one that reads at once, all is under way: on
+    a long line there may always be some of that, however little it gets."""
+    try:
+        return _asked(sock, _SIOCOUTQNSD) > 0
+    except (OSError, ValueError):
+        return True  # a system that cannot tell: what is under way counts too
+
+
+def _asked(sock: _Socket, request: int) -> int:
+    """A number of bytes that the kernel knows of a socket. OSError, ValueError if it does not."""
+    return int(_INT.unpack(fcntl.ioctl(sock.fileno(), request, _INT.pack(0)))[0])

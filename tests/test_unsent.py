@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from mlserve.frames import CREDIT_BYTES, Message, Part, credit_of
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserve.rest.requests import PIECE_BYTES, ClientGone, patient_send
-from mlserve.unsent import Reading, Unsent
+from mlserve.unsent import Reading, Unsent, _holds_back
 from tests.engine import load, request, running_pool, values, write_models
 from tests.unread import LARGE, message, served, until
 
@@ -140,10 +141,19 @@ def test_the_body_of_an_answer_counts_as_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bytes_per_second", "full", "slow"), [(4096, True, True), (4096, False, False), (1 << 20, True, False)]
+    ("bytes_per_second", "full", "holds_back", "slow"),
+    [
+        (4096, True, True, True),
+        (4096, False, True, False),
+        (1 << 20, True, True, False),
+        (4096, True, False, False),  # a long line: something is always under way, and no more is there
+    ],
 )
-def test_a_client_that_takes_little_is_cut_off_only_while_the_memory_is_full(monkeypatch, bytes_per_second, full, slow):
+def test_a_client_that_takes_little_of_much_is_cut_off_only_while_the_memory_is_full(
+    monkeypatch, bytes_per_second, full, holds_back, slow
+):
     monkeypatch.setattr("mlserve.unsent._COUNTS", True)
+    monkeypatch.setattr("mlserve.unsent._holds_back", lambda sock: holds_back)
     taken = itertools.count(1, 4 * bytes_per_second)
     monkeypatch.setattr("mlserve.unsent._taken", lambda sock: next(taken))
     unsent = Unsent(10)
@@ -151,6 +161,27 @@ def test_a_client_that_takes_little_is_cut_off_only_while_the_memory_is_full(mon
     reading = Reading(10, unsent)
     with socket.socket() as sock:
         assert any(reading.has_stopped(sock, now) for now in range(0, 60, 4)) == slow
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what was not sent")
+def test_more_waits_than_is_under_way_for_a_client_that_does_not_read():
+    with ExitStack() as closed:
+        listener = closed.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = closed.enter_context(socket.create_connection(listener.getsockname()))
+        sock = closed.enter_context(listener.accept()[0])
+        sock.send(b"what its system takes for it")
+        until(lambda: not _holds_back(sock))
+        _fill(sock)
+        until(lambda: _holds_back(sock))
+        client.setblocking(False)
+        until(lambda: _drained(client) and not _holds_back(sock))
+
+
+def _drained(client: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        while True:
+            client.recv(1 << 20)
+    return True
 
 
 @pytest.mark.anyio

@@ -1,6 +1,6 @@
 """Does "max_batch_time": "auto" hold its target over changing load, and how do fixed settings do there?
 
-    python bench/auto_batching.py                      about 6 minutes: four costs, six ways of batching
+    python bench/auto_batching.py                      about 7 minutes: four costs, seven ways of batching
     python bench/auto_batching.py --costs knee --ways "auto;size 64"
     python bench/auto_batching.py --simulated          the same rules and loads on a simulated timeline: half a minute
 
@@ -44,12 +44,14 @@ MOST_UNDER_WAY = 1500  # a call that finds so many is not sent: its client has g
 COSTS = ("constant", "linear", "square root", "knee")
 WAYS: dict[str, dict[str, Any]] = {
     "auto": {"max_batch_time": "auto", "target_latency_seconds": TARGET},
+    "auto, awaits": {"max_batch_time": "auto", "target_latency_seconds": TARGET},
     "auto, patient": {"max_batch_time": "auto", "target_latency_seconds": TARGET, "batch_eager": False},
     "size 8": {"max_batch_size": 8, "max_batch_time": 0.1},
     "size 32": {"max_batch_size": 32, "max_batch_time": 0.1},
     "size 64": {"max_batch_size": 64, "max_batch_time": 0.1},
     "size 64, patient": {"max_batch_size": 64, "max_batch_time": 0.1, "batch_eager": False},
 }
+AWAITING = ("auto, awaits",)  # with a model that awaits the time it takes, one batch at a time
 
 
 def rate_at(now: float) -> float:
@@ -203,7 +205,7 @@ def real(cost: str, way: str) -> tuple[list[tuple[float, float]], float, float]:
     """The calls of one run against a server, the seconds its worker was busy, and the mean size of its batches."""
     name = f"{cost}-{way}".replace(" ", "").replace(",", "")
     settings = {
-        "implementation": "costs.Costs",
+        "implementation": "costs.Awaiting" if way in AWAITING else "costs.Costs",
         "parameters": {"extra": {"cost": cost}},
         "request_timeout_seconds": 2.0,
         **WAYS[way],
@@ -223,10 +225,12 @@ def simulated(cost: str, way: str) -> tuple[list[tuple[float, float]], float, fl
 
     from mlserve.batching import rule_of
     from mlserve.settings import ModelSettings
-    from tests.queueing import simulate
+    from tests.queueing import simulate, simulate_awaiting
 
     rule = rule_of(ModelSettings(name=cost, implementation="costs.Costs", **WAYS[way]))
-    outcome = simulate(rule, [(due, 1) for due in arrivals()], formulas[cost])
+    outcome = (simulate_awaiting if way in AWAITING else simulate)(
+        rule, [(due, 1) for due in arrivals()], formulas[cost]
+    )
     found = sorted(zip(outcome.arrived, outcome.seconds))
     return found, outcome.busy_seconds, sum(outcome.batches) / len(outcome.batches)
 

@@ -14,6 +14,7 @@ TARGET_MS = 250
 FIGURES = Path(__file__).parent / "figures"
 STYLES = {
     "auto": ("tab:green", 2.2),
+    "auto, awaits": ("black", 1.4),
     "auto, patient": ("tab:olive", 1.6),
     "size 8": ("tab:red", 1.1),
     "size 32": ("tab:orange", 1.1),

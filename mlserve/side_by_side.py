@@ -15,8 +15,9 @@ _WEIGHT = 0.05  # of a new measurement
 _FILL = 0.5  # of as many batches as would run side by side are sent at once
 _LEAST = 1e-4  # the smallest share: thousands side by side
 _FEW_ALONE = 5  # batches, before which nothing is believed
-_FEW = 8.0  # times what a batch takes, that batches were to wait in all: after so much a try is seldom worth it
-_TRY_AFTER, _TRY_AFTER_FEW = 8, 2  # batches that ran alone before one is sent early, to see whether it waits
+_FEW = 4.0  # times what a batch takes, that batches were to wait in all: after so much a try is seldom worth it
+_TRY_AFTER_FEW = 2  # batches that ran alone before one is sent early, to see whether it waits
+_TRY_AFTER = (8, 128)  # the same later: twice as many each time that it did
 _EARLY = 0.25  # of the time of the batch before
 _ALONE_TIMES = 50.0  # what a batch takes without one alone, after which one is waited for: it tells what they take
 _ALONE_SECONDS = 20.0  # at most
@@ -84,6 +85,7 @@ class Turns:
         self._mean = 1.0  # of what batches take alone, by what is typical: times that scatter have a long tail
         self._alone_count = 0  # since one beside others told something
         self._alone_few = 0  # in all, up to a few
+        self._try_after = _TRY_AFTER[0]
         self._beside_count = 0  # since one ran alone
         self._alone_at = 0.0
 
@@ -122,6 +124,7 @@ class Turns:
             max(0.0, rest_seconds - passed_seconds) if passed_seconds else _OUTLIER * max(rest_seconds, alone_seconds)
         )
         waited = min(seconds - alone_seconds, most)
+        self._try_after = min(2 * self._try_after, _TRY_AFTER[1]) if waited > 0.5 * rest_seconds else _TRY_AFTER[0]
         self._expected += rest_seconds - _WEIGHT * self._expected
         self._waited += waited - _WEIGHT * self._waited
 
@@ -137,7 +140,7 @@ class Turns:
         sees_alone = now - self._alone_at < min(max(1.0, _ALONE_TIMES * seconds), _ALONE_SECONDS)
         if sees_alone and len(flight) < _FILL / share:
             return now
-        try_after = _TRY_AFTER if self._expected > _FEW * seconds else _TRY_AFTER_FEW
+        try_after = self._try_after if self._expected > _FEW * seconds else _TRY_AFTER_FEW
         if len(flight) == 1 and self._alone_count >= try_after:
             seconds *= _EARLY
         elif sees_alone:

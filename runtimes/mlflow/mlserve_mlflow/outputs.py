@@ -70,7 +70,7 @@ def _encode(name: str, value: Any) -> ResponseOutput:
     if isinstance(value, list):
         return StringCodec.encode_output(name, value)
     if isinstance(value, np.ndarray | np.generic | bool | int | float):
-        array = np.asarray(value)
+        array = np.atleast_1d(np.asarray(value))  # a lone value is one row
         if array.dtype.kind in "biufSU" or array.ndim > 1:
             return NumpyCodec.encode_output(name, array)
         value = pd.Series(array.reshape(-1).tolist() if array.dtype.kind == "O" else array.reshape(-1))

@@ -41,14 +41,26 @@ def inputs_of(schema: Schema | None) -> list[MetadataTensor]:
 def outputs_of(schema: Schema | None, names: Sequence[str]) -> list[MetadataTensor]:
     """A tensor for each part of the schema, as answers have it: `[rows]` is sent as `[rows, 1]`.
 
+    Several columns without a name, numbers of one type, are one array: nothing else is answered without names.
+
     `names` are those that the model itself has for its outputs; without them, they are `output-1` and so on.
     """
     specs = [] if schema is None else schema.inputs
+    if _is_one_array(specs):
+        datatype, content_type = _of_column(specs[0].type)
+        parameters = Parameters(content_type=content_type)
+        return [MetadataTensor(name="output-1", datatype=datatype, shape=[-1, len(specs)], parameters=parameters)]
     own = names if len(names) == len(specs) else [f"output-{at}" for at in range(1, len(specs) + 1)]
-    tensors = [_tensor(spec, spec.name or name) for spec, name in zip(specs, own, strict=True)]
+    tensors = [_tensor(spec, name if spec.name is None else spec.name) for spec, name in zip(specs, own, strict=True)]
     for one in tensors:
         one.shape = one.shape if len(one.shape) > 1 else [*one.shape, 1]
     return tensors
+
+
+def _is_one_array(specs: Sequence[Any]) -> bool:
+    if len(specs) < 2 or any(isinstance(spec, TensorSpec) or spec.name is not None for spec in specs):
+        return False
+    return _of_column(specs[0].type)[1] == "np" and all(spec.type == specs[0].type for spec in specs)
 
 
 def _tensor(spec: Any, name: str) -> MetadataTensor:

@@ -21,7 +21,8 @@ _PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: 
 def load_estimator(path: str, name: str, threads: int | None) -> Any:
     """The XGBClassifier, XGBRegressor or XGBRanker that saved a file; for a Booster an XGBRegressor, as on MLServer.
 
-    XGBRegressor's `predict` is the Booster's own: what the objective gives, be it values, scores or probabilities.
+    XGBRegressor's `predict` is the Booster's own: what the objective gives, be it values, scores or probabilities. Only
+    after early stopping it takes the trees up to the best round, and the Booster all.
     The content decides, not the extension: JSON and UBJSON both occur under every one of them.
     """
     content = Path(path).read_bytes()

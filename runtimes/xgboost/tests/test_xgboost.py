@@ -107,6 +107,30 @@ def test_a_booster_answers_what_its_own_predict_gives(tmp_path: Path, objective:
     assert "XGBRegressor has apply, predict (a Booster is served as one: its predict gives" in told
 
 
+def stopped_early() -> xgboost.Booster:
+    """A Booster whose later rounds made it worse, for they learnt the opposite of what it is judged by."""
+    sides = (SPECIES > 0).astype(int)
+    judged = [(xgboost.DMatrix(IRIS, 1 - sides), "judged")]
+    options = {"objective": "binary:logistic", "max_depth": 2, "nthread": 1}
+    return xgboost.train(
+        options, xgboost.DMatrix(IRIS, sides), 20, evals=judged, early_stopping_rounds=3, verbose_eval=False
+    )
+
+
+def test_a_booster_that_stopped_early_answers_with_its_best_round(tmp_path: Path) -> None:
+    """As on MLServer, and as an estimator does; Booster.predict takes all rounds."""
+    trained = stopped_early()
+    rows, best = xgboost.DMatrix(IRIS), trained.best_iteration + 1
+    assert best < trained.num_boosted_rounds()
+    trained.save_model(tmp_path / "model.ubj")
+    assert np.array_equal(
+        ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), trained.predict(rows, iteration_range=(0, best))
+    )
+    trained.set_attr(best_iteration=None, best_score=None)
+    trained.save_model(tmp_path / "model.ubj")
+    assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"].ravel(), trained.predict(rows))
+
+
 def test_the_booster_of_an_estimator_is_served_as_a_booster(tmp_path: Path) -> None:
     CLASSIFIER.get_booster().save_model(tmp_path / "model.json")
     assert np.array_equal(ask(TRIAL.load(tmp_path), IRIS)["predict"], CLASSIFIER.predict_proba(IRIS))

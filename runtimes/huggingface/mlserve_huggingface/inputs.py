@@ -23,7 +23,7 @@ from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.limits import Limits, shorter_edge
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.scaling import Scaling
-from mlserve_huggingface.sound import heard
+from mlserve_huggingface.sound import Sounds, heard
 from mlserve_huggingface.tasks import GENERATING, Interface
 
 __all__ = ["Arguments", "Reader"]
@@ -79,11 +79,13 @@ class Reader:
         allow_urls: bool,
         max_pixels: int,
         scaling: Scaling,
+        sounds: Sounds,
     ) -> None:
         self._interface = interface
         self._sees = interface.media == "image" or interface.task == "any-to-any"
         self._max_pixels = max_pixels
         self._scaling = scaling
+        self._sounds = sounds
         self._limits = limits
         self._declared = declared  # the inputs that the model's settings describe, by name
         self._allow_urls = allow_urls
@@ -115,6 +117,9 @@ class Reader:
                 if isinstance(row, dict):
                     self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
+        if self._interface.media == "audio":
+            for column in arguments.positional:
+                column.rows = self._sounds.read(column.rows, arguments.options)
         if self._interface.only_rate is not None:
             for column in arguments.positional:
                 column.rows = [_bare(row, self._interface.only_rate) for row in column.rows]

@@ -29,6 +29,7 @@ from mlserve_huggingface.metadata import described
 from mlserve_huggingface.pipelines import Caller
 from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.settings import settings_of
+from mlserve_huggingface.sound import Sounds
 from mlserve_huggingface.streaming import pieces
 from mlserve_huggingface.tasks import Interface
 from mlserve_huggingface.work import Job, Work
@@ -71,6 +72,7 @@ class HuggingFaceRuntime(MLModel):
             self._chosen.allow_urls,
             self._chosen.max_pixels,
             Scaling(pipeline),
+            Sounds(pipeline, self._chosen.max_sound_seconds),
         )
         self._described = described(interface)
         self._work = Work(self.name)

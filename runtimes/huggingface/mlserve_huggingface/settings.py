@@ -36,6 +36,7 @@ class HuggingFaceSettings(SettingsBase):
     batch_size: Count = 0  # rows that the model computes together; 0: max_batch_size
     allow_urls: bool = False  # whether a client's text may name pictures and sound for the server to fetch or open
     max_generation_tokens: Positive | None = None  # of all sequences generated for one text, their prompts among them
+    max_sound_seconds: Positive | None = None  # of one sound
     max_pixels: Positive = MOST_PIXELS  # of one picture; four times as many in all pictures of a request
 
     if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys

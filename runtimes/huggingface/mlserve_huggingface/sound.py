@@ -1,15 +1,22 @@
-"""WAV files as the arrays that models hear; other formats are left to the pipeline, which has ffmpeg read them."""
+"""Files of sound as the arrays that models hear, within a bound on their seconds: small files can be hours."""
 
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import wave
 from typing import Any
 
 import numpy as np
 
-__all__ = ["heard"]
+from mlserve.codecs.errors import CodecError
 
+__all__ = ["Sounds", "heard"]
+
+_RATE = 16_000  # samples a second, where a model does not tell
+_IN_PARTS = 3600  # seconds, where the model hears a sound in parts; also of all sounds of a request
+_WHOLE = 120  # where it hears it at once: with wav2vec2, each second takes 16 MB
 _TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
 
 
@@ -33,3 +40,61 @@ def heard(octets: bytes) -> Any:
     samples = (samples - 128) / 128 if width == 1 else samples / np.float32(2 ** (8 * width - 1))
     mixed = samples[: len(samples) // channels * channels].reshape(-1, channels).mean(axis=1)
     return {"raw": mixed.astype(np.float32), "sampling_rate": rate}
+
+
+class Sounds:
+    """What one pipeline hears: files read, and none that is too long."""
+
+    def __init__(self, pipeline: Any, most_seconds: int | None) -> None:
+        self._rate = int(getattr(getattr(pipeline, "feature_extractor", None), "sampling_rate", _RATE))
+        self._in_parts = getattr(pipeline, "type", None) == "seq2seq_whisper"
+        self._most = most_seconds
+
+    def read(self, sounds: list[Any], options: dict[str, Any]) -> list[Any]:
+        """The sounds with samples in place of files. CodecError for one that is too long, or one too many."""
+        in_parts = self._in_parts or bool(options.get("chunk_length_s"))
+        most = self._most if self._most is not None else _IN_PARTS if in_parts else _WHOLE
+        left: float = max(most, _IN_PARTS)
+        found = []
+        for sound in sounds:
+            if isinstance(sound, bytes):
+                sound = decoded(sound, self._rate, most)
+            seconds = self._seconds(sound)
+            if not seconds <= most:
+                advice = "" if in_parts else ", or have it heard in parts with chunk_length_s"
+                raise CodecError(
+                    f"a sound is at most {most} seconds long (parameters.extra.max_sound_seconds), got "
+                    f"{seconds:g}; cut it{advice}"
+                )
+            left -= seconds
+            if left < 0:
+                raise CodecError(f"the sounds of a request are together at most {max(most, _IN_PARTS)} seconds long")
+            found.append(sound)
+        return found
+
+    def _seconds(self, sound: Any) -> float:
+        rate: Any = self._rate
+        if isinstance(sound, dict):
+            rate = sound.get("sampling_rate", rate)
+            sound = sound.get("raw", sound.get("array"))
+        samples = max(np.shape(sound), default=0) if isinstance(sound, np.ndarray) else 0
+        return samples / rate if isinstance(rate, int | float) and rate > 0 else samples
+
+
+def decoded(octets: bytes, rate: int, most_seconds: float) -> Any:
+    """The samples in a file of sound, not many more than so many seconds; the file itself without ffmpeg.
+
+    It is what transformers would have ffmpeg do, but bounded: a kilobyte may be an hour of silence. Nor may the file be
+    a playlist of others, or of addresses.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        return octets  # transformers tells what is missing
+    form = ["-ac", "1", "-ar", str(rate), "-f", "f32le", "-t", str(most_seconds + 1)]
+    quiet = ["-nostdin", "-hide_banner", "-loglevel", "quiet"]
+    command = [program, *quiet, "-protocol_whitelist", "pipe", "-i", "pipe:0", *form, "pipe:1"]
+    done = subprocess.run(command, input=octets, stdout=subprocess.PIPE, check=False)
+    samples = np.frombuffer(done.stdout[: len(done.stdout) // 4 * 4], np.float32)
+    if not len(samples):
+        raise CodecError(f"no sound that ffmpeg can read: {octets[:16]!r}")
+    return samples

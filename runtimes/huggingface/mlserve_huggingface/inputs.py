@@ -8,6 +8,7 @@ parameters of the request       options, as far as the pipeline knows them by na
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.sound import Sounds, heard
 from mlserve_huggingface.tasks import GENERATING, Interface
 
-__all__ = ["Arguments", "Reader"]
+__all__ = ["Arguments", "Column", "Reader", "fresh", "is_chat"]
 
 # What runs foreign code, loads other models or starts processes, also by their command line: never a client's choice.
 # Nor is a template of chats, which is a program that may loop for ever.
@@ -66,6 +67,34 @@ class Arguments:
         """How many rows all columns have; 0 if they differ, or if this is no call by rows."""
         counts = {len(one.rows) for one in (*self.positional, *self.columns.values())}
         return counts.pop() if len(counts) == 1 and len(self.positional) <= 1 else 0
+
+    def all_rows(self) -> list[Any]:
+        """The rows of all columns."""
+        return [row for one in (*self.positional, *self.columns.values()) for row in one.rows]
+
+    def each_row(self) -> Iterator[Arguments]:
+        """A call for each row."""
+        for at in range(self.rows):
+            yield Arguments(
+                [Column([one.rows[at]]) for one in self.positional],
+                {name: Column([one.rows[at]]) for name, one in self.columns.items()},
+                self.options,
+            )
+
+    @classmethod
+    def joined(cls, calls: Sequence[Arguments]) -> Arguments:
+        """One call with the rows of several, which have the same options and columns."""
+        first = calls[0]
+        return cls(
+            [_below([one.positional[at] for one in calls]) for at in range(len(first.positional))],
+            {name: _below([one.columns[name] for one in calls]) for name in first.columns},
+            first.options,
+        )
+
+
+def _below(columns: Sequence[Column]) -> Column:
+    """One column with the rows of several, always a list."""
+    return Column([row for one in columns for row in one.rows], True)
 
 
 class Reader:
@@ -149,10 +178,10 @@ class Reader:
         media = self._interface.media_of(one.name)
         content_type = self._content_type(one)
         if content_type in ("hg_json", "hg_jsonlist"):
-            rows = HuggingfaceListJSONCodec.decode_input(one)
-            is_chat = content_type == "hg_jsonlist" and bool(rows) and all(_is_message(row) for row in rows)
-            listed = is_chat or (content_type == "hg_jsonlist" and one.name != "args")
-            return Column([self._looked_at(row, media, one) for row in rows], listed)
+            rows = [self._looked_at(row, media, one) for row in HuggingfaceListJSONCodec.decode_input(one)]
+            if self._interface.talks and is_chat(rows):
+                return Column([rows])  # one row, whose elements are its messages
+            return Column(rows, listed=content_type == "hg_jsonlist" and one.name != "args")
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if media is not None and (codec is None or content_type in ("str", "np", "base64", "pillow_image", "raw")):
             return Column(self._media_rows(one, media, pixels))
@@ -279,6 +308,11 @@ def _pairs(rows: list[Any], one: RequestInput) -> list[Any]:
     if len(rows) % 2:
         raise InferenceError(f"input '{one.name}': the pipeline compares two pictures each, and got {len(rows)}")
     return [rows[at : at + 2] for at in range(0, len(rows), 2)]
+
+
+def is_chat(value: Any) -> bool:
+    """Whether this is a list of messages."""
+    return isinstance(value, list) and bool(value) and all(_is_message(one) for one in value)
 
 
 def _is_message(value: Any) -> bool:

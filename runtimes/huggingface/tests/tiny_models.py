@@ -133,7 +133,7 @@ def resnet(folder: Path, processor: Any) -> None:
     processor.save_pretrained(folder)
 
 
-def _yolos(folder: Path) -> None:
+def yolos(folder: Path) -> None:
     config = _small("yolos", image_size=[32, 32], patch_size=8, num_detection_tokens=4, **_LABELS)
     AutoModelForObjectDetection.from_config(config).save_pretrained(folder)
     YolosImageProcessor(size={"shortest_edge": 32, "longest_edge": 32}).save_pretrained(folder)
@@ -182,7 +182,7 @@ _MAKERS: dict[str, Callable[[Path], None]] = {
     "question-answering": _bert(AutoModelForQuestionAnswering),
     "text2text-generation": _t5,
     "image-classification": _vit,
-    "object-detection": _yolos,
+    "object-detection": yolos,
     "audio-classification": _audio,
     "automatic-speech-recognition": _speech,
 }

@@ -16,12 +16,18 @@ import transformers
 from runtimes.huggingface.tests.tiny_models import make_all
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """The folders of the models by task."""
+@pytest.fixture(scope="session", autouse=True)
+def _quietly() -> Iterator[None]:
+    """One thread, for models that are too small for more, and no progress bars."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield make_all(tmp_path_factory.mktemp("models"))
+    yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the models by task."""
+    return make_all(tmp_path_factory.mktemp("models"))

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, Union
 import anyio
 
 from mlserve import frames
-from mlserve.errors import MLServeError
+from mlserve.errors import DeadlineExceeded, MLServeError
 from mlserve.eventloop import Waiter
 from mlserve.side_by_side import Flight
 from mlserve.types import InferenceRequest, InferenceResponse
@@ -210,6 +210,14 @@ class StreamCall(ChunkedCall[InferenceResponse]):
             await self.wake_feeder.wait()
         self.request_credit -= 1
         return not self.ended
+
+
+def is_late(call: Call, now: float) -> bool:
+    """Fails a call whose time was over while it waited: it shall not begin."""
+    if call.deadline is None or call.deadline > now:
+        return False
+    call.fail(DeadlineExceeded("the call's time was over before a worker could begin it"))
+    return True
 
 
 def error_of(frame: frames.Failed) -> MLServeError:

@@ -25,7 +25,7 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
 from mlserve.bounds import Bounds
-from mlserve.calls import Batch, Call, HandleCall, StreamCall
+from mlserve.calls import Batch, Call, HandleCall, StreamCall, is_late
 from mlserve.crew import Crew
 from mlserve.errors import (
     CallerLeft,
@@ -45,7 +45,6 @@ from mlserve.recycling import NO_WEAR, Wear
 from mlserve.taking_back import TakingBack
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve.unsent import Unsent
-from mlserve.urgency import is_late
 
 _logger = logging.getLogger("mlserve.pool")
 _REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them

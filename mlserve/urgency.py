@@ -1,4 +1,4 @@
-"""Deadlines of calls that wait: whose is over, and which has to begin first, for all that it waits for company."""
+"""Which of the calls that wait for company has to begin first, since its time would be over otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Container
 from heapq import heapify, heappop, heappush
 
 from mlserve.calls import Call
-from mlserve.errors import DeadlineExceeded
 
 _STALE = 64  # entries of calls that are gone, beyond as many as wait; so that removing takes no time
 
@@ -48,11 +47,3 @@ class Urgency:
         if len(self._heap) > 2 * waiting + _STALE:
             self._heap = [one for one in self._heap if one[2] in self._waiting]
             heapify(self._heap)
-
-
-def is_late(call: Call, now: float) -> bool:
-    """Fails a call whose time was over while it waited: it shall not begin."""
-    if call.deadline is None or call.deadline > now:
-        return False
-    call.fail(DeadlineExceeded("the call's time was over before a worker could begin it"))
-    return True

@@ -83,12 +83,14 @@ async def test_a_unary_request_goes_straight_through_the_rooms(tmp_path, trace, 
             for _ in range(5):
                 await client.post(url, json=BODY)
             answer, calls = None, None
-            for _ in range(5):  # the fewest: a timer of the server's may come between
+            for _ in range(50):  # the fewest: the server's timers may come between, on a busy machine again and again
                 trace.calls = []
                 trace.on = True
                 answer = await client.post(url, json=BODY)
                 trace.on = False
                 calls = trace.calls if calls is None or len(trace.calls) < len(calls) else calls
+                if len(calls) <= CALLS and len(set(calls)) <= FILES:
+                    break
         server.stop()
     assert answer.json()["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0]
 

@@ -25,7 +25,8 @@ _OF_TEXT = frozenset({
 # Keys below which there are words: no version of transformers opens them.
 _WORDS = frozenset({
     "candidate_labels", "content", "hypothesis_template", "name", "prefix", "prompt", "query", "question",
-    "questions", "role", "stop_strings", "suffix", "text", "text_inputs", "text_pair", "type",
+    "questions", "reasoning", "reasoning_content", "refusal", "role", "stop_strings", "suffix", "text", "text_inputs",
+    "text_pair", "thinking", "tool_call_id", "type",
 })  # fmt: skip
 _UNOPENED = frozenset({"documents", "generate_kwargs", "table", "tool_calls", "tools", "word_boxes"})
 

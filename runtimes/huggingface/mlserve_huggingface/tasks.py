@@ -65,6 +65,8 @@ _UNNAMED_OPTIONS = frozenset(
         "threshold",
     }
 )
+# What pipelines hand on to the tokenizer without naming it, where they say that they do.
+_OF_TOKENIZERS = frozenset({"max_length", "padding", "truncation"})
 _ANY_FIRST = frozenset({"args", "array_inputs", "inputs", "text_inputs"})
 
 
@@ -150,6 +152,8 @@ _COLUMNS = {("question-answering", "question"), ("question-answering", "context"
 def _options_of(task: str, pipeline: Any) -> frozenset[str]:
     sanitize = getattr(pipeline, "_sanitize_parameters", None)
     names = set(inspect.signature(sanitize).parameters) if sanitize is not None else set()
+    if "tokenizer_kwargs" in names and task in ("sentiment-analysis", "text-classification"):
+        names |= _OF_TOKENIZERS
     if task in GENERATING:
         names.update(transformers.GenerationConfig().to_dict())
     if _MEDIUM_OF_TASK.get(task) == "audio":

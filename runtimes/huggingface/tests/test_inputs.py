@@ -97,8 +97,11 @@ def test_what_the_pipeline_cannot_use_is_the_clients_fault(
 
 def test_a_long_text_is_cut_where_the_client_says_so(models: dict[str, Path]) -> None:
     model = load(settings_for(models["text-classification"]))
-    long = request(tensor("args", [TEXT * 100]), tensor("truncation", [True]))
-    assert len(ask(model, long)) == 1
+    long = tensor("args", [TEXT * 100])
+    cut = ask(model, request(long, tensor("truncation", [True])))
+    assert len(cut) == 1
+    assert ask(model, request(long, truncation=True)) == cut
+    assert ask(model, request(long, truncation=True, max_length=8)) != cut
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

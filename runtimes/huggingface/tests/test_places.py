@@ -201,6 +201,8 @@ def test_words_may_be_addresses_and_names_of_files(chatting: HuggingFaceRuntime,
     calls = [{"function": {"name": "get", "arguments": {"url": "https://example.com"}}}]
     chat = [{"role": "assistant", "content": "see /etc/hostname", "tool_calls": calls}]
     Places("image-text-to-text", allowed=False).check_data(chat, "args", "")
+    thought = {"role": "assistant", "content": "a fox", "reasoning_content": "it is red, and has a tail"}
+    Places("image-text-to-text", allowed=False).check_data([thought], "args", "")
     Places("text-generation", allowed=False).check_option([{"url": "https://example.com"}], "documents")
 
 

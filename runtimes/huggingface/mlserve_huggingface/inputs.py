@@ -142,9 +142,8 @@ class Reader:
         self._limits.check_rows(arguments.options, [row for column in arguments.positional for row in column.rows])
         pixels.scale(shorter_edge(arguments.options))
         if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
-            for row in (row for column in arguments.positional for row in column.rows):
-                if isinstance(row, dict):
-                    self._limits.check({**arguments.options, **row})
+            for row in _objects(arguments.all_rows()):
+                self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
         if self._interface.media == "audio":
             for column in arguments.positional:
@@ -308,6 +307,15 @@ def _pairs(rows: list[Any], one: RequestInput) -> list[Any]:
     if len(rows) % 2:
         raise InferenceError(f"input '{one.name}': the pipeline compares two pictures each, and got {len(rows)}")
     return [rows[at : at + 2] for at in range(0, len(rows), 2)]
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects in lists, however deep: pipelines take lists apart."""
+    if isinstance(value, dict):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _objects(inner)
 
 
 def is_chat(value: Any) -> bool:

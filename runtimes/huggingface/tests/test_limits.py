@@ -166,3 +166,11 @@ def test_the_windows_of_a_document_overlap_by_half_at_most() -> None:
     for options, most in (({"doc_stride": 300}, 256), ({"doc_stride": 60, "max_seq_len": 100}, 50)):
         with pytest.raises(InferenceError, match=f"'doc_stride' is at most {most}"):
             limits.check(options)
+
+
+@pytest.mark.parametrize("content_type", ["hg_json", "hg_jsonlist", "hg_conversation"])
+def test_the_bounds_hold_for_objects_in_lists_too(models: dict[str, Path], content_type: str) -> None:
+    model = load(settings_for(models["text-classification"], task="text-classification"))
+    row = [{"text": "the fox", "padding": True, "pad_to_multiple_of": 4000}]
+    with pytest.raises(InferenceError, match="'pad_to_multiple_of' is at most 64"):
+        ask(model, request(tensor("args", [json.dumps(row)], content_type)))

@@ -47,12 +47,13 @@ class Sounds:
 
     def __init__(self, pipeline: Any, most_seconds: int | None) -> None:
         self._rate = int(getattr(getattr(pipeline, "feature_extractor", None), "sampling_rate", _RATE))
-        self._in_parts = getattr(pipeline, "type", None) == "seq2seq_whisper"
+        kind = getattr(pipeline, "type", None)  # of speech recognition; other pipelines know no parts
+        self._in_parts, self._takes_parts = kind == "seq2seq_whisper", kind is not None
         self._most = most_seconds
 
     def read(self, sounds: list[Any], options: dict[str, Any]) -> list[Any]:
         """The sounds with samples in place of files. CodecError for one that is too long, or one too many."""
-        in_parts = self._in_parts or bool(options.get("chunk_length_s"))
+        in_parts = self._in_parts or (self._takes_parts and bool(options.get("chunk_length_s")))
         most = self._most if self._most is not None else _IN_PARTS if in_parts else _WHOLE
         left: float = max(most, _IN_PARTS)
         found = []
@@ -61,7 +62,7 @@ class Sounds:
                 sound = decoded(sound, self._rate, most)
             seconds = self._seconds(sound)
             if not seconds <= most:
-                advice = "" if in_parts else ", or have it heard in parts with chunk_length_s"
+                advice = "" if in_parts or not self._takes_parts else ", or have it heard in parts with chunk_length_s"
                 raise CodecError(
                     f"a sound is at most {most} seconds long (parameters.extra.max_sound_seconds), got "
                     f"{seconds:g}; cut it{advice}"

@@ -69,6 +69,9 @@ def test_what_is_heard_in_parts_may_be_longer() -> None:
     with pytest.raises(CodecError, match=r"at most 120 seconds .* got 200; cut it, or have it heard in parts"):
         whole.read([long], {})
     assert whole.read([long], {"chunk_length_s": 10}) == [long]
+    classifying = Sounds(SimpleNamespace(feature_extractor=extractor), None)
+    with pytest.raises(CodecError, match=r"got 200; cut it$"):
+        classifying.read([long], {"chunk_length_s": 10})  # which it does not know
     whisper = Sounds(SimpleNamespace(feature_extractor=extractor, type="seq2seq_whisper"), None)
     assert whisper.read([long] * 18, {}) == [long] * 18
     with pytest.raises(CodecError, match="together at most 3600 seconds"):

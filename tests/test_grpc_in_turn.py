@@ -182,7 +182,7 @@ class Gated(Plain):
 '''
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)])
 def test_answers_that_wait_for_a_call_do_not_keep_it_from_beginning(tmp_path: Path, backend: str) -> None:
     """It waits for another client's call of its model; meanwhile those behind it fill the memory for answers."""
     folder = write_model(tmp_path, "gated", "models.Gated", max_running_calls=1)

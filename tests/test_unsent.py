@@ -23,7 +23,7 @@ from tests.engine import load, request, running_pool, values, write_models
 from tests.unread import LARGE, message, served, until
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)])
 def test_no_call_begins_while_answers_that_nobody_takes_fill_their_memory(tmp_path, backend, caplog):
     with (
         served(tmp_path, backend, answer_memory_bytes=LARGE) as running,

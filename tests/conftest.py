@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 
@@ -15,3 +17,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         apart = [item for item in items if item.get_closest_marker("own_process")]
         config.hook.pytest_deselected(items=apart)
         items[:] = [item for item in items if item not in set(apart)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Says which test has brought trio-asyncio into this process: those that fail of it are others, later on."""
+    if sys.modules.get("trio_asyncio") and "own_process" not in item.config.option.markexpr:
+        pytest.exit(f"{item.nodeid} imports trio_asyncio: mark it with own_process", returncode=1)

@@ -92,6 +92,9 @@ class InPydantic:
         parts = own.pop("$defs", {})
         return {"title": cls.__name__, **_inlined(own, parts)}
 
+    def model_post_init(self, context: Any, /) -> None:
+        """For subclasses: what is to be done with a new object, once."""
+
     def _narrowed(self, cls: Any) -> Any:
         """The same as an object of `cls`, a base of its class: without the fields that only subclasses have."""
         return self

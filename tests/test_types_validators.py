@@ -135,7 +135,7 @@ def test_a_validator_that_cannot_run_is_refused_with_its_class() -> None:
     with pytest.raises(TypeError, match="the field 'colour', which is not there"):
 
         class Missing(RequestInput):
-            @pydantic.field_validator("colour", check_fields=False)
+            @pydantic.field_validator("colour")
             @classmethod
             def check(cls, value: Any) -> Any:
                 return value

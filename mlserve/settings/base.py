@@ -11,18 +11,20 @@ import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import lru_cache, partial
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
 from mlserve.errors import SettingsError
-from mlserve.in_pydantic import InPydantic, names_ours, narrowed
-from mlserve.settings.convert import BadValue, convert, parse_text, shorten
+from mlserve.in_pydantic import InPydantic, narrowed
+from mlserve.settings.convert import BadValue, convert, flat, parse_text, shorten
 from mlserve.settings.environment import Variables, read_variables
-from mlserve.types.converting import faults_of
-from mlserve.types.declared import Field, whole
+from mlserve.types.converting import converted, faults_of, is_plain
+from mlserve.types.declared import Field, after, before, private_of
 from mlserve.types.dumping import dump
 from mlserve.types.extending import DeclaringMeta
 from mlserve.types.schemas import schema_of
@@ -67,7 +69,11 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     _converters: ClassVar[Mapping[str, Converter]] = {}
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
     _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
-    _private: ClassVar[Mapping[str, Callable[[], Any]]] = {}
+    _fields: ClassVar[Mapping[str, Field]] = {}  # all of such a class, in order
+    _checked: ClassVar[Mapping[str, Field]] = {}
+    _hidden: ClassVar[frozenset[str]] = frozenset()
+    _is_extended: ClassVar[bool] = False
+    _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}
     _written: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -222,28 +228,45 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
 
     Raises BadValue; of unknown keys each is reported, or kept where the class keeps them.
     """
-    values: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    for validator in cls._validators:
-        if validator.mode == "before":
-            given = _as_declared(partial(whole, cls, validator), dict(given))
+    makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
+    given = _as_declared(partial(before, cls), dict(given)) if cls._validators else given
     for name, (variable, text) in (sources.variables.of(cls._prefix) if cls._reads_variables else {}).items():
         if name in cls.__struct_fields__ and name not in given:
-            values[name] = _from_variable(cls, name, variable, text, sources)
+            makers[name] = partial(_from_variable, cls, name, variable, text, sources)
     for key, value in given.items():
         name = cls._aliases.get(key, key)
         if name in cls.__struct_fields__:
-            values[name] = convert_field(cls, name, value, sources)
+            makers[name] = partial(convert_field, cls, name, value, sources)
         elif cls._keeps_unknown:
             extra[key] = value
         elif not key.startswith(("_", "$", "//")):  # the usual places of comments and schema names
             sources.report(f"unknown key '{key}' is ignored{nearest(key, cls)}")
-    made = restore(cls, values, {**extra, "_given": frozenset(values) | frozenset(extra)})
+    values, defaults = _values(cls, makers)
+    made = restore(cls, {**values, **defaults}, {**extra, "_given": frozenset(values) | frozenset(extra)})
+    made.__dict__.update(private_of(cls))
     cls._complete(made, sources)
-    for validator in cls._validators:
-        if validator.mode == "after":
-            _as_declared(partial(whole, cls, validator), made)
-    return made
+    return _as_declared(partial(after, cls), made) if cls._validators else made
+
+
+def _values(cls: Any, makers: Mapping[str, Callable[..., Any]]) -> tuple[Dict, Dict]:
+    """What the makers make, which see the values of the fields before, and the defaults of the declared rest."""
+    if not cls._is_extended:
+        return {name: make({}) for name, make in makers.items()}, {}
+    values: Dict = {}
+    defaults: Dict = {}
+    seen: Dict = {}
+    for name, field in cls._fields.items():
+        if name in makers:
+            values[name] = seen[name] = makers[name](seen)
+        elif not field.required:
+            default = field.default()
+            if field.validates_default or field.has_validators:  # as pydantic's settings do it
+                default = _as_declared(partial(field.validated, values=seen, convert=_converted), default)
+            defaults[name] = seen[name] = default
+        elif name in cls._declared:
+            raise BadValue((name,), "is required")
+    return values, defaults
 
 
 def nearest(key: str, cls: type[Any], cutoff: float = 0.6) -> str:
@@ -253,9 +276,9 @@ def nearest(key: str, cls: type[Any], cutoff: float = 0.6) -> str:
     return f"; did you mean '{best}'?" if best else ""
 
 
-def _from_variable(cls: Any, name: str, variable: str, text: str, sources: Sources) -> Any:
+def _from_variable(cls: Any, name: str, variable: str, text: str, sources: Sources, seen: Mapping[str, Any]) -> Any:
     try:
-        return convert_field(cls, name, parse_text(text, field_types(cls)[name]), sources)
+        return convert_field(cls, name, parse_text(text, field_types(cls)[name]), sources, seen)
     except ValueError as error:
         reason = str(error)
         if isinstance(error, BadValue):  # the variable's own name stands for the first part of the way
@@ -272,13 +295,13 @@ def field_types(cls: Any) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(cls)}
 
 
-def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
-    """The value as the setting `name` keeps it. Raises BadValue."""
+def convert_field(cls: Any, name: str, value: Any, sources: Sources, seen: Mapping[str, Any]) -> Any:
+    """The value as the setting `name` keeps it; its validators see those before. Raises BadValue."""
     converter = cls._converters.get(name)
     try:
         field = cls._declared.get(name)
-        if field is not None and (field.has_validators or names_ours(field_types(cls)[name])):
-            return _as_declared(field.validated, value, cls)
+        if field is not None:
+            return _as_declared(partial(field.validated, values=seen, convert=_converted), value)
         if converter is not None:
             return converter(value, sources)
         return convert(value, field_types(cls)[name])
@@ -286,15 +309,25 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources) -> Any:
         raise error.under(name) from None
 
 
+def _converted(hint: Any, value: Any) -> Any:
+    """A value of a declared field: plain ones as leniently as those of our own settings; members of enums stay."""
+    is_simple = is_plain(hint) or all(isinstance(one, type) and issubclass(one, (Enum, NoneType)) for one in flat(hint))
+    return convert(value, hint) if is_simple else converted(hint, value)
+
+
 def _as_declared(make: Callable[..., Any], *given: Any) -> Any:
     """What is made by the rules of the types' fields and validators. BadValue in place of their errors."""
     try:
         return make(*given)
+    except BadValue:
+        raise
     except SettingsError as error:  # of settings inside
         raise BadValue((), str(error)) from None
     except ValueError as error:
         fault = faults_of(error, value=given[0])[0]
-        text = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, got {shorten(fault['input'])}"
+        text = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        if not isinstance(fault["input"], SettingsBase):
+            text += f", got {shorten(fault['input'])}"
         raise BadValue(tuple(map(str, fault["loc"])), text) from None
 
 

@@ -31,7 +31,7 @@ class BadValue(ValueError):
     """A value that a setting cannot take: `path` is the way to its key, `text` what was expected."""
 
     def __init__(self, path: tuple[str, ...], text: str) -> None:
-        super().__init__(f"'{'.'.join(path)}': {text}")
+        super().__init__(f"'{'.'.join(path)}': {text}" if path else text)
         self.path = path
         self.text = text
 
@@ -60,7 +60,7 @@ def convert(value: Any, kind: Any) -> Any:
 
 def _explain(message: str, kind: Any) -> str:
     """What msgspec says about a value, in the words of a settings file."""
-    choices = [repr(choice) for part in _flat(kind) if get_origin(part) is Literal for choice in get_args(part)]
+    choices = [repr(choice) for part in flat(kind) if get_origin(part) is Literal for choice in get_args(part)]
     if message.startswith("Invalid enum value") and choices:
         return f"expected {'a number or ' if float in _parts(kind) else ''}{' or '.join(choices)}"
     found = _EXPECTED.match(message)
@@ -71,7 +71,8 @@ def _explain(message: str, kind: Any) -> str:
     return f"expected {' or '.join(words)}{found['bound'].removesuffix('.0')}{each}"
 
 
-def _flat(kind: Any) -> tuple[Any, ...]:
+def flat(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; anything else by itself."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
@@ -90,7 +91,7 @@ def parse_text(text: str, kind: Any) -> Any:
     stripped = text.strip()
     if type(None) in kinds and (stripped.lower() == "null" or (not stripped and str not in kinds)):
         return None
-    structured = any(kind in (list, dict) or _is_struct(kind) for kind in kinds)
+    structured = any(kind in (list, dict, tuple, set, frozenset) or _has_parts(kind) for kind in kinds)
     if not structured or (str in kinds and not stripped.startswith(("{", "["))):
         return text if str in kinds else stripped
     try:
@@ -113,5 +114,5 @@ def _parts(kind: Any) -> frozenset[Any]:
     return frozenset({kind if origin is None else origin})
 
 
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, msgspec.StructMeta)
+def _has_parts(kind: Any) -> bool:
+    return isinstance(kind, msgspec.StructMeta) or hasattr(kind, "model_validate")

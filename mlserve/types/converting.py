@@ -1,13 +1,17 @@
 """Turns a value into what a field's type hint says, as pydantic's models do it, or tells every place that does not fit.
 
 It goes by the parts of the hint: lists, dicts and unions here, our own types and pydantic's by themselves, plain values
-by the rules of handlers' arguments. The members of enums become their values, as in MLServer's types.
+by the rules of handlers' arguments. The members of enums become their values, as in MLServer's types. Long lists and
+dicts of plain values are msgspec's: what it takes of them is what the rules take. The rest, and what is to be told
+about a fault, goes item by item.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -18,7 +22,7 @@ from mlserve.arguments import convert
 from mlserve.in_pydantic import InPydantic
 from mlserve.types.validation import Place, ValidationError, from_msgspec
 
-__all__ = ["converted", "faults_of"]
+__all__ = ["converted", "faults_of", "is_plain"]
 
 _LISTS = (list, tuple, set, frozenset)
 _EXPECTED = {
@@ -50,9 +54,12 @@ def converted(hint: Any, value: Any) -> Any:
         return kind.model_validate(value)  # type: ignore[attr-defined]  # of those who inherit it
     if issubclass(kind, enum.Enum):
         return _member(kind, value)
+    is_mapping = kind is dict or (issubclass(kind, Mapping) and not hasattr(kind, "__annotations__"))
+    if (kind in _LISTS or is_mapping) and (made := _at_once(hint, value)) is not None:
+        return made
     if kind in _LISTS:
         return _items(kind, get_args(hint), value)
-    if kind is dict or (issubclass(kind, Mapping) and not hasattr(kind, "__annotations__")):
+    if is_mapping:
         return _mapping(get_args(hint) or (Any, Any), value)
     return _plain(kind, hint, value)
 
@@ -147,8 +154,6 @@ def _items(kind: type, hints: tuple[Any, ...], value: Any) -> Any:
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         return tuple(_each(_positions(hints, values)))
     hint = hints[0] if hints else Any
-    if set(map(type, values)) <= {hint} & _EXPECTED.keys():  # long lists of numbers or text
-        return kind(values)
     return kind(_each((at, hint, one) for at, one in enumerate(values)))
 
 
@@ -170,7 +175,54 @@ def _mapping(hints: tuple[Any, ...], value: Any) -> dict[Any, Any]:
     return dict(zip(keys, _each((str(key), of_value, value[key]) for key in value), strict=True))
 
 
+# -- lists and dicts of plain values -----------------------------------------------------------------------------------
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether nothing but lists, dicts, numbers, text, booleans, None and their literals stand in it."""
+    return all(leaf in _EXPECTED or leaf in (Any, Literal) for leaf in _leaves(hint))
+
+
+def _leaves(hint: Any) -> set[Any]:
+    """The types at the ends of a hint; a union and a literal are ends too, beside their parts."""
+    kind = kind_of(hint)
+    if hint is None or kind is Literal:
+        return {NoneType if hint is None else Literal}
+    if kind in UNIONS or kind in (*_LISTS, dict):
+        parts = [one for one in get_args(hint) if one not in (Ellipsis, ())]
+        ends: set[Any] = set().union(*map(_leaves, parts))
+        return ends | {Literal} if kind in UNIONS else ends
+    return {hint if isinstance(hint, type) or hint is Any else Annotated}
+
+
+@functools.lru_cache(512)
+def _ways(hint: Any) -> tuple[bool, ...]:
+    """How msgspec may convert: strictly; or from text too, where it can be meant as one thing only."""
+    if not is_plain(hint):
+        return ()
+    return (True, False) if _leaves(hint) <= {int, float, str} else (True,)
+
+
+def _at_once(hint: Any, value: Any) -> Any:
+    """A list or dict of plain values as msgspec has it; None if it has to go item by item."""
+    try:
+        ways = _ways(hint)
+    except TypeError:  # bounds that cannot be hashed
+        return None
+    if ways and hasattr(value, "tolist"):  # an array
+        value = value.tolist()
+    for strict in ways:
+        try:
+            return msgspec.convert(value, hint, strict=strict)
+        except (msgspec.ValidationError, TypeError, OverflowError, RecursionError):
+            continue
+    return None
+
+
 # -- unions ------------------------------------------------------------------------------------------------------------
+
+_MOST = 100  # faults that are told of one value: members within members would multiply them
+_tried: ContextVar[dict[Any, Any] | None] = ContextVar("_tried", default=None)
 
 
 def _any_of(hints: tuple[Any, ...], value: Any) -> Any:
@@ -178,19 +230,48 @@ def _any_of(hints: tuple[Any, ...], value: Any) -> Any:
     if value is None and NoneType in hints:
         return None
     hints = tuple(one for one in hints if one is not NoneType)
+    if len(hints) == 1:
+        return converted(hints[0], value)
+    if not isinstance(value, list | Mapping):
+        return _best(hints, value)
+    tried = _tried.get()
+    if tried is None:
+        token = _tried.set({})
+        try:
+            return _best(hints, value)
+        finally:
+            _tried.reset(token)
+    key = (id(value), *map(id, hints))
+    if key not in tried:  # each member of a union around this one comes here
+        try:
+            tried[key] = (value, _best(hints, value), None)
+        except ValueError as error:
+            tried[key] = (value, None, error)
+    _, made, failed = tried[key]
+    if failed is not None:
+        raise failed
+    return made
+
+
+def _best(hints: tuple[Any, ...], value: Any) -> Any:
     made, faults = [], []
     for hint in sorted(hints, key=lambda one: _distance(one, value)):
         try:
             made.append(converted(hint, value))
         except ValueError as error:
-            name = (_name(hint),) if len(hints) > 1 else ()
-            faults += faults_of(error, *name, value=value)
+            faults += _about_member(faults_of(error, _name(hint), value=value))
             continue
         if _distance(hint, value) < 2:
             break
     if not made:
-        raise ValidationError("", faults)
+        raise ValidationError("", faults[:_MOST])
     return max(made, key=lambda one: len(getattr(one, "model_fields_set", ())))
+
+
+def _about_member(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that matter: where a literal says that another member is meant, the rest does not."""
+    others = [one for one in faults if one["type"] == "literal_error" and len(one["loc"]) == 2]
+    return others or faults
 
 
 def _distance(hint: Any, value: Any) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
@@ -18,9 +18,9 @@ import msgspec
 
 from mlserve.types.converting import converted, faults_of
 from mlserve.types.validation import ValidationError
-from mlserve.types.validators import Validator, of_field
+from mlserve.types.validators import Validator, told_of
 
-__all__ = ["ANNOTATIONS", "REQUIRED", "Field", "declared_in", "fill", "taken", "validated_by", "whole"]
+__all__ = ["ANNOTATIONS", "REQUIRED", "Field", "after", "before", "declared_in", "fill", "private_of", "taken"]
 
 _StructField = type(msgspec.field())
 REQUIRED: Any = object()
@@ -37,17 +37,28 @@ class Field:
         self.hint = hint
         self._is_known = False
         self._validators: tuple[Validator, ...] = ()
-        self.key: str = getattr(default, "alias", None) or name if _is_of_pydantic(default) else name
+        self._is_of_pydantic = _is_of_pydantic(default)
+        self.key: str = getattr(default, "alias", None) or name if self._is_of_pydantic else name
+        self.is_hidden = self._is_of_pydantic and bool(default.exclude)  # from dumps
 
     @property
     def required(self) -> bool:
         """Whether it has no default."""
-        return bool(self._default.is_required()) if _is_of_pydantic(self._default) else self._default is REQUIRED
+        return bool(self._default.is_required()) if self._is_of_pydantic else self._default is REQUIRED
+
+    @property
+    def validates_default(self) -> bool:
+        """Whether the default goes the way of what is given."""
+        asked = self._is_of_pydantic and self._default.validate_default
+        return bool(asked) or any(one.of_defaults for one in self._validators)
 
     def default(self) -> Any:
         """A default of one's own: lists and dicts are not shared."""
-        if _is_of_pydantic(self._default):
+        if self._is_of_pydantic:
             return self._default.get_default(call_default_factory=True)
+        if isinstance(self._default, _StructField):
+            factory = self._default.default_factory
+            return copy.deepcopy(self._default.default) if factory is msgspec.NODEFAULT else factory()
         return copy.deepcopy(self._default)
 
     def of_struct(self) -> Any:
@@ -60,11 +71,14 @@ class Field:
         )  # msgspec makes empty ones anew
         return made if is_safe else msgspec.field(default_factory=self.default)
 
-    def validated(self, value: Any, cls: Any = None, values: Mapping[str, Any] | None = None) -> Any:
+    def validated(self, value: Any, values: Mapping[str, Any], convert: Callable[[Any, Any], Any] = converted) -> Any:
         """The value as the hint and the validators have it, which see the `values` before. A ValueError otherwise."""
-        make: Any = partial(converted, self.known_hint())
+        if not self._validators:
+            return convert(self.known_hint(), value)
+        make: Any = partial(convert, self.known_hint())
+        told = told_of(self._name, values)
         for one in self._validators:
-            make = one.around(make, cls, self._name, values or {})
+            make = one.around(make, told)
         return make(value)
 
     @property
@@ -72,17 +86,17 @@ class Field:
         """Whether more than its hint says what may be given."""
         return bool(self._validators)
 
-    def with_validators(self, more: Iterable[Validator]) -> Field:
-        """The same field with more validators."""
+    def with_validators(self, validators: Iterable[Validator]) -> Field:
+        """The same field with just these validators."""
         again = copy.copy(self)
-        again._validators = (*self._validators, *more)
+        again._validators = tuple(validators)
         return again
 
     def known_hint(self) -> Any:
         """The hint, with the bounds that its default brings. NameError if it names what nobody has defined."""
         if not self._is_known:
             hint = _looked_up(self.hint, _names_in(self._module), {})
-            for bound in getattr(self._default, "metadata", ()) if _is_of_pydantic(self._default) else ():
+            for bound in getattr(self._default, "metadata", ()) if self._is_of_pydantic else ():
                 hint = Annotated[hint, bound]
             self.hint, self._is_known = hint, True
         return self.hint
@@ -104,64 +118,74 @@ def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[s
     return fields
 
 
-def validated_by(
-    own: dict[str, Field], inherited: Mapping[str, Field], validators: Sequence[Validator]
-) -> dict[str, Field]:
-    """The fields of a class with its validators: also those that it inherits and only validates."""
-    for field in dict.fromkeys(name for one in validators for name in one.fields):
-        if field != "*" and field not in own and field not in inherited:
-            raise TypeError(f"a validator is for the field '{field}', which is not there")
-    found = {name: of_field(validators, name) for name in {**inherited, **own}}
-    more = {name: inherited[name] for name, those in found.items() if those and name not in own}
-    return {name: field.with_validators(found[name]) for name, field in {**own, **more}.items()}
-
-
-def taken(
-    cls: Any, fields: Mapping[str, Field], given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The values that were given for these fields, converted, by name; and every fault, of missing ones too."""
+def taken(cls: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """By name, the values that were given for the checked fields of a class, converted, and the defaults of the rest;
+    and every fault, of missing ones too. Validators see the values of the fields before.
+    """
     values: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     faults: list[dict[str, Any]] = []
-    for name, field in fields.items():
-        if field.key not in given:
+    for name, field in cls._checked.items():
+        into, value = (values, given[field.key]) if field.key in given else (defaults, None)
+        if into is defaults:
             if field.required:
                 faults.append({"type": "missing", "loc": (field.key,), "msg": "Field required", "input": dict(given)})
-            continue
-        value = given[field.key]
+                continue
+            value = field.default()
         try:
-            values[name] = field.validated(value, cls, values)
+            if into is values or field.validates_default:
+                value = field.validated(value, seen)
         except ValueError as error:  # pydantic's is one too
             faults += faults_of(error, field.key, value=value)
-    return values, faults
+        else:
+            into[name] = seen[name] = value
+    return values, defaults, faults
 
 
 def fill(made: Any) -> None:
     """Checks what a new dict was given, and gives it the defaults of the rest as attributes, not as keys."""
     cls = type(made)
-    for one in cls._validators:
-        if one.mode == "before":
-            given = dict(whole(cls, one, dict(made)))
-            dict.clear(made)
-            dict.update(made, given)
-    values, faults = taken(cls, cls._declared, made)
+    if cls._validators:
+        given = dict(before(cls, dict(made)))
+        dict.clear(made)
+        dict.update(made, given)
+    values, defaults, faults = taken(cls, made)
     if faults:
         raise ValidationError(cls.__name__, faults)
-    for name, field in cls._declared.items():
-        if name not in values:
-            made.__dict__[name] = field.default()
-            continue
-        if field.key != name:
-            del made[field.key]
-        made[name] = values[name]
+    for name, value in values.items():
+        if cls._checked[name].key != name:
+            del made[cls._checked[name].key]
+        made[name] = value
+    made.__dict__.update({name: value for name, value in defaults.items() if name in cls._declared})
+    made.__dict__.update(private_of(cls))
+    after(cls, made)
+
+
+def private_of(cls: Any) -> dict[str, Any]:
+    """The private attributes of a new object that have a value from the start."""
+    return {name: make() for name, make in cls._private.items() if make is not None}
+
+
+def before(cls: Any, given: Any) -> Any:
+    """What the validators of the whole make of what is given: the last one that was written is the first to run."""
+    for one in reversed(cls._validators):
+        if one.mode == "before":
+            given = _whole(cls, one, given)
+    return given
+
+
+def after(cls: Any, made: Any) -> Any:
+    """What the validators of the whole make of a new object."""
     for one in cls._validators:
         if one.mode == "after":
-            whole(cls, one, made)
+            made = _whole(cls, one, made)
+    return made
 
 
-def whole(cls: Any, validator: Validator, value: Any) -> Any:
-    """What a validator of the whole object gives. ValidationError, of this class."""
+def _whole(cls: Any, validator: Validator, value: Any) -> Any:
     try:
-        return validator.call(cls, value)
+        return validator.call(value, told=told_of("", {}))
     except ValidationError as error:
         raise error.below(cls.__name__) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlserve.types.declared import ANNOTATIONS, REQUIRED, Field, declared_in, validated_by
-from mlserve.types.validators import validators_in
+from mlserve.types.declared import ANNOTATIONS, REQUIRED, Field, declared_in
+from mlserve.types.validators import of_field, validators_of
 
-__all__ = ["DeclaringMeta", "Extended", "restored"]
+__all__ = ["DeclaringMeta", "Extended", "extend", "private_in", "restored"]
 
 _StructMeta: Any = type(msgspec.Struct)
+Private = Callable[[], Any] | None
 
 
 if TYPE_CHECKING:
@@ -34,19 +36,37 @@ else:
             namespace = {"__module__": written.f_globals["__name__"], **namespace}
             if namespace["__module__"].partition(".")[0] == "mlserve":
                 return super().__new__(mcls, name, bases, namespace, **more)
-            own, validators = declared_in(namespace, written.f_locals), validators_in(namespace)
-            if validators:
-                own = validated_by(
-                    own, _fields_of(next(one for one in bases if issubclass(one, msgspec.Struct))), validators
-                )
+            own = declared_in(namespace, written.f_locals)
+            private = private_in(namespace, bases)
             bases = (*(one for one in mcls._beside if not any(issubclass(base, one) for base in bases)), *bases)
             more = {"kw_only": True, **more, "dict": True}  # required fields may follow others
-            made: Any = super().__new__(mcls, name, bases, _with_fields(namespace, own), **more)
-            made._declared = {**made._declared, **own}
-            made._private = {**made._private, **_private_in(namespace)}
-            made._is_extended = bool(made._declared or validators or made._validators or made._private)
-            made._validators = (*made._validators, *(one for one in validators if not one.fields))
+            kept = {name: value for name, value in namespace.items() if name not in private}
+            made: Any = super().__new__(mcls, name, bases, _with_fields(kept, own), **more)
+            base = next(one for one in bases if issubclass(one, msgspec.Struct))
+            extend(made, getattr(base, "_fields", None) or _fields_of(base), own, private)
             return made
+
+
+def extend(cls: Any, inherited: Mapping[str, Field], own: Mapping[str, Field], private: Mapping[str, Private]) -> None:
+    """Tells a class of others which fields it has, in order of definition, and what is to be done with its objects."""
+    validators = validators_of(cls)
+    fields = {**inherited, **own}
+    for one in validators:
+        missing = [] if one.of_later else [name for name in one.fields if name != "*" and name not in fields]
+        if missing:
+            raise TypeError(f"a validator is for the field '{missing[0]}', which is not there")
+    cls._fields = {name: field.with_validators(of_field(validators, name)) for name, field in fields.items()}
+    cls._declared = {
+        name: field
+        for name, field in cls._fields.items()
+        if name in cls._declared or name in own or field.has_validators
+    }
+    are_told = any(one.is_told and one.fields for one in validators)
+    cls._checked = cls._fields if are_told else cls._declared
+    cls._private = {**cls._private, **private}
+    cls._validators = tuple(one for one in validators if not one.fields)
+    cls._hidden = frozenset(name for name, field in cls._fields.items() if field.is_hidden)
+    cls._is_extended = bool(cls._declared or validators or cls._private)
 
 
 class Extended:
@@ -83,22 +103,48 @@ def _fields_of(struct: Any) -> dict[str, Field]:
     """All fields of a Struct, as one would declare them."""
     fields = {}
     for one in msgspec.structs.fields(struct):
-        default = REQUIRED if one.default is msgspec.NODEFAULT else one.default  # our factories are for the decoder
+        default = REQUIRED if one.default is msgspec.NODEFAULT else one.default
+        if one.default_factory in (list, dict, set):  # other factories of ours are for the decoder
+            default = one.default_factory()
         hint = struct._written.get(one.name, one.type)
         fields[one.name] = Field(struct.__module__, hint, one.name, default)
-    return {**fields, **struct._declared}
+    return fields
 
 
-def _private_in(namespace: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What makes the private attributes of an object, by name: those with an annotation, and pydantic's own."""
-    annotated = namespace.get("__annotations__", {})
-    made: dict[str, Callable[[], Any]] = {}
-    for name, value in namespace.items():
-        if type(value).__name__ == "ModelPrivateAttr":
-            made[name] = value.default_factory or partial(copy.deepcopy, value.default)
-        elif name in annotated and name.startswith("_"):
-            made[name] = partial(copy.deepcopy, value)
-    return made
+def private_in(namespace: Mapping[str, Any], bases: tuple[Any, ...]) -> dict[str, Private]:
+    """What makes the private attributes of an object, by name: those of one underscore, but for methods, classes and
+    names that our own classes use. None for one that has no value until it is set.
+    """
+    annotated: Any = type("_", (), {name: namespace[name] for name in ANNOTATIONS if name in namespace})
+    hints = inspect.get_annotations(annotated)
+    return {
+        name: _maker(namespace.get(name, REQUIRED))
+        for name in {**hints, **namespace}
+        if name.startswith("_")
+        and not name.startswith("__")
+        and "ClassVar" not in str(hints.get(name))
+        and not _is_part_of_class(namespace.get(name))
+        and not any(name in vars(base) for one in bases for base in one.__mro__ if _is_ours(base))
+    }
+
+
+def _is_part_of_class(value: Any) -> bool:
+    return isinstance(value, type) or hasattr(value, "__get__") or hasattr(value, "decorator_info")
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "mlserve"
+
+
+def _maker(value: Any) -> Private:
+    if type(value).__name__ == "ModelPrivateAttr":
+        if value.default_factory is not None:
+            made: Private = value.default_factory
+            return made
+        value = value.default
+    return (
+        None if value is REQUIRED or type(value).__name__ == "PydanticUndefinedType" else partial(copy.deepcopy, value)
+    )
 
 
 def _with_fields(namespace: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic, narrowed
-from mlserve.types.declared import Field, taken, whole
+from mlserve.types.declared import Field, after, before, private_of, taken
 from mlserve.types.dumping import dump, dump_json
 from mlserve.types.extending import DeclaringMeta, Extended
 from mlserve.types.schemas import schema_of
@@ -64,7 +64,9 @@ class Model(
     _is_extended: ClassVar[bool] = False  # a class of others, with fields or validators of theirs
     _declared: ClassVar[Mapping[str, Field]] = {}  # the fields that classes of others declare
     _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
-    _private: ClassVar[Mapping[str, Callable[[], Any]]] = {}  # makes the private attributes of such classes
+    _checked: ClassVar[Mapping[str, Field]] = {}  # those and, where a validator may ask for their values, all others
+    _hidden: ClassVar[frozenset[str]] = frozenset()  # from dumps
+    _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}  # makes the private attributes of such classes
     _written: ClassVar[Mapping[str, Any]] = {}  # what validators see of fields that the decoder reads as something else
     _unset: ClassVar[frozenset[str]] = frozenset()  # those of them that an object was not given
     _has_data: ClassVar[bool] = False  # `data` has a default for the decoder, but has to be given to the constructor
@@ -264,21 +266,16 @@ def _extended(cls: Any, args: tuple[Any, ...], fields: _Dict) -> Any:
     """An object of a class that others have made of ours."""
     if args:
         raise _misfit(cls, args, [])
-    for one in cls._validators:
-        if one.mode == "before":
-            fields = whole(cls, one, fields)
-    values, faults = taken(cls, cls._declared, fields)
+    fields = before(cls, fields)
+    values, defaults, faults = taken(cls, fields)
     faults = _missing(cls, fields) + faults
     if faults:
         raise _misfit(cls, args, faults)
-    inherited = {name: fields[name] for name in cls.__struct_fields__ if name in fields and name not in cls._declared}
-    made = _construct(cls, **inherited, **values)
-    vars(made).update({name: make() for name, make in cls._private.items()})
+    ours = {name: fields[name] for name in cls.__struct_fields__ if name in fields and name not in cls._checked}
+    made = _construct(cls, **ours, **values, **defaults)
+    vars(made).update(private_of(cls))
     vars(made)["_unset"] = frozenset(cls._declared) - values.keys()
-    for one in cls._validators:
-        if one.mode == "after":
-            made = whole(cls, one, made)
-    return made
+    return after(cls, made)
 
 
 def _checked_fields(cls: Any, args: tuple[Any, ...], fields: _Dict) -> _Dict:
@@ -303,6 +300,6 @@ def _missing(cls: Any, fields: _Dict) -> list[_Dict]:
         {"type": "missing", "loc": (name,), "msg": "Field required", "input": fields}
         for name in cls.__struct_fields__
         if name not in fields
-        and name not in cls._declared
+        and name not in cls._checked
         and (name in required or defaults.get(name) is msgspec.NODEFAULT or (name == "data" and cls._has_data))
     ]

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from mlserve.in_pydantic import InPydantic
-from mlserve.types.declared import declared_in, fill, validated_by
+from mlserve.types.declared import Field, declared_in, fill
 from mlserve.types.dumping import dump, dump_json
+from mlserve.types.extending import extend, private_in
 from mlserve.types.schemas import schema_of
 from mlserve.types.validation import ValidationError, from_msgspec
-from mlserve.types.validators import Validator, validators_in
+from mlserve.types.validators import Validator
 
 __all__ = ["Parameters"]
 
-_KNOWN = frozenset(("content_type", "headers"))
+_KNOWN: dict[str, Any] = {"content_type": str | None, "headers": dict[str, Any] | None}
 _METHODS = ("clear", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values")
 
 PARAMETERS_SCHEMA: dict[str, Any] = {
@@ -60,18 +61,21 @@ class Parameters(dict[str, Any], InPydantic):
         content_type: str | None
         headers: dict[str, Any] | None
 
-    _declared: ClassVar[dict[str, Any]] = {}
+    _is_extended: ClassVar[bool] = False  # a class of others, with what is declared below
+    _fields: ClassVar[Mapping[str, Field]] = {name: Field(__name__, hint, name, None) for name, hint in _KNOWN.items()}
+    _declared: ClassVar[Mapping[str, Field]] = {}
+    _checked: ClassVar[Mapping[str, Field]] = {}
+    _hidden: ClassVar[frozenset[str]] = frozenset()
+    _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}
     _validators: ClassVar[tuple[Validator, ...]] = ()
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        own, validators = declared_in(vars(cls), sys._getframe(1).f_locals), validators_in(vars(cls))
-        if validators:
-            own = validated_by(own, cls._declared, validators)
-        for name in own.keys() & vars(cls).keys():  # attributes of that name are those of objects
+        namespace = dict(vars(cls))
+        own, private = declared_in(namespace, sys._getframe(1).f_locals), private_in(namespace, cls.__bases__)
+        for name in (own.keys() | private.keys()) & namespace.keys():  # attributes of that name are those of objects
             delattr(cls, name)
-        cls._declared = {**cls._declared, **own}
-        cls._validators = (*cls._validators, *(one for one in validators if not one.fields))
+        extend(cls, cls._fields, own, private)
 
     def __init__(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         if values is not None:
@@ -81,7 +85,7 @@ class Parameters(dict[str, Any], InPydantic):
             _check(more)
             if "headers" in more and more["headers"] is not None:
                 dict.__setitem__(self, "headers", more["headers"].copy())
-        if self._declared or self._validators:
+        if self._is_extended:
             fill(self)
         for value in dict.values(self):
             if value is None:  # `None in values` would compare, which arrays do not like.
@@ -140,16 +144,20 @@ class Parameters(dict[str, Any], InPydantic):
         return _restored(type(self), dict(self), self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
-        return _restored(type(self), *copy.deepcopy((dict(self), self._unset()), memo))
+        return _restored(type(self), *copy.deepcopy((dict(self), self._beside()), memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not self._declared:
+        if not self._is_extended:
             return Parameters, (dict(self),)  # Private attributes (decoded payloads) stay in their process.
-        return _restored, (type(self), dict(self), self._unset())
+        return _restored, (type(self), dict(self), self._beside())
 
     def _unset(self) -> dict[str, Any]:
         """The declared fields that are no keys: those with their defaults, and None."""
         return {name: value for name, value in self.__dict__.items() if name in self._declared}
+
+    def _beside(self) -> dict[str, Any]:
+        """What a copy needs beside the keys: the same, and private attributes that the class declares."""
+        return {name: self.__dict__[name] for name in self.__dict__ if name in self._declared or name in self._private}
 
     def _narrowed(self, cls: Any) -> Parameters:
         more = self._declared.keys() - (cls or Parameters)._declared.keys()

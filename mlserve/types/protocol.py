@@ -257,7 +257,7 @@ class RepositoryIndexResponse(list[RepositoryIndexResponseItem], InPydantic):
 
     def __init__(self, root: Any = ()) -> None:
         try:
-            super().__init__(self._root.validated(root))
+            super().__init__(self._root.validated(root, {}))
         except ValidationError as error:
             raise error.below(type(self).__name__) from None
 

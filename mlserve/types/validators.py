@@ -13,7 +13,7 @@ from typing import Any
 
 from mlserve.types.validation import ValidationError
 
-__all__ = ["Validator", "of_field", "validators_in"]
+__all__ = ["Validator", "of_field", "validators_of"]
 
 _KINDS = ("FieldValidatorDecoratorInfo", "ValidatorDecoratorInfo", "ModelValidatorDecoratorInfo")
 Make = Callable[[Any], Any]
@@ -21,32 +21,29 @@ Make = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Validator:
-    """One validator as it was written: for these fields, or for the whole object if there are none."""
+    """One validator of a class: for these fields, or for the whole object if there are none."""
 
     fields: tuple[str, ...]
     mode: str
     function: Any
+    is_told: bool = False  # of the field and the values before it
+    of_defaults: bool = False  # a default is validated too
+    of_later: bool = False  # the field may be one of subclasses only
 
-    def around(self, make: Make, cls: type[Any], name: str, values: Mapping[str, Any]) -> Make:
+    def around(self, make: Make, told: Any) -> Make:
         """The conversion of a field with this validator before it, after it, around it or in its stead."""
-        told = SimpleNamespace(field_name=name, data=values, context=None, config=None, mode="python")
-        modes: dict[str, Make] = {
-            "before": lambda value: make(self.call(cls, value, told=told)),
-            "after": lambda value: self.call(cls, make(value), told=told),
-            "wrap": lambda value: self.call(cls, value, make, told=told),
-            "plain": lambda value: self.call(cls, value, told=told),
-        }
-        return modes[self.mode]
+        if self.mode == "before":
+            return lambda value: make(self.call(value, told=told))
+        if self.mode == "after":
+            return lambda value: self.call(make(value), told=told)
+        if self.mode == "wrap":
+            return lambda value: self.call(value, make, told=told)
+        return lambda value: self.call(value, told=told)
 
-    def call(self, cls: type[Any], value: Any, *more: Any, told: Any = None) -> Any:
+    def call(self, value: Any, *more: Any, told: Any = None) -> Any:
         """What the function gives for a value. ValidationError if it raises ValueError or AssertionError."""
-        bound = self.function.__get__(None, cls)
-        given = (value, *more)
-        takes = inspect.signature(bound).parameters.values()
-        if len([one for one in takes if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]) > len(given):
-            given = (*given, told)
         try:
-            return bound(*given)
+            return self.function(value, *more, told) if self.is_told else self.function(value, *more)
         except AssertionError as error:
             raise ValidationError.one("", (), f"Assertion failed, {error}", value, "assertion_error") from None
         except ValueError as error:
@@ -55,24 +52,67 @@ class Validator:
             raise ValidationError.one("", (), f"Value error, {error}", value) from None
 
 
-def validators_in(namespace: Mapping[str, Any]) -> list[Validator]:
-    """The validators of a class by its namespace. TypeError for a kind that does not run here."""
-    found = []
-    for name, value in namespace.items():
-        info = getattr(value, "decorator_info", None)
-        kind = type(info).__name__
-        if info is None or "Validator" not in kind:
-            continue
-        fields = tuple(getattr(info, "fields", ()))
-        if kind not in _KINDS or (not fields and info.mode not in ("before", "after")):
-            raise TypeError(
-                f"{name}: of pydantic's validators field_validator and model_validator run here, the second "
-                "before or after"
-            )
-        found.append(Validator(fields, info.mode, value.wrapped))
-    return found
+def told_of(name: str, values: Mapping[str, Any]) -> Any:
+    """What a validator of a field may know beside the value: pydantic's ValidationInfo."""
+    return SimpleNamespace(field_name=name, data=values, context=None, config=None, mode="python")
+
+
+def validators_of(cls: type[Any]) -> tuple[Validator, ...]:
+    """The validators of a class and its bases, in the order in which their names first came.
+
+    What a subclass has under the name of one runs in its stead. TypeError for a kind that does not run here.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if "Validator" in type(getattr(value, "decorator_info", None)).__name__:
+                found[name] = value
+    made = (_validator(cls, name, value) for name, value in found.items())
+    return (*_after_making(cls), *(one for one in made if one is not None))
 
 
 def of_field(validators: Iterable[Validator], name: str) -> tuple[Validator, ...]:
-    """Those of one field, in the order in which they were written."""
+    """Those of one field, in the same order."""
     return tuple(one for one in validators if name in one.fields or "*" in one.fields)
+
+
+def _validator(cls: type[Any], name: str, decorated: Any) -> Validator | None:
+    info = decorated.decorator_info
+    fields = tuple(getattr(info, "fields", ()))
+    if type(info).__name__ not in _KINDS or (not fields and info.mode not in ("before", "after")):
+        raise TypeError(
+            f"{name}: of pydantic's validators field_validator and model_validator run here, the second before or after"
+        )
+    if getattr(info, "each_item", False):
+        raise TypeError(f"{name}: each_item does not run here; go through the items in the validator")
+    raw = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
+    raw = raw.wrapped if "Validator" in type(getattr(raw, "decorator_info", None)).__name__ else raw
+    function = raw.__get__(None, cls) if hasattr(raw, "__get__") else raw
+    if not callable(function):
+        return None
+    function = decorated.shim(function) if decorated.shim is not None else function
+    return Validator(
+        fields,
+        info.mode,
+        function,
+        is_told=_positional(function) > (2 if info.mode == "wrap" else 1),
+        of_defaults=getattr(info, "always", False),
+        of_later=getattr(info, "check_fields", None) is False,
+    )
+
+
+def _positional(function: Any) -> int:
+    takes = inspect.signature(function).parameters.values()
+    return len([one for one in takes if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)])
+
+
+def _after_making(cls: Any) -> tuple[Validator, ...]:
+    """What a class does with a new object: its `model_post_init`, as the first of what validates the whole."""
+    if cls.model_post_init.__module__.partition(".")[0] == "mlserve":
+        return ()
+
+    def made(value: Any) -> Any:
+        value.model_post_init(None)
+        return value
+
+    return (Validator((), "after", made),)

@@ -149,13 +149,13 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
         """
         switches = {"exclude_unset": exclude_unset, "exclude_none": exclude_none, "exclude_defaults": exclude_defaults}
         given = self.model_fields_set
-        defaults = restore(type(self), {}, {})
+        defaults = _defaults_of(type(self))
         dumped: Dict = {}
         for name, value in self:
-            is_default = (exclude_defaults or exclude_unset) and value == getattr(defaults, name, _NOTHING)
+            is_default = (exclude_defaults or exclude_unset) and value == defaults.get(name, _NOTHING)
             if is_default and (exclude_defaults or name not in given):
                 continue
-            if not (exclude_none and value is None):
+            if name not in self._hidden and not (exclude_none and value is None):
                 dumped[name] = _plain(value, mode, switches)
         if include is None and exclude is None:
             return dumped
@@ -295,6 +295,12 @@ def field_types(cls: Any) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(cls)}
 
 
+def _defaults_of(cls: Any) -> Dict:
+    fields = msgspec.structs.fields(cls)
+    made = {one.name: one.default_factory() for one in fields if one.default_factory is not msgspec.NODEFAULT}
+    return {**{one.name: one.default for one in fields if one.default is not msgspec.NODEFAULT}, **made}
+
+
 def convert_field(cls: Any, name: str, value: Any, sources: Sources, seen: Mapping[str, Any]) -> Any:
     """The value as the setting `name` keeps it; its validators see those before. Raises BadValue."""
     converter = cls._converters.get(name)
@@ -336,10 +342,12 @@ def _plain(value: Any, mode: str, switches: Mapping[str, bool]) -> Any:
         return value.model_dump(mode=mode, **switches)
     if isinstance(value, msgspec.Struct):
         return msgspec.json.decode(msgspec.json.encode(value))
-    if isinstance(value, list):
-        return [_plain(part, mode, switches) for part in value]
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if mode == "json" and isinstance(value, Path):
-        return str(value)
-    return value
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode=mode, **switches)
+    if isinstance(value, list):
+        return [_plain(part, mode, switches) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(part, mode, switches) for key, part in value.items()}
+    return dump(value, json=True) if mode == "json" and value is not None else value

@@ -154,8 +154,9 @@ def fill(made: Any) -> None:
     if faults:
         raise ValidationError(cls.__name__, faults)
     for name, value in values.items():
-        if cls._checked[name].key != name:
-            del made[cls._checked[name].key]
+        field = cls._checked[name]
+        if field.key != name or field.is_hidden:
+            del made[field.key]
         made[name] = value
     made.__dict__.update({name: value for name, value in defaults.items() if name in cls._declared})
     made.__dict__.update(private_of(cls))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from mlserve.wire.json_data import text_of_bytes
 __all__ = ["dump", "dump_json", "encode", "json_hook"]
 
 _ALL = "__all__"
+_NONE: frozenset[str] = frozenset()
 
 
 def json_hook(value: Any) -> Any:
@@ -29,6 +32,10 @@ def json_hook(value: Any) -> Any:
         return value.isoformat() if value == value else None
     if hasattr(value, "model_dump"):
         return value.model_dump()
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value).__module__.startswith("pydantic"):  # secrets, addresses
+        return sys.modules["pydantic_core"].to_jsonable_python(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
@@ -53,19 +60,23 @@ def dump(
     of lists go by index, or by "__all__". With `json` the values are those of JSON; with `text` beside it, tensors'
     data stays for the encoder where nothing is picked from it.
     """
+    hidden: frozenset[str]  # by Field(exclude=True) of a subclass
     form = {"none": none, "json": json, "text": text, "defaults": defaults, "unset": unset}
     if isinstance(value, msgspec.Struct):
         items = [(name, getattr(value, name)) for name in value.__struct_fields__]
-        not_given = () if unset else getattr(value, "_unset", ())
+        hidden = getattr(value, "_hidden", _NONE)
+        left_out = hidden if unset else hidden | getattr(value, "_unset", _NONE)
         if not defaults:
             fields = msgspec.structs.fields(type(value))
             items = [item for item, field in zip(items, fields, strict=True) if not _is_default(item[1], field)]
-        return _dump_items([item for item in items if item[0] not in not_given], include, exclude, **form)
+        return _dump_items([item for item in items if item[0] not in left_out], include, exclude, **form)
     if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
         form["none"] = none or not hasattr(value, "model_dump")
         items = list(dict.items(value) if isinstance(value, dict) else value.items())
         if unset and hasattr(value, "_unset"):
             items += value._unset().items()
+        hidden = getattr(value, "_hidden", _NONE)
+        items = [item for item in items if item[0] not in hidden] if hidden else items
         return _dump_items(items, include, exclude, **form)
     if isinstance(value, TensorData):
         if text and include is None and exclude is None:
@@ -75,6 +86,9 @@ def dump(
             return list(value) if isinstance(value, list) else value
     if isinstance(value, list | tuple):
         return _dump_list(value, include, exclude, **form)
+    if hasattr(value, "model_dump") and not isinstance(value, type):  # a model of pydantic's
+        said = {"exclude_none": not none, "exclude_unset": not unset, "exclude_defaults": not defaults}
+        return value.model_dump(mode="json" if json else "python", include=include, exclude=exclude, **said)
     return _in_json(value) if json else value
 
 

@@ -126,8 +126,9 @@ class Parameters(dict[str, Any], InPydantic):
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self._declared:
             self.__dict__.pop(key, None)  # the default, or None
-            if value is None:
-                self.__dict__[key] = None
+            if value is None or key in self._hidden:  # what is not to be written is no key
+                self.__dict__[key] = value
+                value = None
         if value is None:
             dict.pop(self, key, None)
         else:

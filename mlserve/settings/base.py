@@ -140,6 +140,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
         exclude_unset: bool = False,
         exclude_none: bool = False,
         exclude_defaults: bool = False,
+        by_alias: bool = False,
         **_: Any,
     ) -> Dict:
         """The settings as a dict, nested ones too, by the names that files use; a class is its import path.
@@ -148,6 +149,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
         types; other switches of pydantic do nothing.
         """
         switches = {"exclude_unset": exclude_unset, "exclude_none": exclude_none, "exclude_defaults": exclude_defaults}
+        switches["by_alias"] = by_alias
         given = self.model_fields_set
         defaults = _defaults_of(type(self))
         dumped: Dict = {}
@@ -157,10 +159,11 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
                 continue
             if name not in self._hidden and not (exclude_none and value is None):
                 dumped[name] = _plain(value, mode, switches)
-        if include is None and exclude is None:
-            return dumped
-        picked: Dict = dump(dumped, include, exclude, none=True)
-        return picked
+        if include is not None or exclude is not None:
+            dumped = dump(dumped, include, exclude, none=True)
+        if by_alias and self._declared:
+            return {self._declared[name].written if name in self._declared else name: dumped[name] for name in dumped}
+        return dumped
 
     def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
         """The settings as JSON text."""
@@ -235,7 +238,7 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
         if name in cls.__struct_fields__ and name not in given:
             makers[name] = partial(_from_variable, cls, name, variable, text, sources)
     for key, value in given.items():
-        name = cls._aliases.get(key, key)
+        name = _name_of(cls, key)
         if name in cls.__struct_fields__:
             makers[name] = partial(convert_field, cls, name, value, sources)
         elif cls._keeps_unknown:
@@ -247,6 +250,13 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
     made.__dict__.update(private_of(cls))
     cls._complete(made, sources)
     return _as_declared(partial(after, cls), made) if cls._validators else made
+
+
+def _name_of(cls: Any, key: str) -> str:
+    """The setting that a key means: by its name, or by an alias, of ours or of the class that declares it."""
+    by_alias = (name for name, field in cls._declared.items() if key in field.keys)
+    name: str = cls._aliases.get(key) or next(by_alias, key)
+    return name
 
 
 def _values(cls: Any, makers: Mapping[str, Callable[..., Any]]) -> tuple[Dict, Dict]:

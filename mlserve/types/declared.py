@@ -38,8 +38,16 @@ class Field:
         self._is_known = False
         self._validators: tuple[Validator, ...] = ()
         self._is_of_pydantic = _is_of_pydantic(default)
-        self.key: str = getattr(default, "alias", None) or name if self._is_of_pydantic else name
+        self.keys = _keys(name, default) if self._is_of_pydantic else (name,)  # by which it may be given
+        self.written = name  # in dumps by alias
+        if self._is_of_pydantic:
+            self.written = default.serialization_alias or default.alias or name
         self.is_hidden = self._is_of_pydantic and bool(default.exclude)  # from dumps
+
+    @property
+    def key(self) -> str:
+        """The first of the keys by which it is given."""
+        return self.keys[0]
 
     @property
     def required(self) -> bool:
@@ -86,10 +94,11 @@ class Field:
         """Whether more than its hint says what may be given."""
         return bool(self._validators)
 
-    def with_validators(self, validators: Iterable[Validator]) -> Field:
-        """The same field with just these validators."""
+    def in_class(self, validators: Iterable[Validator], by_name: bool) -> Field:
+        """The same field with just these validators, and perhaps given by its name too."""
         again = copy.copy(self)
         again._validators = tuple(validators)
+        again.keys = tuple(dict.fromkeys((*self.keys, self._name))) if by_name else self.keys
         return again
 
     def known_hint(self) -> Any:
@@ -108,7 +117,7 @@ def declared_in(namespace: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[s
     annotated: Any = type("_", (), {name: namespace[name] for name in ANNOTATIONS if name in namespace})
     fields: dict[str, Field] = {}
     for name, hint in inspect.get_annotations(annotated).items():
-        if name.startswith("_") or "ClassVar" in str(hint):
+        if name.startswith("_") or name == "model_config" or "ClassVar" in str(hint):
             continue
         try:
             hint = _looked_up(hint, known, seen)
@@ -127,7 +136,11 @@ def taken(cls: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     seen: dict[str, Any] = {}
     faults: list[dict[str, Any]] = []
     for name, field in cls._checked.items():
-        into, value = (values, given[field.key]) if field.key in given else (defaults, None)
+        into, value = defaults, None
+        for key in field.keys:
+            if key in given:
+                into, value = values, given[key]
+                break
         if into is defaults:
             if field.required:
                 faults.append({"type": "missing", "loc": (field.key,), "msg": "Field required", "input": dict(given)})
@@ -155,8 +168,9 @@ def fill(made: Any) -> None:
         raise ValidationError(cls.__name__, faults)
     for name, value in values.items():
         field = cls._checked[name]
-        if field.key != name or field.is_hidden:
-            del made[field.key]
+        for key in field.keys:
+            if key != name or field.is_hidden:
+                dict.pop(made, key, None)
         made[name] = value
     made.__dict__.update({name: value for name, value in defaults.items() if name in cls._declared})
     made.__dict__.update(private_of(cls))
@@ -199,6 +213,20 @@ def _looked_up(hint: Any, known: Mapping[str, Any], seen: Mapping[str, Any]) -> 
     """The hint without names that stand for types. NameError if one of them is not known."""
     holder: Any = SimpleNamespace(__annotations__={"hint": hint})
     return get_type_hints(holder, dict(known), dict(seen), include_extras=True)["hint"]
+
+
+def _keys(name: str, field: Any) -> tuple[str, ...]:
+    """The keys by which one of pydantic's fields may be given. TypeError for what does not run here."""
+    for option in ("frozen", "exclude_if", "init_var"):
+        if getattr(field, option, None):
+            raise TypeError(f"{name}: Field({option}=…) does not run here; leave it out, and see to it in the methods")
+    alias = field.validation_alias or field.alias or name
+    keys = (alias,) if isinstance(alias, str) else tuple(getattr(alias, "choices", (alias,)))
+    if not all(isinstance(one, str) for one in keys):
+        raise TypeError(
+            f"{name}: AliasPath does not run here; take it out of its place in a model_validator(mode='before')"
+        )
+    return keys
 
 
 def _is_of_pydantic(value: Any) -> bool:

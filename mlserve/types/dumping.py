@@ -52,6 +52,7 @@ def dump(
     text: bool = False,
     defaults: bool = True,
     unset: bool = False,
+    by_alias: bool = False,
 ) -> Any:
     """Plain dicts, lists and values. Fields that are None are left out unless `none`, those with their default unless
     `defaults`; and unless `unset`, those that a subclass declares and nobody gave.
@@ -61,7 +62,7 @@ def dump(
     data stays for the encoder where nothing is picked from it.
     """
     hidden: frozenset[str]  # by Field(exclude=True) of a subclass
-    form = {"none": none, "json": json, "text": text, "defaults": defaults, "unset": unset}
+    form = {"none": none, "json": json, "text": text, "defaults": defaults, "unset": unset, "by_alias": by_alias}
     if isinstance(value, msgspec.Struct):
         items = [(name, getattr(value, name)) for name in value.__struct_fields__]
         hidden = getattr(value, "_hidden", _NONE)
@@ -69,7 +70,8 @@ def dump(
         if not defaults:
             fields = msgspec.structs.fields(type(value))
             items = [item for item, field in zip(items, fields, strict=True) if not _is_default(item[1], field)]
-        return _dump_items([item for item in items if item[0] not in left_out], include, exclude, **form)
+        items = [item for item in items if item[0] not in left_out]
+        return _dump_items(items, _names_of(value, by_alias), include, exclude, **form)
     if isinstance(value, Mapping):  # None in a dict that somebody put into parameters is a value like others
         form["none"] = none or not hasattr(value, "model_dump")
         items = list(dict.items(value) if isinstance(value, dict) else value.items())
@@ -77,7 +79,7 @@ def dump(
             items += value._unset().items()
         hidden = getattr(value, "_hidden", _NONE)
         items = [item for item in items if item[0] not in hidden] if hidden else items
-        return _dump_items(items, include, exclude, **form)
+        return _dump_items(items, _names_of(value, by_alias), include, exclude, **form)
     if isinstance(value, TensorData):
         if text and include is None and exclude is None:
             return value
@@ -87,7 +89,12 @@ def dump(
     if isinstance(value, list | tuple):
         return _dump_list(value, include, exclude, **form)
     if hasattr(value, "model_dump") and not isinstance(value, type):  # a model of pydantic's
-        said = {"exclude_none": not none, "exclude_unset": not unset, "exclude_defaults": not defaults}
+        said = {
+            "by_alias": by_alias,
+            "exclude_none": not none,
+            "exclude_unset": not unset,
+            "exclude_defaults": not defaults,
+        }
         return value.model_dump(mode="json" if json else "python", include=include, exclude=exclude, **said)
     return _in_json(value) if json else value
 
@@ -124,22 +131,31 @@ def dump_json(
     indent: int | None = None,
     defaults: bool = True,
     unset: bool = False,
+    by_alias: bool = False,
 ) -> str:
     """JSON text of the same; without picking, tensors' data is written as it stands."""
-    text = encode(dump(value, include, exclude, none=none, json=True, text=True, defaults=defaults, unset=unset))
+    form = {"none": none, "defaults": defaults, "unset": unset, "by_alias": by_alias}
+    text = encode(dump(value, include, exclude, json=True, text=True, **form))
     if indent is not None:
         text = msgspec.json.format(text, indent=indent)
     return text.decode()
 
 
-def _dump_items(items: list[tuple[str, Any]], include: Any, exclude: Any, **form: bool) -> dict[str, Any]:
+def _names_of(value: Any, by_alias: bool) -> dict[str, str]:
+    """What fields are called in a dump, where that is not their name."""
+    return {name: field.written for name, field in getattr(value, "_declared", {}).items()} if by_alias else {}
+
+
+def _dump_items(
+    items: list[tuple[str, Any]], names: Mapping[str, str], include: Any, exclude: Any, **form: bool
+) -> dict[str, Any]:
     plain = {}
     for name, value in items:
         if value is None and not form["none"]:
             continue
         kept, within, without = _pick(name, include, exclude)
         if kept:
-            plain[name] = dump(value, within, without, **form)
+            plain[names.get(name, name)] = dump(value, within, without, **form)
     return plain
 
 

@@ -17,6 +17,21 @@ from mlserve.types.validators import of_field, validators_of
 __all__ = ["DeclaringMeta", "Extended", "extend", "private_in", "restored"]
 
 _StructMeta: Any = type(msgspec.Struct)
+_NOT_HERE = {
+    "alias_generator": "give each field its alias: Field(alias=…)",
+    "extra": "to refuse keys, look for them in a model_validator(mode='before'); parameters keep all that come",
+    "frozen": "leave it out: what is not assigned does not change",
+    "validate_assignment": "make a new object, which is checked: type(this)(**{**dict(this), …})",
+    "validate_default": "give each field its own: Field(validate_default=True)",
+    "serialize_by_alias": "call model_dump(by_alias=True)",
+    "json_encoders": "give the field a type that is written so",
+    "coerce_numbers_to_str": "use a field_validator(mode='before')",
+    "strict": "give each field its own: Field(strict=True)",
+    **dict.fromkeys(
+        ("str_strip_whitespace", "str_to_lower", "str_to_upper", "str_min_length", "str_max_length"),
+        "use pydantic's StringConstraints, or a field_validator",
+    ),
+}
 Private = Callable[[], Any] | None
 
 
@@ -49,13 +64,14 @@ else:
 
 def extend(cls: Any, inherited: Mapping[str, Field], own: Mapping[str, Field], private: Mapping[str, Private]) -> None:
     """Tells a class of others which fields it has, in order of definition, and what is to be done with its objects."""
-    validators = validators_of(cls)
+    validators, config = validators_of(cls), _config_of(cls)
+    by_name = bool(config.get("populate_by_name") or config.get("validate_by_name"))
     fields = {**inherited, **own}
     for one in validators:
         missing = [] if one.of_later else [name for name in one.fields if name != "*" and name not in fields]
         if missing:
             raise TypeError(f"a validator is for the field '{missing[0]}', which is not there")
-    cls._fields = {name: field.with_validators(of_field(validators, name)) for name, field in fields.items()}
+    cls._fields = {name: field.in_class(of_field(validators, name), by_name) for name, field in fields.items()}
     cls._declared = {
         name: field
         for name, field in cls._fields.items()
@@ -67,6 +83,25 @@ def extend(cls: Any, inherited: Mapping[str, Field], own: Mapping[str, Field], p
     cls._validators = tuple(one for one in validators if not one.fields)
     cls._hidden = frozenset(name for name, field in cls._fields.items() if field.is_hidden)
     cls._is_extended = bool(cls._declared or validators or cls._private)
+
+
+def _config_of(cls: Any) -> dict[str, Any]:
+    """What a class says in its model_config or, as in pydantic's first version, its class Config.
+
+    TypeError for what would change its values, and does not run here.
+    """
+    config: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        config.update(vars(vars(base).get("Config", object)))
+        config.update(vars(base).get("model_config") or {})
+    for option, instead in _NOT_HERE.items():
+        if config.get(option) and (option != "extra" or config[option] not in ("ignore", _keeps(cls))):
+            raise TypeError(f"{cls.__name__}: {option} of model_config does not run here; {instead}")
+    return config
+
+
+def _keeps(cls: Any) -> str:
+    return "allow" if issubclass(cls, dict) or getattr(cls, "_keeps_unknown", False) else "ignore"
 
 
 class Extended:

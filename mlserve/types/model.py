@@ -84,12 +84,13 @@ class Model(
         exclude_none: bool = True,
         exclude_unset: bool = True,
         exclude_defaults: bool = False,
+        by_alias: bool = False,
         **_: Any,
     ) -> _Dict:
         """Nested plain dicts and lists. Fields that are None count as unset: they appear only if both switches say so.
 
         `include` and `exclude` may be nested, with "__all__" for every item of a list. Other switches of pydantic's
-        method are taken and do nothing: no field has an alias.
+        method are taken and do nothing.
         """
         none = not (exclude_none or exclude_unset or exclude_defaults)
         plain: _Dict = dump(
@@ -100,6 +101,7 @@ class Model(
             json=mode == "json",
             defaults=not exclude_defaults,
             unset=not exclude_unset,
+            by_alias=by_alias,
         )
         return plain
 
@@ -112,12 +114,20 @@ class Model(
         exclude_none: bool = True,
         exclude_unset: bool = True,
         exclude_defaults: bool = False,
+        by_alias: bool = False,
         **_: Any,
     ) -> str:
         """`model_dump` as JSON text; without picking, tensors' data is written as it stands."""
         none = not (exclude_none or exclude_unset or exclude_defaults)
         return dump_json(
-            self, include, exclude, none=none, indent=indent, defaults=not exclude_defaults, unset=not exclude_unset
+            self,
+            include,
+            exclude,
+            none=none,
+            indent=indent,
+            defaults=not exclude_defaults,
+            unset=not exclude_unset,
+            by_alias=by_alias,
         )
 
     @classmethod

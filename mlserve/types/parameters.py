@@ -180,10 +180,13 @@ class Parameters(dict[str, Any], InPydantic):
         include: Any = None,
         exclude: Any = None,
         exclude_unset: bool = True,
+        by_alias: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
         """A plain dict of the keys that are set; with mode "json" of values that JSON has."""
-        plain: dict[str, Any] = dump(self, include, exclude, json=mode == "json", unset=not exclude_unset)
+        plain: dict[str, Any] = dump(
+            self, include, exclude, json=mode == "json", unset=not exclude_unset, by_alias=by_alias
+        )
         return plain
 
     def model_dump_json(
@@ -192,11 +195,12 @@ class Parameters(dict[str, Any], InPydantic):
         include: Any = None,
         exclude: Any = None,
         exclude_unset: bool = True,
+        by_alias: bool = False,
         indent: int | None = None,
         **_: Any,
     ) -> str:
         """`model_dump` as JSON text."""
-        return dump_json(self, include, exclude, indent=indent, unset=not exclude_unset)
+        return dump_json(self, include, exclude, indent=indent, unset=not exclude_unset, by_alias=by_alias)
 
     @classmethod
     def model_validate(cls, value: Any, **_: Any) -> Parameters:

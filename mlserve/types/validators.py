@@ -16,6 +16,12 @@ from mlserve.types.validation import ValidationError
 __all__ = ["Validator", "of_field", "validators_of"]
 
 _KINDS = ("FieldValidatorDecoratorInfo", "ValidatorDecoratorInfo", "ModelValidatorDecoratorInfo")
+_DECORATED = "PydanticDescriptorProxy"
+_INSTEAD = {
+    "ComputedFieldInfo": "a computed_field does not run here; use a property, or a field that model_post_init sets",
+    "FieldSerializerDecoratorInfo": "serializers do not run here; use a type that is written so, or model_dump",
+    "ModelSerializerDecoratorInfo": "serializers do not run here; override model_dump",
+}
 Make = Callable[[Any], Any]
 
 
@@ -65,7 +71,7 @@ def validators_of(cls: type[Any]) -> tuple[Validator, ...]:
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
-            if "Validator" in type(getattr(value, "decorator_info", None)).__name__:
+            if type(value).__name__ == _DECORATED:
                 found[name] = value
     made = (_validator(cls, name, value) for name, value in found.items())
     return (*_after_making(cls), *(one for one in made if one is not None))
@@ -78,6 +84,8 @@ def of_field(validators: Iterable[Validator], name: str) -> tuple[Validator, ...
 
 def _validator(cls: type[Any], name: str, decorated: Any) -> Validator | None:
     info = decorated.decorator_info
+    if type(info).__name__ in _INSTEAD:
+        raise TypeError(f"{name}: {_INSTEAD[type(info).__name__]}")
     fields = tuple(getattr(info, "fields", ()))
     if type(info).__name__ not in _KINDS or (not fields and info.mode not in ("before", "after")):
         raise TypeError(
@@ -86,7 +94,7 @@ def _validator(cls: type[Any], name: str, decorated: Any) -> Validator | None:
     if getattr(info, "each_item", False):
         raise TypeError(f"{name}: each_item does not run here; go through the items in the validator")
     raw = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
-    raw = raw.wrapped if "Validator" in type(getattr(raw, "decorator_info", None)).__name__ else raw
+    raw = raw.wrapped if type(raw).__name__ == _DECORATED else raw
     function = raw.__get__(None, cls) if hasattr(raw, "__get__") else raw
     if not callable(function):
         return None

@@ -96,8 +96,9 @@ def is_pydantics(hint: Any) -> bool:
         return False
     if any(type(one).__module__.startswith(_PYDANTICS) for one in getattr(hint, "__metadata__", ())):
         return True
+    kind = get_origin(hint) or hint  # of Secret[int]
     return any(hasattr(hint, name) for name in _HOOKS) or (
-        isinstance(hint, type) and hint.__module__.startswith("pydantic")
+        isinstance(kind, type) and kind.__module__.startswith("pydantic")
     )
 
 

@@ -79,6 +79,26 @@ def test_they_are_written_into_answers() -> None:
     assert "abc" not in repr(told)
 
 
+@pytest.mark.parametrize(
+    ("hint", "given", "written"),
+    [
+        (pydantic.Secret[int], 1, "**********"),
+        (pydantic.SecretBytes, b"x", "**********"),
+        (pydantic.IPvAnyAddress, "1.2.3.4", "1.2.3.4"),
+        (pydantic.PostgresDsn, "postgres://a:b@c/d", "postgres://a:b@c/d"),
+        (pydantic.Json, '{"a": 1}', {"a": 1}),
+        (pydantic.ByteSize, "3MB", 3000000),
+    ],
+    ids=str,
+)
+def test_pydantics_types_have_their_json_form(hint: Any, given: Any, written: Any) -> None:
+    class Holder(Parameters):
+        a: hint
+
+    assert json.loads(Holder(a=given).model_dump_json()) == {"a": written}
+    assert Holder(a=given).model_dump(mode="json") == {"a": written}
+
+
 def test_settings_with_a_required_field_have_a_dump() -> None:
     class Needed(ModelParameters):
         level: int

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mlserve.annotations import adapter_of
 from mlserve.tensors import TensorData
 from mlserve.wire.json_data import text_of_bytes
 
@@ -32,10 +33,15 @@ def json_hook(value: Any) -> Any:
         return value.isoformat() if value == value else None
     if hasattr(value, "model_dump"):
         return value.model_dump()
-    if isinstance(value, PurePath):
+    module = type(value).__module__
+    if isinstance(value, PurePath) or module == "ipaddress":
         return str(value)
-    if type(value).__module__.startswith("pydantic"):  # secrets, addresses
+    if hasattr(value, "get_secret_value"):
+        return "**********" if value.get_secret_value() else ""  # as pydantic writes secrets
+    if module.startswith("pydantic_core"):  # addresses, before pydantic 2.10
         return sys.modules["pydantic_core"].to_jsonable_python(value)
+    if module.startswith("pydantic"):
+        return adapter_of(type(value)).dump_python(value, mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

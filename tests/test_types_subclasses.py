@@ -247,6 +247,18 @@ class Tagged(Parameters):
     _seen: list[str] = []
 
 
+class Counting(ModelParameters):
+    _made: list[int] = []
+
+    def model_post_init(self, context: Any) -> None:
+        self._made.append(1)
+
+
+def test_settings_of_exact_values_are_made_whole_too() -> None:
+    made = [Counting.model_construct(uri="u"), Counting(uri="u"), Counting.parse_raw("{}")]
+    assert [one._made for one in made] == [[1]] * 3
+
+
 def test_private_attributes_go_with_copies() -> None:
     one = Tagged(tags=["a"])
     one._seen.append("b")

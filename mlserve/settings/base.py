@@ -108,7 +108,9 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     @classmethod
     def model_construct(cls, **values: Any) -> Self:
         """Settings of exactly these values: no environment, no conversion."""
-        return restore(cls, values, {"_given": frozenset(values)})
+        made = restore(cls, values, {**private_of(cls), "_given": frozenset(values)})
+        made.model_post_init(None)
+        return made
 
     @classmethod
     def parse_file(cls, path: str | Path) -> Self:

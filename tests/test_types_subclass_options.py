@@ -7,6 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from mlserve.errors import SettingsError
 from mlserve.settings import ModelParameters
 from mlserve.types import InferenceRequest, Parameters, RequestInput
 
@@ -74,3 +75,24 @@ def test_a_config_that_changes_nothing_is_taken() -> None:
         model_size: int = 1
 
     assert Open(model_size="2", more=3).model_dump() == {"model_size": 2, "more": 3}
+
+
+def test_settings_read_the_variables_that_their_prefix_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Prefixed(ModelParameters):
+        model_config = {"env_prefix": "MY_RUNTIME_"}
+        level: int = 1
+        names: list[str] = []
+
+    class FirstVersion(ModelParameters):
+        level: int = 1
+
+        class Config:
+            env_prefix = "my_runtime_"
+
+    monkeypatch.setenv("MY_RUNTIME_LEVEL", "3")
+    monkeypatch.setenv("MY_RUNTIME_NAMES", '["a"]')
+    monkeypatch.setenv("MLSERVER_MODEL_LEVEL", "4")
+    assert (Prefixed().level, Prefixed().names, Prefixed(level=5).level, FirstVersion().level) == (3, ["a"], 5, 3)
+    monkeypatch.setenv("MY_RUNTIME_LEVEL", "x")
+    with pytest.raises(SettingsError, match="variable MY_RUNTIME_LEVEL: expected a whole number"):
+        Prefixed()

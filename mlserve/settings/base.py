@@ -63,6 +63,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     """Mutable settings with pydantic's method names, thin."""
 
     _prefix: ClassVar[str] = ""  # of the variables, after MLSERVER_ or MLSERVE_
+    _env_prefix: ClassVar[str | None] = None  # in place of that whole prefix: of a class of others
     _aliases: ClassVar[Mapping[str, str]] = {}
     _keeps_unknown: ClassVar[bool] = False  # unknown keys become attributes instead of a warning
     _reads_variables: ClassVar[bool] = True
@@ -236,7 +237,7 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
     extra: dict[str, Any] = {}
     makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
     given = _as_declared(partial(before, cls), dict(given)) if cls._validators else given
-    for name, (variable, text) in (sources.variables.of(cls._prefix) if cls._reads_variables else {}).items():
+    for name, (variable, text) in _variables_of(cls, sources.variables).items():
         if name in cls.__struct_fields__ and name not in given:
             makers[name] = partial(_from_variable, cls, name, variable, text, sources)
     for key, value in given.items():
@@ -252,6 +253,13 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
     made.__dict__.update(private_of(cls))
     cls._complete(made, sources)
     return _as_declared(partial(after, cls), made) if cls._validators else made
+
+
+def _variables_of(cls: Any, variables: Variables) -> Mapping[str, tuple[str, str]]:
+    """The variables of a class: those of this program, or what the env_prefix of its `model_config` says."""
+    if cls._env_prefix is not None:
+        return variables.named(cls._env_prefix)
+    return variables.of(cls._prefix) if cls._reads_variables else {}
 
 
 def _name_of(cls: Any, key: str) -> str:

@@ -29,6 +29,7 @@ class Variables:
 
     def __init__(self, environ: Mapping[str, str], dotenv: Mapping[str, str] | None = None) -> None:
         self._found: dict[str, tuple[str, str]] = {}
+        self._all = {name.lower(): (name, text) for source in (dotenv or {}, environ) for name, text in source.items()}
         for source in (dotenv or {}), environ:
             for prefix in _PREFIXES:
                 for name, text in source.items():
@@ -38,6 +39,11 @@ class Variables:
     def of(self, prefix: str) -> dict[str, tuple[str, str]]:
         """Those whose name goes on with `prefix` ("model_" for models), by the rest of their name."""
         return {name[len(prefix) :]: found for name, found in self._found.items() if name.startswith(prefix)}
+
+    def named(self, prefix: str) -> dict[str, tuple[str, str]]:
+        """Those of any program whose name begins with `prefix`, in upper or lower case, by the rest of their name."""
+        start = prefix.lower()
+        return {name[len(start) :]: found for name, found in self._all.items() if name.startswith(start)}
 
 
 def read_variables(env_file: str | Path | None = ".env") -> Variables:

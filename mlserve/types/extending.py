@@ -81,6 +81,7 @@ def extend(cls: Any, inherited: Mapping[str, Field], own: Mapping[str, Field], p
     cls._checked = cls._fields if are_told else cls._declared
     cls._private = {**cls._private, **private}
     cls._validators = tuple(one for one in validators if not one.fields)
+    cls._env_prefix = config.get("env_prefix")  # of settings
     cls._hidden = frozenset(name for name, field in cls._fields.items() if field.is_hidden)
     cls._is_extended = bool(cls._declared or validators or cls._private)
 

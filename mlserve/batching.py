@@ -111,7 +111,7 @@ class Line:
         self._full: dict[_Group, None] = {}  # groups that need not wait: full, or of a call that runs alone
         self._wait_seconds = 0.0 if rule.eager else rule.wait_seconds
         self._flights: WeakKeyDictionary[object, Flight] = WeakKeyDictionary()  # by worker, where sizes are found
-        self._urgency = Urgency(self._waiting)
+        self._urgency = Urgency()
         self._told = False  # that the target is not held
 
     def __len__(self) -> int:
@@ -147,7 +147,6 @@ class Line:
             self._full[group] = None
         if call.deadline is not None:
             self._urgency.add(call, None if self.auto is None else self.auto.expected_seconds)
-            self._urgency.tidy(len(self._waiting))
         return group
 
     def remove(self, call: Call) -> bool:
@@ -212,6 +211,7 @@ class Line:
     def take_all(self) -> list[Call]:
         """Empties the line."""
         calls = list(self._waiting)
+        self._urgency = Urgency()
         self._waiting.clear()
         self._groups.clear()
         self._full.clear()
@@ -246,6 +246,8 @@ class Line:
         group = self._waiting.pop(call)
         if group is None:
             return
+        if call.deadline is not None:
+            self._urgency.discard(call)
         del group.calls[call]
         group.rows -= call.rows
         if not group.calls:

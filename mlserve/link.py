@@ -19,7 +19,7 @@ from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
 from mlserve.observing import Observer
-from mlserve.progress import Progress
+from mlserve.progress import LOADING, Progress
 from mlserve.recovery import Blame, GivenUp, blame_for, running_calls
 from mlserve.sending import Sending
 from mlserve.types import InferenceResponse
@@ -316,9 +316,8 @@ class Link:
 
     @property
     def is_busy_for_somebody(self) -> bool:
-        """The same, or it may be busy with a load or an unload, which have a time of their own."""
-        running = self._running_calls()
-        return any(call.is_wanted for call in running) if running else self.loading > 0
+        """The same, or it runs a load or an unload, which have a time of their own."""
+        return self._progress.runs == LOADING or self.runs_for_somebody
 
     def _read_rest(self) -> None:
         """Takes the answers that the worker had sent before its end."""

@@ -16,7 +16,8 @@ from mlserve.link import Link
 _logger = logging.getLogger("mlserve.pool")
 _GREETING_SECONDS = 120.0  # how long a process may take until it says hello
 UNLOAD_SECONDS = 30.0  # how long a model's unload() may block its worker
-_LOOK_SECONDS = 0.05  # between two looks at whether the worker is free by now
+_LOOK_SECONDS = 0.05  # between two looks at what the worker runs
+_LOOKS = 1000  # or so many in all, where there is much time
 
 _T = TypeVar("_T")
 
@@ -48,16 +49,19 @@ async def unload_in(link: Link, model: int) -> None:
 
 
 async def _in_time(link: Link, work: Awaitable[_T], seconds: float, what: str) -> _T:
-    """What `work` gives. TimeoutError, and the worker is killed, if it takes longer: from when the worker has come to
-    it, since a call that somebody waits for is no reason to end a worker.
+    """What `work` gives. TimeoutError, and the worker is killed, if it takes longer, not counting the time in which the
+    worker runs a call that somebody waits for: that is no reason to end it.
     """
     outcome: list[_T] = []
     errors: list[MLServeError] = []
 
     async def watch() -> None:
-        while link.runs_for_somebody:
-            await anyio.sleep(_LOOK_SECONDS)
-        await anyio.sleep(seconds)
+        left = seconds
+        while left > 0:
+            step = min(left, max(_LOOK_SECONDS, seconds / _LOOKS))
+            await anyio.sleep(step)
+            if not link.runs_for_somebody:
+                left -= step
         _logger.error("worker %d is killed: %s took more than %g s", link.pid, what, seconds)
         link.kill("stuck")
         tasks.cancel_scope.cancel()

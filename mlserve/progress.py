@@ -16,6 +16,7 @@ from typing import Any
 
 _BEGUN, _TAKEN_BACK, _RUNS = 0, 1, 2
 SIZE_BYTES = 8 * 3
+LOADING = 2**64 - 1  # stands for a load or an unload where the number of a call is expected
 
 
 class Progress:
@@ -33,7 +34,7 @@ class Progress:
 
     @property
     def runs(self) -> int:
-        """The number of the call that the worker runs now, of a batch its last; 0: none, or nobody knows whose."""
+        """The number of the call that the worker runs now, of a batch its last, or LOADING; 0: none that is known."""
         return self._words[_RUNS]
 
     def begin(self, call: int) -> bool:

@@ -37,7 +37,7 @@ from mlserve.layout import unpack_request
 from mlserve.loader import Loader, import_implementation
 from mlserve.model import MLModel
 from mlserve.outbox import Outbox
-from mlserve.progress import Progress
+from mlserve.progress import LOADING, Progress
 from mlserve.reply_slots import ReplySlots
 from mlserve.running import infer, infer_batch
 from mlserve.running_handlers import run_handler
@@ -217,12 +217,9 @@ class Worker:
         if self._outbox.waits:
             self._outbox.flush()  # what is answered shall not wait for what comes now, nor end with it
         kind = type(frame)
-        if kind is frames.Load:
-            await self._give_way(self._load(frame))
-            return
-        if kind is frames.Unload:
-            await self._give_way(self._unload(frame.model))
-            self._outbox.put(frames.Unloaded(frame.model))
+        if kind is frames.Load or kind is frames.Unload:
+            await self._give_way(self._progress.noting(LOADING, self._load_or_unload(frame)))
+            self._progress.run(0)
             return
         loaded = self._models.get(frame.model)
         if loaded is None:
@@ -269,6 +266,13 @@ class Worker:
         self._life.cancel()
 
     # -- models -------------------------------------------------------------------------------------------------------
+
+    async def _load_or_unload(self, frame: frames.Load | frames.Unload) -> None:
+        if isinstance(frame, frames.Load):
+            await self._load(frame)
+        else:
+            await self._unload(frame.model)
+            self._outbox.put(frames.Unloaded(frame.model))
 
     async def _load(self, frame: frames.Load) -> None:
         settings = ModelSettings.model_validate_json(frame.settings)

@@ -33,8 +33,12 @@ class Client:
         fields |= {"te": "trailers", "content-type": "application/grpc", STREAM_FORM_KEY: "triton"}
         self._h2.send_headers(1, list(fields.items()))
 
-    def ask(self, model: str) -> None:
-        self._h2.send_data(1, framed(say("x", model).SerializeToString()))
+    def ask(self, model: str, times: int = 1, *, cancel: bool = False) -> None:
+        """Asks so many times, and resets the stream, in one segment."""
+        for _ in range(times):
+            self._h2.send_data(1, framed(say("x", model).SerializeToString()))
+        if cancel:
+            self._h2.reset_stream(1, 8)
         self._send()
 
     def cancel(self) -> None:
@@ -87,3 +91,24 @@ def test_a_stream_that_is_cancelled_and_whose_connection_closes_gives_back_all_t
         go.set()
         until(lambda: server.counted("grpc_server_handled_total") == 1)
         assert unsent.held_bytes == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calls_that_are_cancelled_before_their_first_step_give_back_the_room_that_was_kept_for_them(
+    backend: str,
+) -> None:
+    async def plain(request: InferenceRequest) -> InferenceResponse:
+        return InferenceResponse(
+            model_name="",
+            outputs=[ResponseOutput(name="y", shape=[len(_CHUNK)], datatype="UINT8", data=_CHUNK)],
+        )
+
+    unsent = Unsent(64 << 20)
+    with serving(backend, FakePlane(plain=plain), unsent=unsent) as server:
+        for _ in range(4):
+            client = Client(server.port)
+            client.ask("plain")
+            until(lambda: unsent.held_bytes > len(_CHUNK) // 2)  # how large such answers are is known now
+            client.ask("plain", times=20, cancel=True)
+            client.leave()
+            until(lambda: (unsent.held_bytes, unsent.ahead_bytes) == (0, 0))

@@ -16,7 +16,7 @@ from mlserve.bounds import Bounds
 from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError, NoWorker, WorkerDied
 from mlserve.frames import ChannelClosed
 from mlserve.pool import Pool
-from mlserve.progress import Progress
+from mlserve.progress import LOADING, Progress
 from tests.engine import request
 from tests.scripted import loads, scripted_pool
 
@@ -181,6 +181,63 @@ async def test_a_load_that_waits_for_a_call_somebody_waits_for_has_its_time_afte
 async def _fails_to_load(pool: Pool, frame: frames.Load, bounds: Bounds) -> None:
     with pytest.raises(ModelLoadError, match="load_timeout_seconds"):
         await pool.load(frame, None, bounds)
+
+
+async def test_a_worker_that_is_stuck_is_replaced_also_when_a_load_waits_behind():
+    def script(frame: Any) -> Any:
+        return loads(frame) if isinstance(frame, frames.Load) and frame.model == 1 else None
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
+        (worker,) = launcher.workers
+        with anyio.move_on_after(5.0):
+            await pool.infer(1, request([1.0]), "json")
+        given_up = anyio.current_time()
+        tasks.start_soon(_fails_to_load_for, pool, WorkerDied)
+        await anyio.sleep(100.0)
+        assert worker.killed_at == pytest.approx(given_up + 60.0)
+
+
+async def test_a_load_may_compute_for_its_own_time_whoever_left():
+    def script(frame: Any) -> Any:
+        return loads(frame) if isinstance(frame, frames.Load) and frame.model == 1 else None
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool, bounds=Bounds(hard_timeout_seconds=60.0))
+        (worker,) = launcher.workers
+        with anyio.move_on_after(5.0):
+            await pool.infer(1, request([1.0]), "json")
+        tasks.start_soon(_fails_to_load, pool, frames.Load(2, b"{}", ""), Bounds(load_timeout_seconds=1800.0))
+        Progress(worker.progress).run(LOADING)
+        began = anyio.current_time()
+        await anyio.sleep(2000.0)
+        assert worker.killed_at == pytest.approx(began + 1800.0, abs=2.0)
+
+
+async def _fails_to_load_for(pool: Pool, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        await pool.load(frames.Load(2, b"{}", ""), None, Bounds(load_timeout_seconds=1800.0))
+
+
+async def test_the_time_of_an_unload_does_not_pass_while_its_worker_computes_for_somebody():
+    def script(frame: Any) -> Any:
+        return loads(frame) if isinstance(frame, frames.Load) else None
+
+    async with scripted_pool(script) as (pool, launcher), anyio.create_task_group() as tasks:
+        await _load(pool)
+        await pool.load(frames.Load(2, b"{}", ""))
+        (worker,) = launcher.workers
+        tasks.start_soon(_fails, pool, request([1.0]), None, WorkerDied)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(pool.unload, 2)
+        await anyio.sleep(10.0)  # it awaits something
+        Progress(worker.progress).begin(1)
+        await anyio.sleep(1000.0)
+        assert worker.killed_at is None
+        Progress(worker.progress).run(0)
+        done = anyio.current_time()
+        await anyio.sleep(100.0)
+        assert worker.killed_at == pytest.approx(done + 20.0, abs=0.2)
 
 
 async def test_an_unload_behind_a_call_that_somebody_waits_for_ends_no_worker():

@@ -23,7 +23,7 @@ from tests import http_edge
 from tests.fake_dataplane import FakeDataPlane
 from tests.unread import LARGE, body, connect, message, served, until
 
-BACKENDS = ["asyncio", "trio"]
+BACKENDS = ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)]
 REST = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", "/v2/models/big/infer")]
 GRPC = [
     (":method", "POST"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import anyio
@@ -49,6 +50,26 @@ async def test_a_call_waits_for_half_of_its_time_at_most():
     assert line.take(12.9) == [] and line.look_again_at == 13.0
     line.add(third := _call(12.9))
     assert line.take(13.0) == [first, urgent, third]
+
+
+async def test_a_deadline_holds_among_many_that_are_over_and_of_those_nothing_is_kept():
+    line = Line(PATIENT)
+    for at in range(200):
+        line.add(gone := _call(float(at), within=1000.0))
+        assert line.remove(gone)
+        assert gc.get_referrers(gone) == [], f"call {at} is kept"
+        line.add(stays := _call(float(at), within=10.0))
+        assert line.take(at + 4.9) == [] and line.look_again_at == at + 5.0
+        assert line.take(at + 5.0) == [stays]
+    many = [_call(200.0, within=10.0 + n / 10) for n in range(200)]
+    for call in many:
+        line.add(call)
+    for call in many[:-1]:
+        line.remove(call)
+    assert len(line._urgency._heap) < 100
+    assert line.take(200.0) == [] and line.look_again_at == pytest.approx(200.0 + (10.0 + 19.9) / 2)
+    line.take_all()
+    assert line._urgency._calls == {}
 
 
 async def test_only_the_calls_that_can_run_with_an_urgent_one_go_with_it():

@@ -58,9 +58,10 @@ class Kept:
         self._bytes += sum(map(len, answer))
         self._count(max(self._counted, self._bytes))
 
-    def complete(self) -> None:
-        """There are no more answers."""
-        self._sizes.note(self._model, self._bytes)
+    def complete(self, *, learn: bool) -> None:
+        """There are no more answers; they are what such calls may `learn` from."""
+        if learn:
+            self._sizes.note(self._model, self._bytes)
         self._count(self._bytes)
 
     def take(self) -> list[list[Chunk]]:

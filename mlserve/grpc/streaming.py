@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.call import Call
@@ -126,7 +128,7 @@ class _TritonStream:
         self._call = call
         self._sizes = sizes
         self._loop = asyncio.get_running_loop()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
         self._answers: asyncio.Queue[list[Chunk] | None] = asyncio.Queue(_ANSWERS_AHEAD)  # None: there are no more
         self._failure: Exception | None = None  # why no more requests can be read
@@ -168,7 +170,8 @@ class _TritonStream:
 
     async def _open(self, data: bytes) -> None:
         """Starts the call of one request; waits for its turn if its answer might take too much memory before."""
-        decoded = refusal = None
+        work: Coroutine[Any, Any, Any]
+        decoded = refusal = ends_turn = None
         try:
             decoded = decode_request(data, self._call.headers)
         except Exception as error:
@@ -180,12 +183,15 @@ class _TritonStream:
             if not self._turn_over.is_set() and not kept.may_begin():
                 await self._turn_over.wait()
             before, self._turn_over = self._turn_over, asyncio.Event()
-            work = self._answer_in_turn(decoded, refusal, kept, before, self._turn_over)
-        task = self._loop.create_task(work)
+            work = self._answer_in_turn(decoded, refusal, kept, before)
+            ends_turn = partial(_end_turn, kept, self._turn_over)
+        task: asyncio.Task[Any] = self._loop.create_task(work)
+        if ends_turn is not None:
+            task.add_done_callback(ends_turn)
         self._calls.add(task)
         task.add_done_callback(self._closed)
 
-    def _closed(self, task: asyncio.Task[None]) -> None:
+    def _closed(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         self._slots.release()
 
@@ -219,7 +225,6 @@ class _TritonStream:
         refusal: list[Chunk] | None,
         kept: Kept,
         before: asyncio.Event,
-        over: asyncio.Event,
     ) -> None:
         """Runs a call of a model that does not stream, if it can be read; its answer waits for those before it."""
 
@@ -227,27 +232,24 @@ class _TritonStream:
             self._check_wanted()
             kept.add(chunks)
 
-        try:
-            if refusal is not None:
-                await keep(refusal)
-            if decoded is not None:
-                await self._answer(decoded, keep)
-            kept.complete()
-            await before.wait()
-            for chunks in kept.take():
-                await self._put(chunks)
-        finally:
-            kept.take()
-            over.set()  # however it ends: those behind it may have missed that they are cancelled, and wait for it
+        if refusal is not None:
+            await keep(refusal)
+        went_well = decoded is not None and await self._answer(decoded, keep)
+        kept.complete(learn=went_well)
+        await before.wait()
+        for chunks in kept.take():
+            await self._put(chunks)
 
-    async def _answer(self, decoded: Decoded, put: _Put) -> None:
-        """Runs one call; its failure is an answer too."""
+    async def _answer(self, decoded: Decoded, put: _Put) -> bool:
+        """Runs one call; its failure is an answer too. Whether it went well."""
         try:
             limit = self._plane.stream_seconds(decoded.model_name, decoded.model_version, self._call.time_left())
             late = None if limit is None else limit + _READ_GRACE_SECONDS
             await asyncio.wait_for(self._infer(decoded, put), late)
         except Exception as error:
             await put(_failed(decoded.model_name, decoded.request.id, error))
+            return False
+        return True
 
     async def _infer(self, decoded: Decoded, put: _Put) -> None:
         request, name, version, form = decoded
@@ -265,7 +267,14 @@ class _TritonStream:
             await put(stream_answer(encode_response(_final(decoded))))
 
 
-async def all_over(tasks: set[asyncio.Task[None]]) -> None:
+def _end_turn(kept: Kept, over: asyncio.Event, _: asyncio.Task[Any]) -> None:
+    """Ends the turn of a call, however it ends, also before its first step: those behind it may have missed that they
+    are cancelled, and wait for it."""
+    kept.take()
+    over.set()
+
+
+async def all_over(tasks: set[asyncio.Task[Any]]) -> None:
     """Waits until all of them have ended, however often this is cancelled meanwhile: a stream is reset, and then its
     connection closes."""
     cancelled: asyncio.CancelledError | None = None

@@ -24,7 +24,7 @@ from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.limits import Limits, shorter_edge
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.scaling import Scaling
-from mlserve_huggingface.sound import Sounds, heard
+from mlserve_huggingface.sound import Sounds, heard, samples_of
 from mlserve_huggingface.tasks import GENERATING, Interface
 
 __all__ = ["Arguments", "Column", "Reader", "fresh", "is_chat"]
@@ -145,12 +145,12 @@ class Reader:
             for row in _objects(arguments.all_rows()):
                 self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
-        if self._interface.media == "audio":
-            for column in arguments.positional:
-                column.rows = self._sounds.read(column.rows, arguments.options)
         if self._interface.only_rate is not None:
             for column in arguments.positional:
                 column.rows = [_bare(row, self._interface.only_rate) for row in column.rows]
+        if self._interface.media == "audio":
+            for column in arguments.positional:
+                column.rows = self._sounds.read(column.rows, arguments.options)
         return arguments
 
     def _add_first(self, arguments: Arguments, one: RequestInput, pixels: Pixels) -> None:
@@ -272,8 +272,7 @@ class Reader:
         if rate is not None:
             for column in arguments.positional:
                 column.rows = [
-                    {"raw": one, "sampling_rate": int(rate)} if isinstance(one, np.ndarray) else one
-                    for one in column.rows
+                    {"raw": one, "sampling_rate": rate} if isinstance(one, np.ndarray) else one for one in column.rows
                 ]
 
 
@@ -284,7 +283,7 @@ def _bare(sound: Any, rate: int) -> Any:
     told = sound.get("sampling_rate", rate)
     if told != rate:
         raise InferenceError(f"this pipeline hears sound of {rate} samples a second, got {told}; convert it before")
-    return sound.get("raw", sound.get("array"))
+    return samples_of(sound)
 
 
 def _refuse_reserved(name: str, value: Any) -> None:
@@ -334,7 +333,10 @@ def _with_arrays(value: Any, key: str = "raw") -> Any:
     if not isinstance(value, list):
         return value
     if key in ("raw", "array") and value and isinstance(value[0], int | float):
-        return np.asarray(value, dtype=np.float32)
+        try:
+            return np.asarray(value, dtype=np.float32)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise CodecError(f"the samples of a sound are numbers, all in one list: {error}") from error
     return [_with_arrays(inner, key) for inner in value]
 
 

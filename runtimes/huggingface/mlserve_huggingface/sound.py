@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import subprocess
 import wave
@@ -12,11 +13,12 @@ import numpy as np
 
 from mlserve.codecs.errors import CodecError
 
-__all__ = ["Sounds", "heard"]
+__all__ = ["Sounds", "heard", "samples_of"]
 
 _RATE = 16_000  # samples a second, where a model does not tell
 _IN_PARTS = 3600  # seconds, where the model hears a sound in parts; also of all sounds of a request
 _WHOLE = 120  # where it hears it at once: with wav2vec2, each second takes 16 MB
+_TABLE = 500_000  # numbers, to convert one rate to another: 11025 to 16000 takes 282240
 _TYPES = {1: "u1", 2: "<i2", 4: "<i4"}
 
 
@@ -53,33 +55,71 @@ class Sounds:
 
     def read(self, sounds: list[Any], options: dict[str, Any]) -> list[Any]:
         """The sounds with samples in place of files. CodecError for one that is too long, or one too many."""
-        in_parts = self._in_parts or (self._takes_parts and bool(options.get("chunk_length_s")))
-        most = self._most if self._most is not None else _IN_PARTS if in_parts else _WHOLE
-        left: float = max(most, _IN_PARTS)
-        found = []
-        for sound in sounds:
-            if isinstance(sound, bytes):
-                sound = decoded(sound, self._rate, most)
-            seconds = self._seconds(sound)
-            if not seconds <= most:
-                advice = "" if in_parts or not self._takes_parts else ", or have it heard in parts with chunk_length_s"
-                raise CodecError(
-                    f"a sound is at most {most} seconds long (parameters.extra.max_sound_seconds), got "
-                    f"{seconds:g}; cut it{advice}"
-                )
-            left -= seconds
-            if left < 0:
-                raise CodecError(f"the sounds of a request are together at most {max(most, _IN_PARTS)} seconds long")
-            found.append(sound)
+        most = self._longest(options.get("chunk_length_s"))
+        found = [self._read(sound, most) for sound in sounds]
+        if sum(map(self._seconds, found)) > max(most, _IN_PARTS):
+            raise CodecError(f"the sounds of a request are together at most {max(most, _IN_PARTS)} seconds long")
         return found
 
+    def _longest(self, chunk: Any) -> int:
+        """The bound in seconds. Chunks lift it only where the model hears each of them within the ordinary one."""
+        if self._most is not None:
+            return self._most
+        chunked = self._takes_parts and isinstance(chunk, int | float) and 0 < chunk <= _WHOLE
+        return _IN_PARTS if self._in_parts or chunked else _WHOLE
+
+    def _read(self, sound: Any, most: int) -> Any:
+        """One sound, or a list of them as one row."""
+        if isinstance(sound, list):
+            return [self._read(inner, most) for inner in sound]
+        if isinstance(sound, bytes):
+            sound = decoded(sound, self._rate, most)
+        seconds = self._seconds(sound)
+        if not seconds <= most:
+            parts = self._takes_parts and self._most is None and most < _IN_PARTS
+            advice = f", or have it heard in parts with a chunk_length_s of {_WHOLE} at most" if parts else ""
+            raise CodecError(
+                f"a sound is at most {most} seconds long (parameters.extra.max_sound_seconds), got "
+                f"{seconds:g}; cut it{advice}"
+            )
+        return sound
+
     def _seconds(self, sound: Any) -> float:
+        """How long a sound is. CodecError for what is none."""
+        if isinstance(sound, list):
+            return sum(map(self._seconds, sound))
+        if isinstance(sound, str | bytes):  # an address, or a file that cannot be read here
+            return 0
         rate: Any = self._rate
         if isinstance(sound, dict):
             rate = sound.get("sampling_rate", rate)
-            sound = sound.get("raw", sound.get("array"))
-        samples = max(np.shape(sound), default=0) if isinstance(sound, np.ndarray) else 0
-        return samples / rate if isinstance(rate, int | float) and rate > 0 else samples
+            check_rate(rate, self._rate)
+            sound = samples_of(sound)
+        if not isinstance(sound, np.ndarray):
+            raise CodecError(
+                f'a sound in JSON is {{"raw": [0.1, …], "sampling_rate": {self._rate}}}, got {sound!r:.60}'
+            )
+        return max(np.shape(sound), default=0) / float(rate)
+
+
+def samples_of(sound: dict[str, Any]) -> Any:
+    """What pipelines take as the samples of an object."""
+    return sound.get("array") if sound.get("raw") is None else sound["raw"]
+
+
+def check_rate(rate: Any, own: int) -> None:
+    """CodecError for a rate from which a sound cannot be converted to the model's own in a small table.
+
+    torchaudio makes one of both rates, divided by what they have in common: 7993 to 16000 takes gigabytes.
+    """
+    if not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0 or int(rate) != rate:
+        raise CodecError(f"'sampling_rate' is a whole number of samples a second, got {rate!r:.60}")
+    common = math.gcd(int(rate), own)
+    if int(rate) // common * (own // common) > _TABLE:
+        raise CodecError(
+            f"sound of {rate:g} samples a second cannot be converted to the {own} that the model hears: the two have "
+            f"too little in common; send it at {own}, or at a usual rate such as 8000, 22050, 44100 or 48000"
+        )
 
 
 def decoded(octets: bytes, rate: int, most_seconds: float) -> Any:

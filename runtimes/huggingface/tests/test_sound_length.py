@@ -50,15 +50,19 @@ def slow_wav(seconds: int) -> bytes:
 
 def test_a_long_sound_is_refused_in_every_form(hearing: HuggingFaceRuntime) -> None:
     said = "a sound is at most 2 seconds long (parameters.extra.max_sound_seconds), got 3"
-    slow = json.dumps({"raw": [0.0] * 3, "sampling_rate": 1})
+    slow = {"raw": [0.0] * 3, "sampling_rate": 1}
+    named = {"raw": None, "array": [0.0] * 3, "sampling_rate": 1}
     for one in (
         tensor("inputs", np.zeros((1, 48_000), np.float32)),
-        tensor("inputs", [slow], "hg_json"),
+        *(tensor("inputs", [json.dumps(sound)], "hg_json") for sound in (slow, named, [slow], [[named]])),
+        tensor("inputs", [json.dumps([slow])], "hg_jsonlist"),
         {"name": "inputs", "shape": [1], "datatype": "BYTES", "data": [slow_wav(3)]},
     ):
         assert said in refusal(hearing, one)
     assert said in refusal(hearing, tensor("inputs", np.zeros(3, np.float32)), sampling_rate=1)
-    assert ask(hearing, request(tensor("inputs", SOUND)))
+    bare = ask(hearing, request(tensor("inputs", SOUND)))
+    told = json.dumps({"raw": None, "array": SOUND.tolist(), "sampling_rate": 16_000})
+    assert bare == ask(hearing, request(tensor("inputs", [told], "hg_json")))
     assert ask(hearing, request(tensor("inputs", [wav(16_000)])))
 
 
@@ -68,14 +72,76 @@ def test_what_is_heard_in_parts_may_be_longer() -> None:
     long = {"raw": SECOND, "sampling_rate": 16_000 / 200}
     with pytest.raises(CodecError, match=r"at most 120 seconds .* got 200; cut it, or have it heard in parts"):
         whole.read([long], {})
-    assert whole.read([long], {"chunk_length_s": 10}) == [long]
+    for chunk in (10, 30.5, 120):
+        assert whole.read([long], {"chunk_length_s": chunk}) == [long]
+    for chunk in (121, 1e300, float("nan"), -1, "20", [20]):
+        with pytest.raises(CodecError, match=r"at most 120 seconds .* with a chunk_length_s of 120 at most"):
+            whole.read([long], {"chunk_length_s": chunk})
+    bounded = Sounds(SimpleNamespace(feature_extractor=extractor, type="ctc"), 150)
+    with pytest.raises(CodecError, match=r"got 200; cut it$"):  # what the operator sets holds for chunks too
+        bounded.read([long], {"chunk_length_s": 10})
     classifying = Sounds(SimpleNamespace(feature_extractor=extractor), None)
     with pytest.raises(CodecError, match=r"got 200; cut it$"):
         classifying.read([long], {"chunk_length_s": 10})  # which it does not know
     whisper = Sounds(SimpleNamespace(feature_extractor=extractor, type="seq2seq_whisper"), None)
     assert whisper.read([long] * 18, {}) == [long] * 18
-    with pytest.raises(CodecError, match="together at most 3600 seconds"):
-        whisper.read([long] * 19, {})
+    for many in ([long] * 19, [[long] * 19]):
+        with pytest.raises(CodecError, match="together at most 3600 seconds"):
+            whisper.read(many, {})
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        {"raw": [0.5, "x"], "sampling_rate": 16_000},
+        {"raw": [0.5, [0.5]], "sampling_rate": 16_000},
+        {"raw": [10**400], "sampling_rate": 16_000},
+        {"raw": [None, 0.5], "sampling_rate": 16_000},
+        {"raw": {"raw": [0.5]}, "sampling_rate": 16_000},
+        {"raw": [[0.5] * 4000], "sampling_rate": 16_000},
+        {"sampling_rate": 16_000},
+        5,
+    ],
+    ids=str,
+)
+def test_what_is_no_sound_is_refused(hearing: HuggingFaceRuntime, sound: Any) -> None:
+    said = refusal(hearing, tensor("inputs", [json.dumps(sound)], "hg_json"))
+    assert "samples of a sound are numbers" in said or "a sound in JSON is " in said
+
+
+@pytest.mark.parametrize("rate", [7993, 15_999, 44_057, 10**12, 16_000.5, 0, -8000, "16000", None, 1e300])
+def test_a_rate_without_a_small_table_to_convert_it_is_refused(hearing: HuggingFaceRuntime, rate: Any) -> None:
+    told = json.dumps({"raw": [0.0] * 10, "sampling_rate": rate})
+    said = refusal(hearing, tensor("inputs", [told], "hg_json"))
+    assert "too little in common" in said or "'sampling_rate' is a whole number" in said
+    if rate is not None:
+        assert said == refusal(hearing, tensor("inputs", np.zeros(10, np.float32)), sampling_rate=rate)
+
+
+def test_the_rate_of_a_file_has_the_bound_too(hearing: HuggingFaceRuntime) -> None:
+    assert "sound of 7993 samples a second cannot be converted" in refusal(hearing, tensor("inputs", [wav(7993)]))
+
+
+@pytest.mark.parametrize("own", [16_000, 24_000, 44_100, 48_000])
+def test_usual_rates_are_taken(own: int) -> None:
+    hearing = Sounds(SimpleNamespace(feature_extractor=SimpleNamespace(sampling_rate=own)), None)
+    for rate in (
+        8000,
+        11_025,
+        12_000,
+        16_000,
+        16_000.0,
+        22_050,
+        24_000,
+        32_000,
+        44_100,
+        48_000,
+        88_200,
+        96_000,
+        192_000,
+    ):
+        sound = {"raw": SECOND, "sampling_rate": rate}
+        assert hearing.read([sound], {}) == [sound]
 
 
 @pytest.fixture

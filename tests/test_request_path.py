@@ -34,7 +34,7 @@ WAY_IN = [
 ]
 WAY_OUT = ["execute", "layout", "outbox", "link", "dataplane", "rest/infer", "wire/v2json"]
 CALLS = 335  # Python calls (and resumptions) of our own for one request, HTTP parsing and worker included
-FILES = 48
+FILES = 49
 
 
 class Trace:

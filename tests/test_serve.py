@@ -157,22 +157,29 @@ def test_cancelling_ends_at_once_with_connections_open(kind: str) -> None:
         assert time.monotonic() - began < PATIENCE / 2
 
 
-def test_closed_connections_are_freed_at_once() -> None:
-    for kind in FAST:
-        with running(kind) as edge:
-            gc.collect()
-            gc.disable()
-            others = [thing for thing in gc.get_objects() if isinstance(thing, H1Connection)]  # of other tests
-            try:
-                for _ in range(20):
-                    with edge.connect() as client:
-                        assert client.alive()
-                end = time.monotonic() + PATIENCE
-                while sum(isinstance(thing, H1Connection) for thing in gc.get_objects()) > len(others):
-                    assert time.monotonic() < end, kind
-                    time.sleep(0.01)
-            finally:
-                gc.enable()
+@pytest.mark.parametrize("kind", FAST)
+def test_closed_connections_are_freed_at_once(kind: str) -> None:
+    """Without the collector of cycles. Twice at most: what other tests have left may come to life in between."""
+    assert _all_are_freed(kind) or _all_are_freed(kind)
+
+
+def _all_are_freed(kind: str) -> bool:
+    with running(kind) as edge:
+        gc.collect()
+        gc.disable()
+        others = sum(isinstance(thing, H1Connection) for thing in gc.get_objects())  # of other tests
+        try:
+            for _ in range(20):
+                with edge.connect() as client:
+                    assert client.alive()
+            end = time.monotonic() + PATIENCE
+            while sum(isinstance(thing, H1Connection) for thing in gc.get_objects()) > others:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.01)
+        finally:
+            gc.enable()
+    return True
 
 
 # -- lifespan ----------------------------------------------------------------------------------------------------------

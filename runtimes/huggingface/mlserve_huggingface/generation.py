@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mlserve.errors import InferenceError
+from mlserve_huggingface.texts import Tokens, said_in, size, together
 
 __all__ = ["Generation"]
 
@@ -23,16 +24,17 @@ _COUNTED = frozenset({"max_cache_len", "max_length", "max_new_tokens", "num_beam
 class Generation:
     """The bounds for one model that generates."""
 
-    def __init__(self, pipeline: Any, tokens: int, sees_text: bool, most: int | None) -> None:
+    def __init__(self, pipeline: Any, tokens: int, sees_text: bool, most: int | None, knows_lists: bool = True) -> None:
         own = getattr(pipeline, "generation_config", None)
         self._config = own if own is not None else getattr(pipeline.model, "generation_config", None)
-        self._tokenizer = getattr(pipeline, "tokenizer", None)
+        self._tokens = Tokens(pipeline)
+        self._knows_lists = knows_lists  # of texts in one row, which it generates from at once
         self._most = most if most is not None else max(_TOGETHER, tokens)
         config = getattr(pipeline.model, "config", None)
         self._is_apart = getattr(config, "is_encoder_decoder", False)  # from the prompt; max_length is without it
         self._medium = None if sees_text else getattr(config, "max_source_positions", _MEDIUM)
 
-    def check(self, said: list[tuple[str, Any]], prompts: Iterable[Any]) -> None:
+    def check(self, said: list[tuple[str, Any]], prompts: Iterable[Any], options: dict[str, Any] | None = None) -> None:
         """InferenceError for options, by name, that would have it keep too many tokens, or tell more than the text.
 
         It may take the prompts apart: call it from the thread whose turn it is.
@@ -48,20 +50,29 @@ class Generation:
         for name, value in said:  # a name may stand in several objects
             if isinstance(value, int | float):
                 told[name] = max(value, told.get(name, value))
-        if not told.keys().isdisjoint(_COUNTED) or told.get("penalty_alpha"):
-            self._check_tokens(told, prompts)
+        is_told = not told.keys().isdisjoint(_COUNTED) or bool(told.get("penalty_alpha"))
+        for prompt in list(prompts) or [None]:
+            texts = together(prompt, len)[0] if self._knows_lists and self._medium is None else 1
+            if is_told or texts > 1:
+                self._check_tokens(told, prompt, texts, options or {})
 
-    def _check_tokens(self, told: dict[str, float], prompts: Iterable[Any]) -> None:
+    def _check_tokens(self, told: dict[str, float], prompt: Any, texts: int, options: dict[str, Any]) -> None:
         sequences = max(1, self._value("num_beams", told) or 1, self._value("num_return_sequences", told) or 1)
         if self._value("penalty_alpha", told):
             sequences *= max(1, self._value("top_k", told) or 1)  # each is tried
-        longest = max((self._tokens_of(one, sequences, told) for one in prompts), default=0) if sequences > 1 else 0
-        tokens = sequences * self._length(told, longest)
-        if not tokens <= self._most:
+        sequences *= texts
+        length = self._length(told, 0)
+        for measure in (self._tokens.most, self._tokens.exactly) if sequences > 1 else ():
+            length = self._length(told, self._longest(prompt, measure, options))
+            if sequences * length <= self._most:
+                break
+        if not sequences * length <= self._most:
+            what = "texts in one row, beams," if texts > 1 else "beams,"
+            advice = "; send the texts as rows of their own" if texts > 1 else ""
             raise InferenceError(
-                f"{sequences:g} sequences (beams, or answers to one text) of {tokens / sequences:g} tokens each, "
-                f"with the prompt, are {tokens:g} tokens; this model keeps at most {self._most} for one text "
-                f"(parameters.extra.max_generation_tokens)"
+                f"{sequences:g} sequences ({what} or answers to one text) of {length:g} tokens each, "
+                f"with the prompt, are {sequences * length:g} tokens; this model keeps at most {self._most} for one "
+                f"text (parameters.extra.max_generation_tokens){advice}"
             )
 
     def _length(self, told: dict[str, float], prompt: int) -> float:
@@ -75,15 +86,13 @@ class Generation:
             length = prompt + whole if self._is_apart else max(whole, prompt)
         return max(length, told.get("max_cache_len", 0))
 
-    def _tokens_of(self, prompt: Any, sequences: float, told: dict[str, float]) -> int:
-        """How many tokens a prompt has; more where they are too few to matter."""
+    def _longest(self, prompt: Any, measure: Callable[[str], int], options: dict[str, Any]) -> int:
+        """How many tokens a prompt has, or the longest text of several."""
         if self._medium is not None:
-            return int(self._medium)
-        texts = list(_texts(prompt))
-        most = sum(len(text.encode("utf-8", "surrogatepass")) + 1 for text in texts)  # no token is less than a byte
-        if self._tokenizer is None or sequences * self._length(told, most) <= self._most:
-            return most
-        return sum(len(self._tokenizer.tokenize(text)) for text in texts)
+            text = self._tokens.cut(sum(map(measure, said_in(prompt))), options)
+            return int(self._medium) * max(1, _media(prompt)) + text
+        longest = together(prompt, measure)[1] if self._knows_lists else size(prompt, measure)
+        return self._tokens.cut(longest, options)
 
     def _value(self, name: str, told: dict[str, float]) -> Any:
         return told.get(name, getattr(self._config, name, None))
@@ -98,9 +107,10 @@ def _check_stops(stops: list[str]) -> None:
         )
 
 
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+def _media(value: Any) -> int:
+    """How many pictures or sounds there are in a row, a chat or an object."""
+    if isinstance(value, list | tuple):
+        return sum(map(_media, value))
+    if isinstance(value, dict):
+        return 1 if value.get("type", "text") != "text" else sum(map(_media, value.values()))
+    return 0 if value is None or isinstance(value, str | int | float) else 1

@@ -53,6 +53,12 @@ class Column:
         """What the pipeline gets."""
         return self.rows if self.listed or len(self.rows) != 1 else self.rows[0]
 
+    @property
+    def seen(self) -> list[Any]:
+        """The rows as the pipeline takes them apart: it goes through a list, also one that came as a single row."""
+        value = self.value
+        return value if isinstance(value, list) and not is_chat(value) else [value]
+
 
 @dataclass
 class Arguments:
@@ -139,7 +145,7 @@ class Reader:
                 [arguments.options, [one.rows for one in (*arguments.positional, *arguments.columns.values())]]
             )
         self._limits.check(arguments.options)
-        self._limits.check_rows(arguments.options, [row for column in arguments.positional for row in column.rows])
+        self._limits.check_rows(arguments.options, [row for column in arguments.positional for row in column.seen])
         pixels.scale(shorter_edge(arguments.options))
         if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
             for row in _objects(arguments.all_rows()):

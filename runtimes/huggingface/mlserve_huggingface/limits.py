@@ -7,6 +7,7 @@ from typing import Any
 
 from mlserve.errors import InferenceError
 from mlserve_huggingface.generation import Generation
+from mlserve_huggingface.texts import Tokens, together
 
 __all__ = ["Limits", "shorter_edge", "tokens_of"]
 
@@ -35,6 +36,12 @@ _MOST = {
 _ANSWERS = {"top_k": 1000, "topk": 1000}  # of question answering; elsewhere there are no more than labels or tokens
 _MASKED = 10_000  # answers to all masks of a text, each with the whole text
 _LABELS = 1000  # candidates, which some models see all at once
+_AT_ONCE = 50_000  # tokens of texts that are padded to the longest: 1000 labels of 50, or 97 texts of 512
+# Tasks whose lists are no texts that the model sees at once: cells, words, or what is asked one by one.
+_APART = frozenset({
+    "document-question-answering", "question-answering", "table-question-answering", "zero-shot-classification",
+})  # fmt: skip
+_SAID = ("prompt", "question", "text")  # options that are read as rows are
 _OVERLAP = 0.9  # of a chunk of sound, with those before and behind it
 _TEMPLATE = 1000  # characters; each label has a text of them
 
@@ -46,7 +53,11 @@ class Limits:
         tokens = tokens_of(pipeline)
         generated = max(tokens, _TOKENS)
         generates = getattr(getattr(pipeline, "model", None), "can_generate", lambda: False)()
-        self._generation = Generation(pipeline, tokens, sees_text, most_generated) if generates else None
+        self._knows_lists = task not in _APART
+        self._counted = Tokens(pipeline)
+        self._generation = (
+            Generation(pipeline, tokens, sees_text, most_generated, self._knows_lists) if generates else None
+        )
         self._most = {
             **_MOST,
             **dict.fromkeys(_LENGTHS, generated if generates else tokens),
@@ -68,7 +79,7 @@ class Limits:
         """InferenceError for an option that is above its bound, also inside an object such as generate_kwargs."""
         for name, value in _all_options(options):
             self._check(name, value)
-        _check_labels(options.get("candidate_labels"))
+        self._check_at_once(_labels(options), options, "'candidate_labels'", "ask for some of them at a time")
         _check_windows(options, self._tokens)
         _check_chunks(options.get("chunk_length_s"), options.get("stride_length_s"))
         longest = options.get("max_seq_len", self._span)
@@ -78,10 +89,37 @@ class Limits:
     def check_rows(self, options: dict[str, Any], rows: list[Any]) -> None:
         """InferenceError for options that are too much for one of the rows. From the thread whose turn it is."""
         if self._generation is not None:
-            self._generation.check(list(_all_options(options)), rows)
+            said = [one for name in _SAID if name in options for one in _rows(options[name])]
+            self._generation.check(list(_all_options(options)), [*rows, *said], options)
+        else:
+            for row in rows:
+                told = {**options, **row} if isinstance(row, dict) else options
+                self._check_at_once(row, told, "the texts in one row", "send them as rows of their own")
         if self._mask is not None and _is_number(options.get("top_k")):
             masks = max((str(row).count(self._mask) for row in rows), default=0)
             _compare("top_k", options["top_k"], min(self._words, max(1, _MASKED // max(1, masks))))
+
+    def _check_at_once(self, row: Any, options: dict[str, Any], what: str, advice: str) -> None:
+        """InferenceError for texts in one list, all padded to the longest, that are too much for the model at once."""
+        for measure in (self._counted.most, self._counted.exactly):
+            count, longest = together(row, measure)
+            if not self._knows_lists or count == 1:
+                return
+            padded = max(self._counted.cut(longest, options), self._padded(options))
+            if count * padded <= _AT_ONCE:
+                return
+        raise InferenceError(
+            f"{what} are padded to the longest of them: {count} of {padded:.0f} tokens each, {count * padded:.0f} in "
+            f"all; the model sees at most {_AT_ONCE} at once; {advice}"
+        )
+
+    def _padded(self, options: dict[str, Any]) -> float:
+        """The tokens to which options have all texts padded."""
+        said = list(_all_options(options))
+        to_most = any(name == "padding" and value == "max_length" for name, value in said)
+        wanted = _LENGTHS if to_most else _LENGTHS - {"max_length"}
+        told: list[float] = [value for name, value in said if name in wanted and _is_number(value)]
+        return max([*told, self._tokens if to_most and "max_length" not in dict(said) else 0])
 
     def _check(self, name: str, value: Any) -> None:
         if name == "hypothesis_template":
@@ -95,11 +133,20 @@ def _compare(name: str, value: Any, most: int) -> None:
         raise InferenceError(f"'{name}' is at most {most} for this model, got {value}")
 
 
-def _check_labels(labels: Any) -> None:
-    """InferenceError for more candidates than a model shall compare at once."""
-    count = labels.count(",") + 1 if isinstance(labels, str) else len(labels) if isinstance(labels, list) else 0
-    if count > _LABELS:
-        raise InferenceError(f"'candidate_labels' are at most {_LABELS}, got {count}; ask for some of them at a time")
+def _labels(options: dict[str, Any]) -> list[str]:
+    """The texts of the candidates. InferenceError for more of them than a model shall compare at once."""
+    labels, template = options.get("candidate_labels"), options.get("hypothesis_template")
+    labels = labels.split(",") if isinstance(labels, str) else labels if isinstance(labels, list) else []
+    if len(labels) > _LABELS:
+        raise InferenceError(
+            f"'candidate_labels' are at most {_LABELS}, got {len(labels)}; ask for some of them at a time"
+        )
+    return [f"{template if isinstance(template, str) else ''} {label}" for label in labels]
+
+
+def _rows(value: Any) -> list[Any]:
+    """An option that is read as rows are: a list of texts is one row each, a chat one row."""
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else [value]
 
 
 def _check_windows(options: dict[str, Any], tokens: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_names", "columns_of", "known_values", "used_columns"]
+__all__ = ["column_names", "columns_of", "first_step", "known_values", "used_columns"]
 
 Keys = list[Any]  # of columns: their names, or their places where they have none
 
@@ -33,14 +33,21 @@ def column_names(estimator: Any, method: str, count: int) -> list[str]:
     return [f"{method}_{at}" for at in range(count)]
 
 
-def used_columns(estimator: Any) -> list[str] | None:
-    """The columns that an estimator uses of those that it was fitted on, if its first step picks them by itself."""
-    from sklearn.compose import ColumnTransformer
+def first_step(estimator: Any) -> Any:
+    """The part of a pipeline, or of a search for one, that sees the columns first; any other estimator itself."""
     from sklearn.pipeline import Pipeline
 
     first = getattr(estimator, "best_estimator_", estimator)  # of a search
     while isinstance(first, Pipeline):
         first = first.steps[0][1]
+    return first
+
+
+def used_columns(estimator: Any) -> list[str] | None:
+    """The columns that an estimator uses of those that it was fitted on, if its first step picks them by itself."""
+    from sklearn.compose import ColumnTransformer
+
+    first = first_step(estimator)
     keys = columns_of(first)
     if not isinstance(first, ColumnTransformer) or keys is None:
         return None

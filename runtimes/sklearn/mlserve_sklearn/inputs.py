@@ -11,7 +11,7 @@ import numpy as np
 from mlserve.codecs import PandasCodec
 from mlserve.errors import InferenceError
 from mlserve.tabular import ColumnCheck
-from mlserve_sklearn.columns import used_columns
+from mlserve_sklearn.columns import first_step, used_columns
 
 __all__ = ["InputCheck", "is_about_input"]
 
@@ -44,15 +44,35 @@ class InputCheck(ColumnCheck):
         return array
 
     def frame(self, frame: Any) -> Any:
-        """A frame with the estimator's columns as it was fitted on them.
+        """A frame with the estimator's columns as it was fitted on them, and no others.
 
-        One that lacks some stays as it is: which of them it needs is the estimator's own business.
+        InferenceError for one that lacks some, unless scikit-learn judges by name which it needs.
         """
-        if self.names is not None:
-            there = list(frame.columns)
-            return frame if there == self.names or not set(self.names) <= set(there) else frame[self.names]
-        # Fitted without names, it would only warn of these ones.
-        return super().frame(frame) if self._knows_count else frame
+        if self.names is None:
+            # Fitted without names, it would only warn of these ones.
+            return super().frame(frame) if self._knows_count else frame
+        there = list(frame.columns)
+        if there == self.names:
+            return frame
+        sent = set(there)
+        known = [name for name in self.names if name in sent]
+        if len(known) < len(self.names) and not self._may_lack(are_all_known=len(known) == len(there)):
+            raise InferenceError(self.lacking(self.missing(frame)))
+        return frame[known]
+
+    def _may_lack(self, are_all_known: bool) -> bool:
+        """Whether the first step picks the columns that it needs, or is scikit-learn's own and may.
+
+        A function may look at places, not names: so beside a column that nobody knows, one that lacks is misspelt.
+        """
+        if used_columns(self._estimator) is not None:
+            return True
+        return are_all_known and type(first_step(self._estimator)).__module__.startswith("sklearn.")
+
+    def lacking(self, missing: list[str]) -> str:
+        """What is said of columns that a frame lacks."""
+        told = ", ".join(f"'{name}'" for name in missing)
+        return f"columns are missing: {told}; the model was trained on {', '.join(self.names or ())}"
 
     def missing(self, data: Any) -> list[str]:
         """The columns that a frame lacks of those that the estimator uses; none for anything else."""

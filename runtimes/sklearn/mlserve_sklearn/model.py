@@ -77,10 +77,8 @@ class SKLearnModel(TabularModel):
             missing = self._columns.missing(data)
             if not missing:
                 raise
-            told = ", ".join(f"'{name}'" for name in missing)
             raise InferenceError(
-                f"model '{self.name}' cannot use this input: columns are missing: {told}; the model was trained on "
-                f"{', '.join(self._columns.names or ())}"
+                f"model '{self.name}' cannot use this input: {self._columns.lacking(missing)}"
             ) from error
 
     def is_about_input(self, error: Exception) -> bool:

@@ -218,6 +218,8 @@ def _hears_no_padding(pipeline: Any) -> bool:
     config, extractor = pipeline.model.config, pipeline.feature_extractor
     if config.model_type == "audio-spectrogram-transformer":
         return True
+    if getattr(config, "conv_pos_batch_norm", False):
+        return False  # a HuBERT whose positions are shifted by it, padding too
     return config.feat_extract_norm == "layer" and bool(extractor.return_attention_mask)
 
 

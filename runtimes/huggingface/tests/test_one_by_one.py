@@ -90,6 +90,11 @@ def test_sound_that_is_normalized_with_its_padding_is_heard_alone(tmp_path: Path
     check_one_by_one(folder, "audio-classification")
 
 
+def test_sound_whose_positions_see_the_padding_is_heard_alone(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", "audio-classification", "hubert", conv_pos_batch_norm=True)
+    check_one_by_one(folder, "audio-classification")
+
+
 if not IS_5:  # which has no such task
 
     @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ async def run_handler(calls: Calls, frame: frames.Handle, loaded: LoadedModel) -
     except BaseException as error:
         if calls.is_ending(error):
             raise
+        calls.progress.run(0)  # what the thread still does is not seen
         for steps in plain:
             error = await calls.give_way(steps.over()) or error
         answer.break_off()

@@ -52,6 +52,7 @@ async def run_stream(calls: Calls, frame: frames.Open, loaded: LoadedModel) -> N
         if scope.cancelled and isinstance(error, asyncio.CancelledError):
             error = Cancelled()
         stream.settle()
+        calls.progress.run(0)  # what the thread still does is not seen
         for steps in plain:
             error = await steps.over() or error
         calls.failed(frame.call, loaded.model, stream.request_id, error, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from contextlib import closing
 from typing import Any
 
@@ -48,6 +49,11 @@ class Http2Client:
             self._h2.increment_flow_control_window(windows - 65535)
         self._h2.send_headers(1, headers)
         self._h2.send_data(1, content, end_stream=True)
+        self.sock.sendall(self._h2.data_to_send())
+
+    def open_the_streams_window(self) -> None:
+        """And not the connection's, so that nothing fits."""
+        self._h2.increment_flow_control_window(1, 1)
         self.sock.sendall(self._h2.data_to_send())
 
     def read_to_the_reset(self) -> None:
@@ -107,6 +113,20 @@ def test_a_stream_of_http2_whose_window_stays_shut_ends(tmp_path, backend, trans
             if transport == "gRPC":  # Hypercorn ends a call without a word
                 client.read_to_the_reset()
             _until_held_and_free(running)
+        assert running.infer(1).status_code == 200
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_of_grpc_ends_whose_window_opens_where_its_connections_stays_shut(tmp_path, backend):
+    with served(tmp_path, backend, send_timeout_seconds=0.5) as running:
+        with closing(_over("gRPC", running, 65535)) as client:
+            until(lambda: running.unsent.held_bytes > 0)
+            for _ in range(25):  # ten times as long; a connection that opens windows for nothing is closed after 50
+                client.open_the_streams_window()
+                time.sleep(0.2)
+                if not running.unsent.held_bytes:
+                    break
+            assert running.unsent.held_bytes == 0
         assert running.infer(1).status_code == 200
 
 

@@ -118,6 +118,7 @@ class HttpStream(Stream):
         rest = [memoryview(chunk) for chunk in chunks if len(chunk)]
         rest.reverse()
         left = sum(map(len, rest))
+        loop, shut_at = asyncio.get_running_loop(), None
         while left:
             if not self.connection.write_ready.is_set():
                 await self.connection.write_ready.wait()
@@ -126,8 +127,10 @@ class HttpStream(Stream):
                 raise StreamClosedError(stream_id)
             room = min(h2.outbound_flow_control_window, state.outbound_flow_control_window)
             if room <= 0:
-                await self._until_window(seconds)
+                shut_at = shut_at or loop.time()
+                await self._until_window(shut_at + seconds if seconds else None)
                 continue
+            shut_at = None
             take = min(room, h2.max_outbound_frame_size, left)
             h2.outbound_flow_control_window -= take
             state.outbound_flow_control_window -= take
@@ -142,11 +145,12 @@ class HttpStream(Stream):
                 take -= len(chunk)
                 write(chunk)
 
-    async def _until_window(self, seconds: float) -> None:
-        """Waits until the client takes more of this stream. StreamClosedError after the time."""
+    async def _until_window(self, end: float | None) -> None:
+        """Waits until the client opens a window: this stream's or its connection's. StreamClosedError at the end."""
         self.window_updated.clear()
+        left = None if end is None else max(0.0, end - asyncio.get_running_loop().time())
         try:
-            await asyncio.wait_for(self.window_updated.wait(), seconds or None)
+            await asyncio.wait_for(self.window_updated.wait(), left)
         except asyncio.TimeoutError:
             assert self.id is not None
             if self.closable:

@@ -138,6 +138,7 @@ class Reader:
             else:
                 self._check_option(one.name)
                 arguments.options[one.name] = self._allowed(one.name, self._option(one))
+        arguments.options.pop("batch_size", None)  # the operator's: rows would be padded to the longest of any number
         if not arguments.positional and not arguments.columns and not request.inputs:
             raise InferenceError("the request has no inputs; send what the pipeline shall look at as 'args'")
         if self._sees:

@@ -78,6 +78,17 @@ def test_rows_of_their_own_are_not_counted_together(models: dict[str, Path]) -> 
     assert len(ask(model, request(tensor("args", [json.dumps(mixed)], "hg_json")))) == 21
 
 
+def test_how_many_rows_run_together_is_not_for_the_client(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["text-classification"]))
+    seen, pipeline = [], model._caller._pipeline
+    forward = pipeline.model.forward
+    pipeline.model.forward = lambda *args, **inputs: (seen.append(len(inputs["input_ids"])), forward(*args, **inputs))[
+        1
+    ]
+    asked = request(tensor("args", ["the fox", "a cat ."]), tensor("batch_size", [2]), tensor("padding", [True]))
+    assert len(ask(model, asked)) == 2 and seen == [1, 1]
+
+
 @pytest.mark.parametrize("task", ["table-question-answering", "question-answering"])
 def test_cells_and_questions_are_no_texts_at_once(task: str) -> None:
     limits = Limits(task, SimpleNamespace(tokenizer=None))

@@ -97,7 +97,7 @@ async def test_of_a_thousand_calls_none_fails_while_workers_are_exchanged_every_
 
         def note():
             arena.trim()
-            assert arena.leased_count <= 4  # those in which the worker answers
+            assert arena.leased_count <= 64  # those in which the worker answers: one for each call at once, at most
             figures.append(_descriptors() - arena.leased_count)
 
         async def caller():

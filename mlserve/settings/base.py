@@ -337,8 +337,15 @@ def convert_field(cls: Any, name: str, value: Any, sources: Sources, seen: Mappi
 
 def _converted(hint: Any, value: Any) -> Any:
     """A value of a declared field: plain ones as leniently as those of our own settings; members of enums stay."""
-    is_simple = is_plain(hint) or all(isinstance(one, type) and issubclass(one, (Enum, NoneType)) for one in flat(hint))
+    parts = [_without_bounds(one) for one in flat(hint)]
+    is_simple = all(is_plain(one) or (isinstance(one, type) and issubclass(one, (Enum, NoneType))) for one in parts)
     return convert(value, hint) if is_simple else converted(hint, value)
+
+
+def _without_bounds(hint: Any) -> Any:
+    """A hint without the bounds that `convert` knows, which are msgspec's."""
+    metadata = getattr(hint, "__metadata__", ())
+    return hint.__origin__ if metadata and all(isinstance(one, msgspec.Meta) for one in metadata) else hint
 
 
 def _as_declared(make: Callable[..., Any], *given: Any) -> Any:

@@ -75,7 +75,7 @@ async def test_calls_race_with_loads_and_unloads_in_random_orders(tmp_path):
             expected = [value] * size if name == "sleeper" else [value * 2] * size
             try:
                 action = chance.random()
-                if action < 0.06:
+                if action < 0.08:
                     await models.load(name)
                 elif action < 0.12:
                     await models.unload(name)
@@ -106,6 +106,8 @@ async def test_calls_race_with_loads_and_unloads_in_random_orders(tmp_path):
 
         with anyio.fail_after(60):
             for number in range(0, 450, 30):
+                for name in NAMES:  # else how many calls find their model is up to chance
+                    await models.load(name)
                 async with anyio.create_task_group() as tasks:
                     for n in range(number, number + 30):
                         tasks.start_soon(one, n)
@@ -121,5 +123,5 @@ async def test_calls_race_with_loads_and_unloads_in_random_orders(tmp_path):
         assert all(not link.running and not link.awaiting for pool in pools for link in pool.crew.links)
     print(outcomes)
     assert set(outcomes) <= {"fine", "unloaded"}, outcomes
-    assert outcomes["fine"] > 200
+    assert outcomes["fine"] > 100
     assert pools.arena.total_bytes == 0

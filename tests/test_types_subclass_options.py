@@ -55,8 +55,7 @@ class FirstVersion:
         ({"a": pydantic.Field(1, frozen=True)}, r"a: Field\(frozen=…\) does not run here; leave it out"),
         ({"a": pydantic.Field(1, validation_alias=pydantic.AliasPath("b", 0))}, "AliasPath does not run here"),
         ({"model_config": {"alias_generator": str.upper}}, "alias_generator of model_config.* its alias"),
-        ({"model_config": {"extra": "forbid"}}, "extra of model_config does not run here; to refuse keys"),
-        ({"model_config": {"extra": "allow"}}, "parameters keep all that come"),
+        ({"model_config": {"extra": "allow"}}, "parameters and the settings of models keep all that come"),
         ({"model_config": {"validate_assignment": True}}, "make a new object"),
         ({"Config": FirstVersion.Config}, "frozen of model_config"),
         ({"s": pydantic.field_serializer("a")(lambda self, a: str(a))}, "s: serializers do not run here; use a type"),
@@ -67,6 +66,39 @@ class FirstVersion:
 def test_what_does_not_run_is_refused_with_its_class(said: dict[str, Any], instead: str) -> None:
     with pytest.raises(TypeError, match=instead):
         type("Asking", (RequestInput,), {"__module__": __name__, "__annotations__": {"a": int}, "a": 1, **said})
+
+
+@pytest.mark.parametrize("base", (InferenceRequest, Parameters, pydantic.BaseModel), ids=lambda one: one.__name__)
+def test_keys_that_are_no_fields_are_refused_where_a_class_says_so(base: Any) -> None:
+    class Closed(base):  # type: ignore[misc]
+        model_config = pydantic.ConfigDict(extra="forbid", populate_by_name=True)
+        level: int = pydantic.Field(1, alias="the-level")
+
+    class Below(Closed):
+        name: str = ""
+
+    class Open(Closed):
+        model_config = pydantic.ConfigDict(extra="ignore") if base is not Parameters else {"extra": "allow"}
+
+    known = {"inputs": []} if base is InferenceRequest else {}
+    assert Closed(**known, level="2").level == 2
+    assert Below(**known, name="a", **{"the-level": 3}).level == 3
+    assert Open(**known, more=1).level == 1
+    with pytest.raises(ValueError, match="Extra inputs are not permitted") as told:
+        Below(**known, levle=1)
+    assert [(one["loc"], one["type"], one["input"]) for one in told.value.errors()] == [
+        (("levle",), "extra_forbidden", 1)
+    ]
+
+
+def test_settings_that_are_none_are_refused_where_a_class_says_so() -> None:
+    class Closed(ModelParameters):
+        model_config = {"extra": "forbid"}
+        level: int = 1
+
+    assert Closed(level="2", uri="here").level == 2
+    with pytest.raises(SettingsError, match=r"levle.* is no setting of Closed, which takes no others; .*'level'"):
+        Closed(levle=1)
 
 
 def test_a_config_that_changes_nothing_is_taken() -> None:

@@ -73,6 +73,7 @@ class SettingsBase(msgspec.Struct, InPydantic, kw_only=True, dict=True, metaclas
     _fields: ClassVar[Mapping[str, Field]] = {}  # all of such a class, in order
     _checked: ClassVar[Mapping[str, Field]] = {}
     _hidden: ClassVar[frozenset[str]] = frozenset()
+    _keys: ClassVar[frozenset[str] | None] = None
     _is_extended: ClassVar[bool] = False
     _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}
     _written: ClassVar[Mapping[str, Any]] = {}
@@ -244,6 +245,8 @@ def build(cls: type[Any], given: Mapping[str, Any], sources: Sources) -> Any:
         name = _name_of(cls, key)
         if name in cls.__struct_fields__:
             makers[name] = partial(convert_field, cls, name, value, sources)
+        elif cls._keys is not None:
+            raise BadValue((key,), f"is no setting of {cls.__name__}, which takes no others{nearest(key, cls)}")
         elif cls._keeps_unknown:
             extra[key] = value
         elif not key.startswith(("_", "$", "//")):  # the usual places of comments and schema names

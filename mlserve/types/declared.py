@@ -153,6 +153,10 @@ def taken(cls: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             faults += faults_of(error, field.key, value=value)
         else:
             into[name] = seen[name] = value
+    for key in given if cls._keys is not None else ():
+        if key not in cls._keys:
+            message = "Extra inputs are not permitted"
+            faults.append({"type": "extra_forbidden", "loc": (key,), "msg": message, "input": given[key]})
     return values, defaults, faults
 
 

@@ -19,7 +19,7 @@ __all__ = ["DeclaringMeta", "Extended", "extend", "private_in", "restored"]
 _StructMeta: Any = type(msgspec.Struct)
 _NOT_HERE = {
     "alias_generator": "give each field its alias: Field(alias=…)",
-    "extra": "to refuse keys, look for them in a model_validator(mode='before'); parameters keep all that come",
+    "extra": "declare the keys as fields; parameters and the settings of models keep all that come",
     "frozen": "leave it out: what is not assigned does not change",
     "validate_assignment": "make a new object, which is checked: type(this)(**{**dict(this), …})",
     "validate_default": "give each field its own: Field(validate_default=True)",
@@ -82,8 +82,11 @@ def extend(cls: Any, inherited: Mapping[str, Field], own: Mapping[str, Field], p
     cls._private = {**cls._private, **private}
     cls._validators = tuple(one for one in validators if not one.fields)
     cls._env_prefix = config.get("env_prefix")  # of settings
+    cls._keys = None
+    if config.get("extra") == "forbid":
+        cls._keys = frozenset(key for field in cls._fields.values() for key in field.keys)
     cls._hidden = frozenset(name for name, field in cls._fields.items() if field.is_hidden)
-    cls._is_extended = bool(cls._declared or validators or cls._private)
+    cls._is_extended = bool(cls._declared or validators or cls._private or cls._keys is not None)
 
 
 def _config_of(cls: Any) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _config_of(cls: Any) -> dict[str, Any]:
         config.update(vars(vars(base).get("Config", object)))
         config.update(vars(base).get("model_config") or {})
     for option, instead in _NOT_HERE.items():
-        if config.get(option) and (option != "extra" or config[option] not in ("ignore", _keeps(cls))):
+        if config.get(option) and (option != "extra" or config[option] not in ("ignore", "forbid", _keeps(cls))):
             raise TypeError(f"{cls.__name__}: {option} of model_config does not run here; {instead}")
     return config
 

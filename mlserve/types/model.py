@@ -66,6 +66,7 @@ class Model(
     _validators: ClassVar[tuple[Validator, ...]] = ()  # those of classes of others, for the whole object
     _checked: ClassVar[Mapping[str, Field]] = {}  # those and, where a validator may ask for their values, all others
     _hidden: ClassVar[frozenset[str]] = frozenset()  # from dumps
+    _keys: ClassVar[frozenset[str] | None] = None  # all that may be given, where other keys are refused
     _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}  # makes the private attributes of such classes
     _written: ClassVar[Mapping[str, Any]] = {}  # what validators see of fields that the decoder reads as something else
     _unset: ClassVar[frozenset[str]] = frozenset()  # those of them that an object was not given

@@ -66,6 +66,7 @@ class Parameters(dict[str, Any], InPydantic):
     _declared: ClassVar[Mapping[str, Field]] = {}
     _checked: ClassVar[Mapping[str, Field]] = {}
     _hidden: ClassVar[frozenset[str]] = frozenset()
+    _keys: ClassVar[frozenset[str] | None] = None
     _private: ClassVar[Mapping[str, Callable[[], Any] | None]] = {}
     _validators: ClassVar[tuple[Validator, ...]] = ()
 

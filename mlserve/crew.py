@@ -335,7 +335,7 @@ class Crew:
         except MLServeError as error:
             reason = error.message
         if reason:
-            _logger.error("worker %d could not load a model again: %s", link.pid, reason)
+            _logger.error("worker %d could not load model %s again: %s", link.pid, frame.name, reason)
             self._set_aside(frame.model, f"the model could not be loaded again: {reason}")
         return True
 
@@ -366,7 +366,8 @@ class Crew:
     def _put_aside(self, model: int, reason: str, seconds: float, blocks: bool) -> None:
         self._asides[model] = Aside(reason, self.now() + seconds, blocks)
         self._look_around()
-        _logger.error("a model of pool %s is set aside for %g s: %s", self.name, seconds, reason)
+        name = self._models[model].name
+        _logger.error("model %s of pool %s is set aside for %g s: %s", name, self.name, seconds, reason)
         if blocks:
             self.on_aside(model)
         self._retry.set()
@@ -402,7 +403,7 @@ class Crew:
         was_aside = self._asides.pop(model, None) is not None
         self._look_around()
         if was_aside and self.holds(model):
-            _logger.info("a model of pool %s is back", self.name)
+            _logger.info("model %s of pool %s is back", frame.name, self.name)
             self.on_room()
 
     async def _load_apart(self, frame: frames.Load, bounds: Bounds) -> frames.Loaded:

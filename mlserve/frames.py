@@ -25,6 +25,7 @@ receiver has not seen yet comes with its file descriptor beside the frame (`slot
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -93,6 +94,12 @@ class Load(Struct, array_like=True, tag="load"):
     settings: bytes  # the model's settings as JSON
     folder: str
     source: str = ""  # the settings file, if there is one
+
+    @property
+    def name(self) -> str:
+        """What the settings call the model: for logs."""
+        name: str = json.loads(self.settings).get("name") or "without a name"
+        return name
 
 
 class Unload(Struct, array_like=True, tag="unload"):

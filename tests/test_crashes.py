@@ -43,7 +43,9 @@ async def _death(pool, value, kind=WorkerDied, **more):
     return caught.value
 
 
-async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_go_on(folder, soon, monkeypatch):
+async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_go_on(
+    folder, soon, monkeypatch, caplog
+):
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "Crasher", folder)
         await load(pool, 2, "Double", folder / "good")
@@ -53,6 +55,9 @@ async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_
         error = await _death(pool, 1.0, NoWorker)
         assert error.retryable and "3 times in a row" in error.message and 20 < error.retry_after_seconds <= 30
         assert "3 times" in pool.why_not(1)
+        assert (
+            "model crasher of pool" in caplog.text and "set aside for 30 s: the model ended its worker" in caplog.text
+        )
         assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
         assert not pool.why_not(2)
         restarts = pool.crew.restarts

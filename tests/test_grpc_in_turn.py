@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
-import grpc
 import httpx
 import numpy as np
 import pytest
 
 from mlserve.grpc import dataplane_pb2 as pb
-from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserve.grpc.in_turn import Kept, Sizes
-from mlserve.grpc.streaming import STREAM_FORM_KEY
 from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
 from mlserve.unsent import Unsent
-from mlserve.wire.schema import schema_class
 from tests.grpc_calls import say
 from tests.grpc_edge import BACKENDS, FakePlane, Running, serving
 from tests.serving import write_model
+from tests.triton_talk import WAIT_SECONDS, Talk, round_trips
 from tests.unread import body, message, served, until
 
 LARGE = 128 << 10
-WAIT_SECONDS = 60
-
-
-class Talk:
-    """A stream in Triton's form whose client takes answers all the time."""
-
-    def __init__(self, address: str) -> None:
-        self._questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._channel = grpc.insecure_channel(address)
-        call = self._channel.stream_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            pb.ModelInferRequest.SerializeToString,
-            schema_class("inference.ModelStreamInferResponse").FromString,
-        )
-        metadata = [(STREAM_FORM_KEY, "triton")]
-        self._answers = call(iter(self._questions.get, None), metadata=metadata, timeout=2 * WAIT_SECONDS)
-        self.heard: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            for answer in self._answers:
-                self.heard.put(answer.error_message or answer.infer_response.id)
-        except grpc.RpcError:
-            pass  # left
-
-    def ask(self, request: pb.ModelInferRequest, id: str) -> None:
-        request.id = id
-        self._questions.put(request)
-
-    def hear(self) -> str:
-        return self.heard.get(timeout=WAIT_SECONDS)
-
-    def leave(self) -> None:
-        self._answers.cancel()
-        self._questions.put(None)
-        self._reader.join(WAIT_SECONDS)
-        self._channel.close()
 
 
 class Plane:
@@ -88,12 +45,6 @@ class Plane:
         while not self.go.is_set():
             await anyio.sleep(0.005)
         return InferenceResponse(model_name="", outputs=[])
-
-    def round_trips(self) -> None:
-        """Time for whatever the server might do beside."""
-        with grpc.insecure_channel(self.running.address) as channel:
-            for _ in range(20):
-                GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=WAIT_SECONDS)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -120,7 +71,7 @@ def test_as_many_run_before_their_turn_as_there_is_memory_for_their_answers(plan
     for name in names:
         talk.ask(say("a", "large"), name)
     until(lambda: len(plane.begun) == 4)
-    plane.round_trips()
+    round_trips(plane.running.address)
     assert plane.begun == ["first", *names[:3]], "half of the memory, and their messages are a little larger"
     assert 3 * LARGE < plane.unsent.ahead_bytes < 4 * LARGE and not plane.unsent.held_bytes
     plane.go.set()

@@ -131,10 +131,10 @@ class Call:
         self._metrics = metrics
         self._limit_bytes = limits.message_bytes
         self._packs_answers = limits.packs_answers
-        self._intake = limits.intake
+        self.intake = limits.intake
         self.unsent = limits.unsent
         self._send_seconds = limits.send_seconds
-        self._held = 0  # bytes of the last message, where it is large
+        self._held = 0  # bytes of the last message, where it is large, until somebody takes the count over
         self._values = dict(fields)
         self._headers_sent = False
         self._sent = 0
@@ -174,7 +174,7 @@ class Call:
                 self._task.cancel()
 
     def _end_for_want_of_memory(self) -> None:
-        refusal = self._intake.refusal()
+        refusal = self.intake.refusal()
         if not self.method.client_streaming:  # no model has seen any of it
             self._pushback = _pushback(refusal)
         self.end("RESOURCE_EXHAUSTED", refusal.message)
@@ -201,12 +201,17 @@ class Call:
 
     def _hold(self, size_bytes: int) -> None:
         """Counts a message in that is about to come, and the one before it out. Overloaded if there is no memory."""
-        self._intake.give(self._held)
+        self.intake.give(self._held)
         self._held = 0
         if size_bytes > COUNTED_FROM_BYTES:
-            if not self._intake.take(size_bytes):
-                raise self._intake.refusal()
+            if not self.intake.take(size_bytes):
+                raise self.intake.refusal()
             self._held = size_bytes
+
+    def hand_over(self) -> int:
+        """The bytes that count in the intake for the last message. The caller gives them back from now on."""
+        held, self._held = self._held, 0
+        return held
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -281,7 +286,7 @@ class Call:
         except (StreamClosedError, ConnectionError):
             pass  # The client left while we were sending.
         finally:
-            self._intake.give(self._held)
+            self.intake.give(self._held)
             seconds = time.perf_counter() - started
             self._metrics.grpc_done(method.kind, method.service, method.name, code, seconds)
 

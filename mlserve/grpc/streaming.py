@@ -37,6 +37,7 @@ _FORMS = ("mlserver", "triton")
 # In Triton's form: how many calls of one stream run at once, and how many answers of all of them wait for the client.
 _CALLS_AT_ONCE = 64
 _ANSWERS_AHEAD = 8
+_BODIES_SHARE = 1 / 8  # of the memory for bodies: what the requests of one stream hold before no more are read
 _READ_GRACE_SECONDS = 0.5  # after a call's time is over, its answers may wait so long to be read
 # Triton's names for "tell me when a request has got all its answers".
 _WANTS_FINAL, _IS_FINAL = "triton_enable_empty_final_response", "triton_final_response"
@@ -130,6 +131,7 @@ class _TritonStream:
         self._loop = asyncio.get_running_loop()
         self._calls: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._bodies_bytes = 0  # of the requests of the calls, as far as they count in the intake
         self._answers: asyncio.Queue[list[Chunk] | None] = asyncio.Queue(_ANSWERS_AHEAD)  # None: there are no more
         self._failure: Exception | None = None  # why no more requests can be read
         self._left = False  # nobody takes answers any more
@@ -162,6 +164,8 @@ class _TritonStream:
             async for data in self._call:
                 await self._slots.acquire()
                 await self._open(data)
+                while self._bodies_bytes > self._call.intake.limit_bytes * _BODIES_SHARE:
+                    await asyncio.wait(set(self._calls), return_when=asyncio.FIRST_COMPLETED)
         except Exception as error:
             self._failure = error
         if self._calls:
@@ -169,7 +173,10 @@ class _TritonStream:
         await self._answers.put(None)
 
     async def _open(self, data: bytes) -> None:
-        """Starts the call of one request; waits for its turn if its answer might take too much memory before."""
+        """Starts the call of one request; waits for its turn if its answer might take too much memory before.
+
+        While it waits, the request counts as the stream's last message, and afterwards until its call has ended.
+        """
         work: Coroutine[Any, Any, Any]
         decoded = refusal = ends_turn = None
         try:
@@ -189,11 +196,15 @@ class _TritonStream:
         if ends_turn is not None:
             task.add_done_callback(ends_turn)
         self._calls.add(task)
-        task.add_done_callback(self._closed)
+        held = self._call.hand_over()
+        self._bodies_bytes += held
+        task.add_done_callback(partial(self._closed, held))
 
-    def _closed(self, task: asyncio.Task[Any]) -> None:
+    def _closed(self, held: int, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         self._slots.release()
+        self._bodies_bytes -= held
+        self._call.intake.give(held)
 
     async def _put(self, chunks: list[Chunk]) -> None:
         """Lets an answer wait for the client; it counts among those that clients have not taken."""

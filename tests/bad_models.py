@@ -58,7 +58,7 @@ class LoadHanger(MLModel):
 
 class UnloadHanger(MLModel):
     def unload(self):
-        time.sleep(60)
+        time.sleep(200)
 
     def predict(self, request):
         return echo(self, request)
@@ -71,12 +71,12 @@ class Hanger(MLModel):
         note(str(request.id))
         kind = str(request.id).split("-")[0]
         if kind == "sleep":
-            time.sleep(60)
+            time.sleep(200)
         elif kind == "swallow":
-            end = time.monotonic() + 60
+            end = time.monotonic() + 200
             while time.monotonic() < end:
                 try:
-                    time.sleep(60)
+                    time.sleep(200)
                 except BaseException:
                     pass
         elif kind == "gil":
@@ -96,7 +96,7 @@ class Rude(MLModel):
                 return echo(self, request, -1)
         elif kind == "fork-stay":
             if os.fork() == 0:
-                time.sleep(60)
+                time.sleep(200)
                 os._exit(0)
         elif kind == "close":
             for fd in range(21):
@@ -113,7 +113,7 @@ class Rude(MLModel):
                 signal.signal(number, signal.SIG_IGN)
         elif kind == "threads":
             for _ in range(20):
-                threading.Thread(target=time.sleep, args=(60,)).start()
+                threading.Thread(target=time.sleep, args=(200,)).start()
         elif kind in ("exit", "interrupt", "generator", "cancelled", "base"):
             raise {"exit": SystemExit, "interrupt": KeyboardInterrupt, "generator": GeneratorExit,
                    "cancelled": asyncio.CancelledError, "base": BaseException}[kind]()

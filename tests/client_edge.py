@@ -25,7 +25,7 @@ from tests.grpc_edge import FakePlane
 from tests.grpc_edge import serving as serving_grpc
 from tests.http_edge import running as serving_http
 
-SECONDS = 10.0
+SECONDS = 60.0  # more than anything here takes, also on a busy machine
 KINDS = ("json", "binary", "grpc", "grpc-typed")
 
 

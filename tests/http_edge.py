@@ -27,7 +27,7 @@ KINDS = {
 FAST = [kind for kind in KINDS if kind.endswith("fast")]
 HOST = b"Host: a\r\n"
 NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
-PATIENCE = 30.0  # seconds until a test gives up on something that must come
+PATIENCE = 60.0  # seconds until a test gives up on something that must come
 
 
 def post(path: bytes, headers: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,11 @@ class Running:
         """The pids of the worker processes."""
         return [pid for pid in _children(self.pid) if b"worker_main" in _command_line(pid)]
 
-    def infer(self, model: str, values: list[float], timeout: float = 20.0, **more: Any) -> httpx.Response:
+    def infer(self, model: str, values: list[float], timeout: float = 60.0, **more: Any) -> httpx.Response:
         tensor = {"name": "x", "shape": [len(values)], "datatype": "FP32", "data": values}
         return httpx.post(f"{self.rest}/v2/models/{model}/infer", json={"inputs": [tensor], **more}, timeout=timeout)
 
-    def stop(self, how: int = signal.SIGTERM, seconds: float = 40.0) -> int:
+    def stop(self, how: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Ends the process with a signal; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
@@ -138,7 +138,8 @@ def write_model(folder: Path, name: str, implementation: str, **settings: Any) -
 def _children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(one) for one in task.read_text().split()]
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found += [int(one) for one in task.read_text().split()]
     return found
 
 

@@ -8,6 +8,7 @@ import queue
 import socket
 import threading
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -161,13 +162,16 @@ def test_an_error_before_the_first_answer_and_one_after_it(kind):
 def test_a_stream_has_the_time_that_it_is_given(kind):
     async def stalls(request: InferenceRequest) -> Any:
         yield echo(request)
-        await anyio.sleep(SECONDS)
+        await anyio.sleep_forever()
 
     with connected(kind, FakePlane(stalls=stalls)) as client:
-        answers = client.stream("stalls", ["text"], timeout_seconds=0.5)
-        next(answers)
-        with pytest.raises(errors.DeadlineExceeded):
-            next(answers)
+        came: list[Any] = []
+        for seconds in (0.5, 5.0, 50.0):  # a busy machine may need more for the first answer
+            with pytest.raises(errors.DeadlineExceeded):
+                came.extend(client.stream("stalls", ["text"], timeout_seconds=seconds))
+            if came:
+                break
+        assert len(came) == 1
 
 
 def test_a_stream_is_tried_again_only_before_its_first_answer():
@@ -248,9 +252,10 @@ async def test_cancelling_closes_the_connection(anyio_backend):
     gate = threading.Event()
     with Scripted(gate, GOOD) as server:
         async with AsyncClient(server.address) as client:
-            with anyio.move_on_after(0.2) as scope:
-                await client.infer("m", [1])
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.infer, "m", [1])
+                await anyio.to_thread.run_sync(partial(server.requests.get, timeout=SECONDS))
+                tasks.cancel_scope.cancel()
             assert (await client.infer("m", [1])).model_name == "m"
             assert server.connections == 2
         gate.set()

@@ -152,17 +152,23 @@ def test_a_header_cannot_smuggle_a_second_one():
         assert server.count == 0
 
 
+ENOUGH = (0.2, 2.0, 20.0)  # deadlines, tried until a call reaches the server before them: the machine may be slow
+
+
 # -- deadlines --------------------------------------------------------------------------------------------------------
 
 
 def test_the_time_goes_to_the_server_and_is_kept_here():
     gate = threading.Event()
-    with Scripted(gate) as server, Client(server.address) as client:
-        started = time.monotonic()
-        with pytest.raises(errors.DeadlineExceeded, match=r"127\.0\.0\.1:\d+ gave no answer within 0.2 s"):
-            client.infer("m", [1], timeout_seconds=0.2)
-        assert 0.15 < time.monotonic() - started < 20
-        assert 0 < float(server.requests.get()[1]["x-request-timeout"]) <= 0.2
+    with Scripted(gate, gate, gate) as server, Client(server.address) as client:
+        for seconds in ENOUGH:
+            started = time.monotonic()
+            with pytest.raises(errors.DeadlineExceeded, match=rf"127\.0\.0\.1:\d+ gave no answer within {seconds:g} s"):
+                client.infer("m", [1], timeout_seconds=seconds)
+            assert time.monotonic() - started > 0.75 * seconds
+            if server.count:
+                break
+        assert 0 < float(server.requests.get(timeout=SECONDS)[1]["x-request-timeout"]) <= seconds
         gate.set()
 
 
@@ -171,16 +177,19 @@ def test_a_deadline_over_grpc_reaches_the_data_plane_and_cancels_there():
 
     async def slow(request: InferenceRequest) -> InferenceResponse:
         try:
-            await anyio.sleep(SECONDS)
+            await anyio.sleep_forever()
         finally:
             cancelled.set()
         return echo(request)
 
     plane = FakePlane(slow=slow)
     with connected("grpc", plane) as client:
-        with pytest.raises(errors.DeadlineExceeded):
-            client.infer("slow", [1], timeout_seconds=0.2)
-        assert 0 < plane.calls[0][3] <= 0.2
+        for seconds in ENOUGH:
+            with pytest.raises(errors.DeadlineExceeded):
+                client.infer("slow", [1], timeout_seconds=seconds)
+            if plane.calls:
+                break
+        assert 0 < plane.calls[0][3] <= seconds
         assert cancelled.wait(SECONDS)
 
 
@@ -302,12 +311,11 @@ def test_the_servers_of_others_say_nothing_of_another_try_over_grpc():
 
 
 def test_a_pause_beyond_the_deadline_is_not_begun():
-    patient = answer({"error": "later"}, "429 Too Many Requests", Retry_After="30")
+    patient = answer({"error": "later"}, "429 Too Many Requests", Retry_After="3000")
     with Scripted(patient) as server, Client(server.address) as client:
-        started = time.monotonic()
         with pytest.raises(Overloaded) as caught:
-            client.infer("m", [1], timeout_seconds=25)
-        assert caught.value.retry_after_seconds == 30 and time.monotonic() - started < 20
+            client.infer("m", [1], timeout_seconds=2500)  # for which it would wait, longer than a test may
+        assert caught.value.retry_after_seconds == 3000
 
 
 def test_pauses_double_and_are_never_shorter_than_asked():

@@ -27,6 +27,8 @@ async def _ask(client: AsyncClient, value: int = 1) -> int:
 
 
 def test_a_client_works_in_one_event_loop_after_the_other(kind: str, recwarn: Any) -> None:
+    gc.collect()  # of what other tests have left
+    recwarn.clear()
     with address_of(kind, FakePlane()) as address:
         client = AsyncClient(address, binary=binary_of(kind), timeout_seconds=SECONDS, retries=0)
         for number in range(3):
@@ -87,6 +89,9 @@ def test_loops_that_run_at_once_do_not_meet(kind: str) -> None:
 
 
 def test_a_forgotten_client_is_closed_by_its_loop(kind: str, recwarn: Any) -> None:
+    gc.collect()  # of what other tests have left
+    recwarn.clear()
+
     async def use(address: str) -> None:
         for _ in range(2):
             client = AsyncClient(address, binary=binary_of(kind))

@@ -49,11 +49,11 @@ async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "Crasher", folder)
         await load(pool, 2, "Double", folder / "good")
-        monkeypatch.setattr(recovery, "FIRST_ASIDE_SECONDS", 30.0)
+        monkeypatch.setattr(recovery, "FIRST_ASIDE_SECONDS", 300.0)
         for value in (-1.0, -2.0, -3.0):
             await _death(pool, value)
         error = await _death(pool, 1.0, NoWorker)
-        assert error.retryable and "3 times in a row" in error.message and 20 < error.retry_after_seconds <= 30
+        assert error.retryable and "3 times in a row" in error.message and 200 < error.retry_after_seconds <= 300
         assert "3 times" in pool.why_not(1)
         assert (
             "model crasher of pool" in caplog.text and "set aside for 30 s: the model ended its worker" in caplog.text
@@ -66,12 +66,12 @@ async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_
         assert pool.crew.restarts == restarts, "a model that is set aside ends nobody"
 
 
-async def test_a_model_that_was_set_aside_comes_back(folder, soon):
+async def test_a_model_that_was_set_aside_comes_back(folder, soon, caplog):
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "Crasher", folder)
         for value in (-1.0, -2.0, -3.0):
             await _death(pool, value)
-        assert pool.why_not(1)
+        assert "is set aside" in caplog.text
         await until(lambda: not pool.why_not(1))
         assert values(await pool.infer(1, request([5.0]), "json")) == [5.0]
 
@@ -151,9 +151,10 @@ async def test_a_worker_that_hangs_is_replaced_and_who_waited_behind_is_answered
             found.append(values(await pool.infer(2, request([2.0]), "json")))
 
         async with anyio.create_task_group() as tasks:
-            with anyio.move_on_after(0.2) as scope:
-                await pool.infer(1, request([1.0], id=f"{kind}-1"), "json", timeout=0.2)
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as leaving:
+                leaving.start_soon(pool.infer, 1, request([1.0], id=f"{kind}-1"), "json")
+                await until(lambda: _notes(folder))
+                leaving.cancel_scope.cancel()
             tasks.start_soon(behind)
         assert found == [[4.0]]
         assert pool.pids != [pid] and pool.crew._observer.restarts == [("test", "stuck")]
@@ -163,8 +164,10 @@ async def test_a_worker_in_a_thread_that_hangs_is_left_alone_and_another_takes_o
     async with running_pool(0) as (pool, _):
         await load(pool, 1, "Blocker", folder / "good", Bounds(hard_timeout_seconds=0.2))
         (folder / "good/gate").touch()
-        with anyio.move_on_after(0.2):
-            await pool.infer(1, request([1.0], id="a"), "json")
+        async with anyio.create_task_group() as leaving:
+            leaving.start_soon(pool.infer, 1, request([1.0], id="a"), "json")
+            await until((folder / "good/begun-a").exists)
+            leaving.cancel_scope.cancel()
         await until(lambda: pool.crew.restarts == 1)
         (folder / "good/gate").unlink()
         assert values(await pool.infer(1, request([1.0], id="b"), "json")) == [1.0]
@@ -196,7 +199,7 @@ async def test_an_unload_that_blocks_ends_after_a_bounded_time(folder, soon, mon
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "UnloadHanger", folder)
         await load(pool, 2, "Double", folder / "good")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await pool.unload(1)
         assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
 
@@ -206,7 +209,7 @@ async def test_workers_that_never_come_up_fail_their_calls_instead_of_keeping_th
         await load(pool, 2, "Double", folder / "good")
         monkeypatch.setattr(pool.crew._launcher, "_python", "/bin/false")
         os.kill(pool.pids[0], signal.SIGKILL)
-        with anyio.fail_after(10), pytest.raises(NoWorker, match="again and again"):
+        with anyio.fail_after(60), pytest.raises(NoWorker, match="again and again"):
             await pool.infer(2, request([2.0]), "json")
         assert "again and again" in pool.why_not(2)
         monkeypatch.undo()
@@ -224,7 +227,7 @@ async def test_a_rude_model_costs_its_own_call_at_most(folder, soon, name, capfd
         await load(pool, 1, name, folder)
         await load(pool, 2, "Double", folder / "good")
         for kind in [*KINDS, "cancelled", "base"]:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 try:
                     found = values(await pool.infer(1, request([1.0], id=kind), "json"))
                     assert found == [float(pool.pids[0] % 1000)], f"{kind}: the worker itself answers"
@@ -239,7 +242,7 @@ async def test_a_model_that_closes_its_workers_files_costs_that_worker(folder, s
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "Rude", folder)
         await load(pool, 2, "Double", folder / "good")
-        with anyio.fail_after(15):
+        with anyio.fail_after(60):
             await _death(pool, 1.0, id="close")
             assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
 

@@ -104,7 +104,7 @@ def test_what_a_thread_logs_that_knows_of_no_model_is_lost_with_one_warning(capl
 
 def test_models_that_run_side_by_side_do_not_mix_their_labels() -> None:
     sink = Sink()
-    turn = threading.Barrier(2, timeout=10)
+    turn = threading.Barrier(2, timeout=60)
 
     def work(name: str) -> None:
         bind_sink(sink)

@@ -141,7 +141,8 @@ def test_a_call_ends_when_its_client_leaves(server: Running, leave: str) -> None
     server.plane.models["waiting"] = waiting
     with grpc.insecure_channel(server.address) as channel:
         stub = GRPCInferenceServiceStub(channel)
-        call = stub.ModelInfer.future(message("waiting"), timeout=0.2 if leave == "deadline" else None)
+        grpc.channel_ready_future(channel).result(60)
+        call = stub.ModelInfer.future(message("waiting"), timeout=2.0 if leave == "deadline" else None)
         wait_for(began)
         if leave == "cancel":
             call.cancel()

@@ -89,7 +89,7 @@ def test_calls_that_do_not_finish_in_time_get_unavailable(backend: str) -> None:
                 one()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "stopping" in (caught.value.details() or "")
-        assert gate.ended.is_set()
+        wait_for(gate.ended)
         more.set()
 
 

@@ -76,7 +76,7 @@ async def _starting(folder):
             yield DataPlane(settings, models, metrics), models, loaded
         finally:
             (folder / "a" / "gate").unlink(missing_ok=True)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await loaded.wait()
             models.stop()
             await pools.stop(3.0)

@@ -55,10 +55,11 @@ async def test_synchronous_and_asynchronous_models_answer_side_by_side(folder):
 async def test_calls_that_await_do_not_wait_for_each_other(folder):
     async with running_pool() as (pool, _):
         await load(pool, 1, "Sleeper", folder)
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as tasks:
-                for _ in range(100):
-                    tasks.start_soon(pool.infer, 1, request([0.2]), "json")
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(pool.infer, 1, request([1000.0]), "json")
+            await until(lambda: pool.crew.links[0].awaiting.get(1) == 100)
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_failing_model_fails_its_call_only(folder):
@@ -91,9 +92,7 @@ async def test_a_killed_workers_call_fails_at_once_and_the_waiting_ones_are_answ
             tasks.start_soon(ask, "third")
             await anyio.wait_all_tasks_blocked()
             os.kill(pool.pids[0], signal.SIGKILL)
-            with anyio.fail_after(20):
-                while "first" not in outcomes:
-                    await anyio.sleep(0.005)
+            await until(lambda: "first" in outcomes)
             (folder / "gate").unlink()
         assert isinstance(outcomes["first"], WorkerDied)
         assert not outcomes["first"].retryable
@@ -122,9 +121,10 @@ async def test_a_model_that_ends_its_process_is_told_to_its_caller_and_loaded_ag
 async def test_a_cancelled_call_is_cancelled_in_the_model(folder):
     async with running_pool() as (pool, _):
         await load(pool, 1, "Sleeper", folder)
-        with anyio.move_on_after(0.1) as scope:
-            await pool.infer(1, request([30]), "json")
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.infer, 1, request([1000]), "json")
+            await until(lambda: pool.crew.links[0].awaiting.get(1))
+            tasks.cancel_scope.cancel()
         await until(lambda: (folder / "notes.txt").exists() and (folder / "notes.txt").read_text() == "cancelled")
         assert values(await pool.infer(1, request([0]), "json")) == [0.0]
 
@@ -161,7 +161,8 @@ async def test_slots_come_back_after_the_answers_are_gone(folder):
         await load(pool, 1, "Double", folder)
         for _ in range(50):
             await pool.infer(1, request([1.0] * 30_000), "raw")
-        assert arena.leased_count <= 4, "the same few slots go round"
+        await until(lambda: arena.leased_count <= 4)
+        assert arena.leased_count + arena.free_count <= 8, "the same few slots go round"
 
 
 async def test_an_answer_stays_as_it_is_while_somebody_holds_it(folder):
@@ -331,7 +332,7 @@ async def test_an_answer_of_the_wrong_types_fails_its_call_and_nothing_else(fold
     async with running_pool() as (pool, _):
         await load(pool, 1, "Odd", folder)
         for kind in ODD:
-            with anyio.fail_after(20), pytest.raises(MLServeError) as caught:
+            with anyio.fail_after(60), pytest.raises(MLServeError) as caught:
                 await pool.infer(1, request([1.0], id=kind), "json")
             assert 400 <= caught.value.http_status <= 599, kind
             assert values(await pool.infer(1, request([2.0], id="fine"), "json")) == [2.0]
@@ -382,7 +383,7 @@ async def test_an_answer_does_not_wait_for_the_call_that_runs_next(tmp_path):
                 tasks.start_soon(ask)
                 await anyio.lowlevel.checkpoint()
                 tasks.start_soon(pool.infer, 2, request([1.0]), "json")
-                with anyio.fail_after(15):  # the gate's model waits for 20 s
+                with anyio.fail_after(60):  # the gate's model waits for longer
                     await done.wait()
                 gate.unlink()
 
@@ -391,7 +392,7 @@ async def test_a_cancelled_error_that_a_model_lets_out_is_the_models_failure(fol
     async with running_pool() as (pool, _):
         await load(pool, 1, "Orphan", folder)
         await load(pool, 2, "Double", folder)
-        with anyio.fail_after(20), pytest.raises(MLServeError, match="CancelledError"):
+        with anyio.fail_after(60), pytest.raises(MLServeError, match="CancelledError"):
             await pool.infer(1, request([1.0]), "json")
         assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
         assert pool.crew.restarts == 0
@@ -425,9 +426,10 @@ async def test_a_worker_killed_with_a_backlog_of_writes_costs_no_more_than_its_c
 async def test_a_load_while_the_only_worker_is_restarted_waits_for_it(folder):
     async with running_pool(1) as (pool, _):
         await load(pool, 1, "Double", folder)
-        os.kill(pool.pids[0], signal.SIGKILL)
-        await until(lambda: not pool.pids)
-        with anyio.fail_after(15):
+        killed = pool.pids
+        os.kill(killed[0], signal.SIGKILL)
+        await until(lambda: pool.pids != killed)
+        with anyio.fail_after(60):
             await load(pool, 2, "AsyncDouble", folder)
             assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
             assert values(await pool.infer(1, request([2.0]), "json")) == [4.0]
@@ -438,7 +440,7 @@ async def test_a_model_that_cannot_be_loaded_again_fails_its_calls_and_says_so(f
         await load(pool, 1, "Double", folder)
         (folder / "models.py").write_text("class Double:\n    pass\n")
         os.kill(pool.pids[0], signal.SIGKILL)
-        with anyio.fail_after(15), pytest.raises(NoWorker, match="could not be loaded again"):
+        with anyio.fail_after(60), pytest.raises(NoWorker, match="could not be loaded again"):
             await pool.infer(1, request([1.0]), "json")
         assert "could not be loaded again" in pool.why_not(1)
 

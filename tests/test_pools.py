@@ -142,7 +142,7 @@ async def test_a_python_that_is_gone_by_now_fails_the_load_and_leaks_nothing(tmp
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
         ProcessLauncher(b"{}", Environment("gone", "/no/such/python", str(tmp_path), {})).start()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # fewer where something of another test was collected
 
 
 @pytest.mark.anyio

@@ -115,14 +115,14 @@ async def test_of_a_thousand_calls_none_fails_while_workers_are_exchanged_every_
         await until(lambda: len(pool.crew._all) == 1)
         note()
         for _ in range(4):
+            pid = pool.pids
             async with anyio.create_task_group() as tasks:
                 for _ in range(60):
                     tasks.start_soon(pool.infer, 1, request([1.0] * 10_000), "raw")
-            pid = pool.pids
             await until(lambda pid=pid: pool.pids != pid and len(pool.crew._all) == 1)
             note()
         assert len(set(figures)) == 1, figures
-        assert _shared() <= before
+        await until(lambda: _shared() <= before)
         assert pool.crew.restarts == 0
 
 
@@ -133,11 +133,9 @@ async def test_a_worker_above_its_memory_is_exchanged(tmp_path):
         await load(pool, 1, "Leaky", folder)
         first = pool.pids[0]
         assert resident_bytes(first) < 300 << 20
-        pids = set()
-        for _ in range(30):
-            pids.add(int(values(await pool.infer(1, request([float(50 << 20)]), "raw"))[0]))
-            await anyio.sleep(0.1)
-        assert len(pids) > 1 and first in pids
+        for _ in range(10):
+            await pool.infer(1, request([float(50 << 20)]), "raw")
+        await until(lambda: pool.pids and pool.pids != [first])
         assert pool.crew.restarts == 0
 
 
@@ -181,7 +179,7 @@ async def test_workers_of_a_pool_are_exchanged_one_after_the_other(tmp_path):
         await load(pool, 1, "AsyncDouble", folder)
         before = set(pool.pids)
         most = 0
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while before & set(pool.pids):
                 await pool.infer(1, request([1.0]), "raw")
                 most = max(most, sum(not link.was_ready for link in pool.crew._all))
@@ -297,7 +295,8 @@ async def test_a_worker_that_does_not_end_when_it_is_exchanged_is_killed(tmp_pat
 
 
 @pytest.mark.slow
-async def test_the_next_exchange_waits_until_the_process_before_has_ended(tmp_path, caplog):
+async def test_the_next_exchange_waits_until_the_process_before_has_ended(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("mlserve.recycling.UNLOAD_SECONDS", 1000.0)
     folder = write_models(tmp_path, LEAKY)
     with caplog.at_level(logging.INFO, "mlserve.pool"):
         async with running_pool(1, stop_seconds=0.2, wear=Wear(calls=1)) as (pool, _):

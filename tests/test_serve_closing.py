@@ -47,7 +47,7 @@ def accepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def _outcome(client: socket.socket) -> bytes:
-    client.settimeout(10)
+    client.settimeout(60)
     try:
         return client.recv(1000)
     except ConnectionError:
@@ -174,7 +174,7 @@ async def test_streams_of_http2_that_are_ended_leave_no_trace_in_the_log(
                 for _ in range(20):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
-        client.settimeout(10)
+        client.settimeout(60)
         while client.recv(65536):
             pass
     gc.collect()  # of a coroutine that was never awaited

@@ -54,7 +54,7 @@ def test_it_serves_rest_and_ends_cleanly_on_sigterm(folder, backend, workers):
         assert server.stop() == 0
         assert not any(is_alive(pid) for pid in pids)
     assert "Traceback" not in server.output
-    _until(lambda: not _in_dev_shm() - before, 5.0, "a clean /dev/shm")
+    _until(lambda: not _in_dev_shm() - before, what="a clean /dev/shm")
 
 
 def test_a_call_has_all_but_the_last_second_of_the_bound(folder):
@@ -80,14 +80,12 @@ def test_a_worker_killed_in_mid_call_costs_that_call_only(folder):
         victim = threads.submit(server.infer, "blocker", [1.0], id="victim")
         _until((folder / "blocker" / "begun-victim").exists)
         waiting = [threads.submit(server.infer, "double", [float(n)]) for n in range(5)]
-        killed_at = time.monotonic()
         os.kill(server.workers[0], signal.SIGKILL)
-        answer = victim.result(15)
-        assert time.monotonic() - killed_at < 10.0, "the gate is closed for 20 s"
+        answer = victim.result(60)
         gate.unlink()
         assert answer.status_code == 503
         assert "worker process died" in answer.json()["error"]
-        assert [one.result(20).json()["outputs"][0]["data"] for one in waiting] == [[2.0 * n] for n in range(5)]
+        assert [one.result(60).json()["outputs"][0]["data"] for one in waiting] == [[2.0 * n] for n in range(5)]
         assert server.infer("blocker", [3.0]).json()["outputs"][0]["data"] == [3.0]
 
 
@@ -98,8 +96,8 @@ def test_a_killed_server_leaves_no_worker_and_no_memory(folder):
         pids = server.workers
         assert len(pids) == 2
         server.stop(signal.SIGKILL)
-        _until(lambda: not any(is_alive(pid) for pid in pids), 5.0, "the workers' end")
-    _until(lambda: not _in_dev_shm() - before, 5.0, "a clean /dev/shm")
+        _until(lambda: not any(is_alive(pid) for pid in pids), what="the workers' end")
+    _until(lambda: not _in_dev_shm() - before, what="a clean /dev/shm")
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -114,11 +112,18 @@ def test_calls_that_wait_for_company_go_without_it_when_the_server_stops(folder,
 
 
 def test_calls_under_way_are_finished_before_the_end(folder):
-    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
-        calls = [threads.submit(server.infer, "sleeper", [3.0]) for _ in range(10)]
-        _until(lambda: _in_progress(server) >= 10, 10.0, "ten open calls")
-        assert server.stop() == 0
-        assert [call.result(10).status_code for call in calls] == [200] * 10
+    place = write_model(folder, "gated", "models.Occupied")
+    (place / "models.py").write_text(MODELS.replace("busy_while_awaiting = True", ""))
+    (place / "gate").touch()
+    bound = ("--set", "shutdown_timeout_seconds=100")
+    with serving(folder, *bound) as server, ThreadPoolExecutor(16) as threads:
+        calls = [threads.submit(server.infer, "gated", [3.0], id=str(number)) for number in range(10)]
+        _until(lambda: len(list(place.glob("begun-*"))) == 10, what="ten open calls")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_output("stopping: 10 calls under way")
+        (place / "gate").unlink()
+        assert server.process.wait(60) == 0
+        assert [call.result(60).status_code for call in calls] == [200] * 10
 
 
 def _in_progress(server: Running) -> int:
@@ -128,16 +133,15 @@ def _in_progress(server: Running) -> int:
 
 
 def test_a_second_signal_does_not_wait(folder):
-    with serving(folder) as server, ThreadPoolExecutor(16) as threads:
-        call = threads.submit(server.infer, "sleeper", [30.0])
+    bound = ("--set", "shutdown_timeout_seconds=1000")
+    with serving(folder, *bound) as server, ThreadPoolExecutor(16) as threads:
+        call = threads.submit(server.infer, "sleeper", [1000.0], timeout=120)
         _until(lambda: _in_progress(server) >= 1)
         server.process.send_signal(signal.SIGTERM)
         server.wait_output("stopping: 1 calls under way")
-        started = time.monotonic()
-        server.stop(signal.SIGTERM)
-        assert time.monotonic() - started < 20.0
+        server.stop(signal.SIGTERM, seconds=60)
         with pytest.raises(httpx.HTTPError):
-            call.result(10).raise_for_status()
+            call.result(60).raise_for_status()
 
 
 def test_probes_answer_while_a_model_blocks_its_worker(folder):
@@ -147,15 +151,11 @@ def test_probes_answer_while_a_model_blocks_its_worker(folder):
         call = threads.submit(server.infer, "blocker", [1.0], id="a")
         _until((folder / "blocker" / "begun-a").exists)
         with httpx.Client() as client:
-            client.get(f"{server.rest}/v2/health/live")
-            slowest = 0.0
             for _ in range(20):
-                started = time.perf_counter()
                 assert client.get(f"{server.rest}/v2/health/live").status_code == 200
-                slowest = max(slowest, time.perf_counter() - started)
+        assert not call.done()
         gate.unlink()
-        assert call.result(10).status_code == 200
-        assert slowest < 1.0
+        assert call.result(60).status_code == 200
 
 
 def test_a_reload_under_load_fails_no_call_and_picks_up_edited_code(folder):
@@ -178,7 +178,7 @@ def test_a_reload_under_load_fails_no_call_and_picks_up_edited_code(folder):
         for factor in (3, 4, 5):
             text = MODELS.replace("return answer(self, request, 2)", f"return answer(self, request, {factor})")
             (folder / "double" / "models.py").write_text(text)
-            assert httpx.post(f"{server.rest}/v2/repository/models/double/load", timeout=20).status_code == 200
+            assert httpx.post(f"{server.rest}/v2/repository/models/double/load").status_code == 200
             assert server.infer("double", [1.0]).json()["outputs"][0]["data"] == [float(factor)]
         stop.set()
         for thread in threads:
@@ -272,7 +272,7 @@ def test_a_folder_with_only_broken_settings_fails_the_start(tmp_path):
 def test_a_load_while_the_worker_is_restarted_does_not_hang_the_server(folder):
     with serving(folder) as server:
         os.kill(server.workers[0], signal.SIGKILL)
-        answer = httpx.post(f"{server.rest}/v2/repository/models/double/load", timeout=30)
+        answer = httpx.post(f"{server.rest}/v2/repository/models/double/load")
         assert answer.status_code in (200, 503)
         assert server.infer("double", [2.0]).json()["outputs"][0]["data"] == [4.0]
 

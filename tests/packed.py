@@ -31,7 +31,7 @@ def other_python() -> str:
 
 def _works(python: str) -> bool:
     code = "import ensurepip, json, ssl, sys; print(json.dumps(sys.version_info[:2]))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=100)
     return done.returncode == 0
 
 

@@ -81,7 +81,7 @@ def closing(server: Running, model: str) -> Callable[[], tuple[float, int]]:
     seen = notes.read_text().count("\n") if notes.exists() else 0
 
     def wait() -> tuple[float, int]:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not notes.exists() or notes.read_text().count("\n") <= seen:
             assert time.monotonic() < end, f"no generator of {model} was closed"
             time.sleep(0.005)

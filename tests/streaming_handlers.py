@@ -57,7 +57,7 @@ def plain_numbers(count: int, pause: float, size: int, name: str, boom: int) -> 
 async def block(name: str) -> None:
     """Keeps its worker busy while a file is there, and gives way to nothing."""
     note(f"{name} began")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 80  # longer than a test waits
     while (HERE / f"{name}.gate").exists() and time.monotonic() < end:
         time.sleep(0.005)
     note(f"{name} ended")

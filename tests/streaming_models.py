@@ -125,13 +125,14 @@ class Returned(MLModel):
 
 
 class Steps(MLModel):
-    """A plain generator with arguments by name, whose steps block."""
+    """A plain generator with arguments by name, whose steps block while the file "gate" is there."""
 
     @decode_args
     def predict_stream(self, text: list[str]) -> Iterator[list[str]]:
         for word in text[0].split():
-            time.sleep(0.5)
             yield [word]
+            while Path(__file__).with_name("gate").exists():
+                time.sleep(0.005)
 
 
 class Cleaner(MLModel):
@@ -140,6 +141,7 @@ class Cleaner(MLModel):
     async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
         place = -1
         helper = asyncio.ensure_future(asyncio.sleep(1000))
+        Path(__file__).with_name("begun").touch()
         try:
             async for payload in payloads:
                 for place in range(wish(payload, "count", 10)):

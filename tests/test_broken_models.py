@@ -10,8 +10,6 @@ from tests.grpc_calls import SERVICE, connected
 from tests.packed import archive_of
 from tests.serving import serving, write_model
 
-pytestmark = pytest.mark.timeout(120)
-
 GOOD = """
 from mlserve import MLModel
 from mlserve.types import InferenceResponse
@@ -66,20 +64,20 @@ def _index_of_grpc(channel):
         pb.RepositoryIndexRequest.SerializeToString,
         pb.RepositoryIndexResponse.FromString,
     )
-    return {one.name: (one.state, one.reason) for one in index(pb.RepositoryIndexRequest(), timeout=30).models}
+    return {one.name: (one.state, one.reason) for one in index(pb.RepositoryIndexRequest(), timeout=60).models}
 
 
 def test_the_server_starts_without_them_and_tells_why_over_both_protocols(tmp_path):
     _write(tmp_path)
     with serving(tmp_path) as server:
-        assert httpx.post(f"{server.rest}/v2/models/good/infer", json=REQUEST, timeout=30).status_code == 200
+        assert httpx.post(f"{server.rest}/v2/models/good/infer", json=REQUEST, timeout=60).status_code == 200
         answer = httpx.post(f"{server.rest}/v2/repository/index", json={})
         assert answer.status_code == 200, answer.text
         told = {one["name"]: (one["state"], one["reason"]) for one in answer.json()}
         assert told.keys() == {"good", *REASONS}
         for name, words in REASONS.items():
             assert told[name][0] == "UNAVAILABLE" and words in told[name][1], told[name]
-            load = httpx.post(f"{server.rest}/v2/repository/models/{name}/load", timeout=30)
+            load = httpx.post(f"{server.rest}/v2/repository/models/{name}/load", timeout=60)
             assert load.status_code == 500 and words in load.json()["error"]
         with connected(server.grpc) as channel:
             assert _index_of_grpc(channel) == told
@@ -109,7 +107,7 @@ def test_a_handler_that_nobody_can_call_is_told_when_its_model_loads(workers, tm
         (place / "models.py").write_text(text)
     with serving(tmp_path, env={"MLSERVER_PARALLEL_WORKERS": str(workers)}) as server:
         assert server.infer("good", [1.0]).status_code == 200
-        index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=30).json()
+        index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=60).json()
         reason = next(one["reason"] for one in index if one["name"] == "asks")
         assert "the argument 'thing' of a custom handler: nothing can make a Strange" in reason
         assert "ended with exit code" not in server.output

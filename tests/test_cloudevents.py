@@ -64,7 +64,7 @@ def rest(server: RunningServer, told: dict[str, Any], headers: Any = None, **mor
 def over_grpc(server: RunningServer, told: dict[str, Any], metadata: Any = (), **more: Any) -> tuple[Any, Any, Any]:
     message = ModelInferRequestConverter.from_types(request_of(told, **more), model_name="told")
     with grpc.insecure_channel(server.grpc) as channel:
-        reply, call = GRPCInferenceServiceStub(channel).ModelInfer.with_call(message, metadata=metadata, timeout=20)
+        reply, call = GRPCInferenceServiceStub(channel).ModelInfer.with_call(message, metadata=metadata, timeout=60)
     answer = ModelInferResponseConverter.to_types(reply)
     return json.loads(answer.outputs[0].data[0]), dict(call.trailing_metadata()), answer.id
 

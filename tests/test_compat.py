@@ -373,7 +373,7 @@ def test_workers_run_on_us_whatever_else_is_installed(tmp_path: Path) -> None:
     with serving(tmp_path / "models", env={"PYTHONPATH": path}) as running:
         text = {"shape": [1], "datatype": "BYTES", "data": ["why?"]}
         body = {"inputs": [{"name": "questions", **text}, {"name": "context", **text}]}
-        answer = httpx.post(f"{running.rest}/v2/models/lengths/infer", json=body, timeout=20)
+        answer = httpx.post(f"{running.rest}/v2/models/lengths/infer", json=body, timeout=60)
     assert answer.json()["outputs"][0]["data"] == [4, 4]
 
 

@@ -128,7 +128,6 @@ async def _threads(folder: Path, workers: int) -> list[float]:
 
 @pytest.mark.anyio
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_libraries_of_two_workers_start_as_many_threads_as_there_are_cores(tmp_path, monkeypatch):
     folder = write_models(tmp_path, LIBRARIES)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

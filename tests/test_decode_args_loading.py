@@ -154,7 +154,7 @@ def test_the_model_is_not_ready_and_the_others_are_served(workers: int, tmp_path
         assert server.infer("good", [1.0]).status_code == server.infer("open", [1.0]).status_code == 200
         outputs = server.infer("pair", [1.0]).json()["outputs"]
         assert [(one["name"], one["data"]) for one in outputs] == [("output-0", [1.0]), ("output-1", ["a"])]
-        assert httpx.get(f"{server.rest}/v2/models/bad/ready", timeout=30).status_code != 200
-        index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=30).json()
+        assert httpx.get(f"{server.rest}/v2/models/bad/ready", timeout=60).status_code != 200
+        index = httpx.post(f"{server.rest}/v2/repository/index", json={}, timeout=60).json()
         reason = next(one["reason"] for one in index if one["name"] == "bad")
         assert "model 'bad': the signature of Bad.predict cannot be used: argument 'threshold'" in reason

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from mlserve import compat
 from tests.serving import Running, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 DOCUMENTED = Path(__file__).resolve().parent / "documented"
 STREAMING = "text"  # has settings of its own, and so a server
@@ -62,7 +62,7 @@ def old(module: str) -> Any:
 
 
 def post(server: Running, model: str, body: Any, verb: str = "infer", **options: Any) -> httpx.Response:
-    reply = httpx.post(f"{server.rest}/v2/models/{model}/{verb}", json=body, timeout=30, **options)
+    reply = httpx.post(f"{server.rest}/v2/models/{model}/{verb}", json=body, timeout=60, **options)
     assert reply.status_code == 200, reply.text
     return reply
 
@@ -117,7 +117,7 @@ def test_headers_go_in_and_out_on_grpc(server: Running) -> None:
     message = old("grpc.converters").ModelInferRequestConverter.from_types(request, model_name="headers")
     with grpc.insecure_channel(server.grpc) as channel:
         stub = old("grpc.dataplane_pb2_grpc").GRPCInferenceServiceStub(channel)
-        response, call = stub.ModelInfer.with_call(message, metadata=[("x-question", "six by nine")], timeout=30)
+        response, call = stub.ModelInfer.with_call(message, metadata=[("x-question", "six by nine")], timeout=60)
     assert ("x-answer", "forty-two") in {(key, value) for key, value in call.trailing_metadata()}
     answer = old("grpc.converters").ModelInferResponseConverter.to_types(response)
     assert old("codecs").StringCodec.decode_output(answer.outputs[0]) == ["six by nine"]
@@ -170,7 +170,7 @@ def test_json_documents_travel_as_text_on_grpc(server: Running) -> None:
         types.InferenceRequest(inputs=[one]), model_name="json-hello", model_version=None
     )
     with grpc.insecure_channel(server.grpc) as channel:
-        response = old("grpc.dataplane_pb2_grpc").GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=30)
+        response = old("grpc.dataplane_pb2_grpc").GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=60)
     decoded = old("codecs.string").StringRequestCodec.decode_response(
         converters.ModelInferResponseConverter.to_types(response)
     )
@@ -282,7 +282,7 @@ def test_a_stream_comes_as_events_on_rest(streaming: Running) -> None:
     request = types.InferenceRequest.parse_file(DOCUMENTED / STREAMING / "generate-request.json")
     words = []
     url = f"{streaming.rest}/v2/models/text-model/generate_stream"
-    with httpx.stream("POST", url, json=request.dict(), timeout=30) as reply:
+    with httpx.stream("POST", url, json=request.dict(), timeout=60) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         for line in reply.iter_lines():
             if line.startswith("data: "):
@@ -304,7 +304,7 @@ def test_a_stream_comes_on_grpc(streaming: Running) -> None:
         words: list[str] = []
         async with grpc.aio.insecure_channel(streaming.grpc) as channel:
             stub = old("grpc.dataplane_pb2_grpc").GRPCInferenceServiceStub(channel)
-            async for response in stub.ModelStreamInfer(requests(), timeout=30):
+            async for response in stub.ModelStreamInfer(requests(), timeout=60):
                 outputs = converters.ModelInferResponseConverter.to_types(response).outputs
                 words += codecs.StringCodec.decode_output(outputs[0])
         return words

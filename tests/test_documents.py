@@ -19,7 +19,7 @@ from mlserve.settings import ModelSettings
 from mlserve.testing import running_server
 from mlserve.types import InferenceRequest, InferenceResponse
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.slow
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 

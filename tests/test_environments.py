@@ -20,7 +20,7 @@ from mlserve.errors import ModelLoadError, StartupError
 from mlserve.settings import ModelParameters, ModelSettings
 from tests.packed import archive_of, bare_venv, link, pack, same_mlserve
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -90,7 +90,7 @@ def _tell(folder, name, **parameters):
 
 def _ask(server, model):
     body = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]}
-    answer = httpx.post(f"{server.rest}/v2/models/{model}/infer", json=body, timeout=30)
+    answer = httpx.post(f"{server.rest}/v2/models/{model}/infer", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()["outputs"][0]["data"]
 
@@ -141,7 +141,7 @@ def test_a_model_in_another_python_with_another_sklearn_beside_an_ordinary_one(o
         assert here[5] == sys.prefix and f"{environments_dir}/environment-" in there[5]
 
         body = {"inputs": [{"name": "x", "shape": [8, 4], "datatype": "FP64", "data": rows}]}
-        answer = httpx.post(f"{server.rest}/v2/models/old-sklearn/infer", json=body, timeout=30).json()
+        answer = httpx.post(f"{server.rest}/v2/models/old-sklearn/infer", json=body, timeout=60).json()
         assert answer["outputs"][0]["data"] == expected
 
         with triton.InferenceServerClient(server.grpc) as client:
@@ -155,7 +155,7 @@ def test_a_model_in_another_python_with_another_sklearn_beside_an_ordinary_one(o
             got = result.as_numpy(result.get_response().outputs[0].name).ravel()
             assert (got == np.resize(np.array(expected), 200_000)).all()
 
-        with httpx.stream("POST", f"{server.rest}/v2/models/there/infer_stream", json=body, timeout=30) as stream:
+        with httpx.stream("POST", f"{server.rest}/v2/models/there/infer_stream", json=body, timeout=60) as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
         assert [one["outputs"][0]["data"] for one in events] == [[there[0]], [sklearn]]
         assert server.output.count("2 in pool environment env.tar.gz") == 1
@@ -286,7 +286,7 @@ def test_broken_environments_fail_their_models_only_and_say_why(tmp_path):
         }.items():
             assert index[name]["state"] == "UNAVAILABLE" and words in index[name]["reason"], index[name]
             assert words in server.output
-            answer = httpx.post(f"{server.rest}/v2/repository/models/{name}/load", timeout=30)
+            answer = httpx.post(f"{server.rest}/v2/repository/models/{name}/load", timeout=60)
             assert answer.status_code >= 400 and words in answer.json()["error"]
         assert not (tmp_path / ".envs" / "evil").exists()
         assert all(

@@ -14,7 +14,7 @@ import pytest
 
 from tests.serving import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "sklearn"
@@ -36,7 +36,7 @@ def test_the_commands_of_its_page_work(tmp_path: Path) -> None:
         assert "localhost:8081" in code
         assert _python(folder, "-c", code.replace("localhost:8081", server.grpc)).split() == ["[[0]", "[2]]"]
         _python(folder, "train.py")
-        assert httpx.post(f"{server.rest}/v2/repository/models/iris/load", timeout=30).status_code == 200
+        assert httpx.post(f"{server.rest}/v2/repository/models/iris/load", timeout=60).status_code == 200
         assert server.stop() == 0
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.serving import Running, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).with_name("golden")
 RUNTIMES = Path(__file__).parents[1] / "runtimes"

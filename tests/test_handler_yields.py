@@ -15,8 +15,6 @@ from tests.serving import serving, write_model
 from tests.test_handler_streams import PATIENCE_SECONDS, Place, waited
 from tests.yielding_handlers import STUCK
 
-pytestmark = pytest.mark.timeout(120)
-
 WAYS = ["async", "plain", "fastapi/async", "fastapi/plain"]
 
 

@@ -46,7 +46,7 @@ AT_LOAD = {
 def test_it_is_its_status_and_its_detail(workers: int, tmp_path) -> None:
     place = write_model(tmp_path, "m", "models.Picky")
     (place / "models.py").write_text(MODEL)
-    with serving(tmp_path, env={"MLSERVER_PARALLEL_WORKERS": str(workers)}) as server, httpx.Client(timeout=30) as rest:
+    with serving(tmp_path, env={"MLSERVER_PARALLEL_WORKERS": str(workers)}) as server, httpx.Client(timeout=60) as rest:
         answer = rest.post(f"{server.rest}/v2/models/m/infer", json=REQUEST)
         assert (answer.status_code, answer.json()) == (409, {"error": "conflict"})
         streamed = rest.post(f"{server.rest}/v2/models/m/infer_stream", json=REQUEST)

@@ -173,7 +173,7 @@ def test_a_server_in_a_program_of_ones_own_serves_given_models_until_stopped(ali
             running = await tasks.start(server.start, [model])
             host, port = running.addresses["http"]
             body = {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}]}
-            async with httpx.AsyncClient(timeout=20) as client:
+            async with httpx.AsyncClient(timeout=60) as client:
                 reply = await client.post(f"http://{host}:{port}/v2/models/doubling/infer", json=body)
             await server.stop()
         return reply.json()
@@ -202,7 +202,7 @@ async def main():
         running = await tasks.start(server.start, [ModelSettings(name="mine", implementation=Mine)])
         host, port = running.addresses["http"]
         body = {"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}]}
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             print((await client.post(f"http://{host}:{port}/v2/models/mine/infer", json=body)).status_code)
         await server.stop()
 

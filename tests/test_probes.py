@@ -14,7 +14,7 @@ import pytest
 
 from tests.serving import serving, write_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 MODELS = '''
 import time

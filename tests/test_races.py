@@ -21,7 +21,7 @@ from mlserve.settings import Settings
 from tests.engine import MODELS, request, until, values
 from tests.serving import write_model
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 NAMES = ("double", "batched", "asyncdouble", "sleeper")
 
 

@@ -15,7 +15,7 @@ from mlserve.osdep import resident_bytes
 from mlserve.recycling import Wear
 from tests.engine import load, request, running_pool, until, values, write_models
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.anyio
 
 LEAKY = """
 import asyncio

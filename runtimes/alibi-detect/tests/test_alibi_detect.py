@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     from alibi_detect.od import IForest, Mahalanobis, SpectralResidual
     from alibi_detect.saving import load_detector, save_detector
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # its libraries warn of each other
+pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(size=(200, 3)).astype("float32")

@@ -59,7 +59,7 @@ class Failing(MLModel):
 
 class Slow(MLModel):
     async def predict(self, payload):
-        await anyio.sleep(30)
+        await anyio.sleep(300)
 """
 SHAPES = '''
 import numpy as np

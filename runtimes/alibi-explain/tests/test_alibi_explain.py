@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from alibi import explainers
     from alibi.saving import load_explainer
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]  # its libraries warn of each other
+pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
 
 X = load_iris().data.astype("float32")
 Y = load_iris().target
@@ -376,7 +376,7 @@ def test_a_caller_that_leaves_ends_its_explanation(world: Any) -> None:
             ModelSettings(name="why", implementation=AlibiExplainRuntime, parameters=parameters)
         )
         await model.load()
-        with anyio.fail_after(20):  # the model takes 30 s
+        with anyio.fail_after(100):  # the model takes 300 s
             with anyio.move_on_after(0.5) as scope:
                 await model.predict(request_of(X[:1]))
             assert scope.cancelled_caught

@@ -103,7 +103,6 @@ def test_categories_and_text_on_frames_pass_the_conformance_suite(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     save(tmp_path, CLASSIFIER)

@@ -96,7 +96,6 @@ def test_what_a_chat_template_refuses_is_the_clients_error(talking: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_never_mixes_chats(talking: Path, tmp_path: Path, workers: int) -> None:
     (tmp_path / "chat").mkdir()

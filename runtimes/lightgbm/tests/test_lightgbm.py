@@ -65,7 +65,6 @@ def test_pickled_estimators_keep_classes_and_probabilities(tmp_path: Path, name:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     BOOSTER.save_model(tmp_path / "model.txt")

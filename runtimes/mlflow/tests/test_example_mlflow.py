@@ -13,7 +13,7 @@ import pytest
 from mlserve.testing import running_server
 from tests.examples import EXAMPLES, run_example
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def test_the_commands_of_its_page_work(tmp_path: Path) -> None:

@@ -75,7 +75,6 @@ def save_flavour(flavour: str, folder: Path, signature: Any) -> None:
     module.save_model(make().fit(IRIS, SPECIES), folder, signature=signature, pip_requirements=[])
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("flavour", ["sklearn", "xgboost", "lightgbm", "catboost"])
 def test_a_flavour_answers_as_mlflow_does_for_columns_and_for_one_tensor(
     tmp_path: Path, settings: Callable[..., Any], flavour: str
@@ -95,7 +94,6 @@ def test_a_flavour_answers_as_mlflow_does_for_columns_and_for_one_tensor(
         assert found.dtype == wanted.dtype and np.array_equal(found.reshape(wanted.shape), wanted)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("flavour", ["sklearn", "xgboost", "lightgbm", "catboost", "onnx"])
 def test_outputs_are_declared_as_they_are_answered(tmp_path: Path, settings: Callable[..., Any], flavour: str) -> None:
     data = ROWS.to_numpy(np.float32) if flavour == "onnx" else ROWS
@@ -130,7 +128,6 @@ def test_without_a_signature_one_tensor_is_an_array_and_several_are_columns(
     assert bytes(answers[0].outputs[0].data.to_raw("FP64")) == bytes(answers[1].outputs[0].data.to_raw("FP64"))
 
 
-@pytest.mark.timeout(60)
 def test_onnx_takes_a_tensor_and_gives_its_outputs_by_name(tmp_path: Path, settings: Callable[..., Any]) -> None:
     signature = infer_signature(IRIS.to_numpy(np.float32), {"variable": np.zeros((1, 1), np.float32)})
     save_flavour("onnx", tmp_path / "model", signature)

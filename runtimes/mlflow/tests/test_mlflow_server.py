@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mlserve.testing import running_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 NAMES = ["sl", "sw", "pl", "pw"]
 IRIS = pd.DataFrame(load_iris().data, columns=NAMES)

@@ -18,7 +18,7 @@ import tritonclient.http
 from mlserve.testing import running_server
 from tests.examples import Outcome, run_example
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,6 @@ from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError, ModelLoadError
 from mlserve.types import InferenceRequest, RequestOutput
 
-pytestmark = pytest.mark.timeout(300)
-
 ROWS = np.array([[at % 5 - 2.0, at % 3 * 1.5, at % 7 / 3] for at in range(42)])
 LABELS = ROWS[:, 0] + ROWS[:, 1]
 # The last one is as close to the boundary as a number gets.

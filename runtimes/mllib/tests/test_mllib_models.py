@@ -38,8 +38,6 @@ from mlserve.errors import MLServeError, ModelLoadError
 from mlserve.testing import check_runtime
 from mlserve.types import InferenceRequest, RequestInput, RequestOutput
 
-pytestmark = pytest.mark.timeout(300)
-
 ROWS = np.array([[float(at % 5), float(at % 3)] for at in range(30)])
 TABLE = [("ab"[at % 2], float(at % 5), float(at % 3), float(at % 2)) for at in range(30)]
 
@@ -327,7 +325,7 @@ def test_z_a_java_process_that_is_gone_is_started_again(trained: Trained) -> Non
     models = {name: trained.load(name) for name in ("logistic", "columns")}
     process: Any = SparkContext._gateway.proc  # type: ignore[union-attr]
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
+    process.wait(60)
     for name, request in (("logistic", vectors()), ("columns", columns())):
         found = ask(models[name], request)["prediction"].ravel()
         assert np.array_equal(found, trained.wanted[name]["prediction"])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.examples import run_example
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def test_the_commands_of_its_page_work(tmp_path: Path) -> None:

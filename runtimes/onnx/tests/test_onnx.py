@@ -87,7 +87,6 @@ def test_a_classifier_of_scikit_learn_with_its_map_of_probabilities(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     graphs.adding(tmp_path / "model.onnx")

@@ -130,7 +130,6 @@ def test_a_pipeline_on_frames_passes_the_conformance_suite(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     fitted = save(tmp_path, SVC(gamma=0.001).fit(DIGITS[:500], NUMBERS[:500]))

@@ -106,7 +106,6 @@ def trial(folder: Path, fitted: Any) -> Any:
     return TRIAL.load(folder, extra={"signature": True})
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 def test_every_estimator_sends_what_it_declares(tmp_path: Path) -> None:
     wrong: list[str] = []

@@ -49,7 +49,6 @@ def own(module: Any, *args: Any) -> Any:
         return module(*(torch.from_numpy(one) for one in args))
 
 
-@pytest.mark.timeout(60)  # the first export of a process imports much
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path: Path, form: str) -> None:
     module = nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)
@@ -61,7 +60,6 @@ def test_each_form_passes_the_conformance_suite_and_answers_bit_for_bit(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     module = nets.made(nets.Linear, 1000, 500)
@@ -82,7 +80,6 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("form", ["script", "exported", "module"])
 def test_inputs_go_by_name(tmp_path: Path, form: str) -> None:
     module = nets.made(nets.Embedding)

@@ -15,8 +15,6 @@ from mlserve.errors import ModelError, ModelLoadError
 from runtimes.torch.tests import nets
 from runtimes.torch.tests.test_torch import X, ask, load, own, serve
 
-pytestmark = pytest.mark.timeout(120)  # the first export of a process imports much
-
 
 class Nested(torch.nn.Module):
     """Tensors in tuples, lists and dicts."""

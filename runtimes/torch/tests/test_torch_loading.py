@@ -157,7 +157,6 @@ def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert model._device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.parametrize("form", ["exported", "weights"])
 def test_a_module_can_be_compiled(tmp_path: Path, form: str) -> None:
     module = nets.save(nets.made(nets.Linear), tmp_path / "model.pt", form)

@@ -56,7 +56,6 @@ def test_it_passes_the_conformance_suite_and_answers_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: int) -> None:
     CLASSIFIER.save_model(tmp_path / "model.json")

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 _ADDRESS = re.compile(r"^(REST|gRPC|metrics)\s+(?:http://)?(\S+:\d+)\s*$", re.MULTILINE)
 
 

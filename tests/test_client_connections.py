@@ -104,8 +104,11 @@ def test_many_threads_share_a_client(kind):
 
 
 def test_a_closed_client_starts_anew_and_a_forgotten_one_leaves_no_thread():
+    gc.collect()
+    others = threading.enumerate()
+
     def threads() -> list[threading.Thread]:
-        return [one for one in threading.enumerate() if one.name == "mlserve-client"]
+        return [one for one in threading.enumerate() if one.name == "mlserve-client" and one not in others]
 
     with Scripted(GOOD, GOOD, GOOD) as server:
         client = Client(server.address)

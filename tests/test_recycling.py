@@ -60,9 +60,11 @@ class Gated(Leaky):
     '''Does not end its load() while a gate is there; its unload() waits for the end of whoever stands before it.'''
 
     async def load(self):
-        waiting = Path(__file__).with_name("waiting")
-        while Path(__file__).with_name("gate").exists():
-            waiting.write_text(str(os.getpid()))
+        gate, mine = Path(__file__).with_name("gate"), Path(__file__).with_name(f"pid-{os.getpid()}")
+        if gate.exists():
+            mine.write_text(str(os.getpid()))
+            mine.rename(mine.with_name("waiting"))
+        while gate.exists():
             await asyncio.sleep(0.01)
 
     async def unload(self):

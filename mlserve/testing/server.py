@@ -50,7 +50,7 @@ class RunningServer:
         return f"http://{self._address('metrics')}"
 
     def infer(
-        self, model: str, request: InferenceRequest, version: str | None = None, timeout_seconds: float = 30.0
+        self, model: str, request: InferenceRequest, version: str | None = None, timeout_seconds: float = 60.0
     ) -> InferenceResponse:
         """One call over REST. MLServeError with the status and text of the server's refusal."""
         path = f"/v2/models/{model}/versions/{version}/infer" if version else f"/v2/models/{model}/infer"

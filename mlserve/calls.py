@@ -184,12 +184,13 @@ class HandleCall(ChunkedCall[Union[frames.Handled, frames.Piece]]):
 class StreamCall(ChunkedCall[InferenceResponse]):
     """A streamed call: requests in, chunks out, each side bounded by credit."""
 
-    __slots__ = ("assigned", "request_credit", "wake_feeder")
+    __slots__ = ("_ahead", "assigned", "request_credit", "wake_feeder")
 
     def __init__(self, model: int, form: str, request_credit: int, new_waiter: Callable[[], Waiter]) -> None:
         super().__init__(model, form, new_waiter)
         self.assigned: Waiter = new_waiter()  # set once it has a worker, or has ended without
-        self.request_credit = request_credit  # requests that the worker's buffer still has room for
+        self.request_credit = request_credit  # what the worker's buffer still has room for: see frames.credit_of
+        self._ahead: deque[int] = deque()  # what the requests cost that are there
         self.wake_feeder: Waiter | None = None
 
     def end(self) -> None:
@@ -198,8 +199,12 @@ class StreamCall(ChunkedCall[InferenceResponse]):
         if self.wake_feeder is not None:
             self.wake_feeder.set()
 
+    def pushed(self, credit: int) -> None:
+        self.request_credit -= credit
+        self._ahead.append(credit)
+
     def pulled(self) -> None:
-        self.request_credit += 1
+        self.request_credit += self._ahead.popleft()
         if self.wake_feeder is not None:
             self.wake_feeder.set()
 
@@ -208,7 +213,6 @@ class StreamCall(ChunkedCall[InferenceResponse]):
         while self.request_credit <= 0 and not self.ended:
             self.wake_feeder = self._new_waiter()
             await self.wake_feeder.wait()
-        self.request_credit -= 1
         return not self.ended
 
 

@@ -140,6 +140,7 @@ class Link:
     def push(self, call: StreamCall, request: Any) -> None:
         """Sends one more request of a stream."""
         message = pack_request(request, self._lending.lease)
+        call.pushed(credit_of(message))
         self._out.send_requests(frames.Push(call.number, message), [message.slot])
 
     def close_requests(self, call: StreamCall) -> None:

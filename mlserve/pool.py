@@ -47,7 +47,7 @@ from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve.unsent import Unsent
 
 _logger = logging.getLogger("mlserve.pool")
-_REQUESTS_AHEAD = 8  # requests of a stream that wait in the worker until the model takes them
+_REQUESTS_AHEAD = 8  # credit for requests of a stream that wait in the worker until the model takes them
 _LOOK_SECONDS = 0.01  # between two looks at whether the calls of a model have ended that is to be unloaded
 
 

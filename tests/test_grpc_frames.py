@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.grpc_edge import (
     PRIORITIZED,
     PUSH,
     RST,
+    SECONDS,
     SETTINGS,
     WINDOW,
     Heard,
@@ -299,6 +301,35 @@ def test_a_client_that_resets_many_calls_but_finishes_as_many_is_welcome(server:
 
     heard = talk(server.port, mixed, lambda heard: sum(kind == "DATA" for kind in heard.kinds) == 100)
     assert heard.goaway() is None
+
+
+def test_a_client_that_measures_its_line_with_pings_is_welcome(server: Running) -> None:
+    """grpc-go sends one for each DATA that comes while none is on its way: thousands in a stream of small chunks."""
+    from h2.connection import H2Connection
+    from h2.events import DataReceived, PingAckReceived
+
+    path = PATH.removesuffix("ModelInfer") + "ModelStreamInfer"
+    fields = [(name, path if name == ":path" else value) for name, value in FIELDS]
+    client = H2Connection()
+    client.initiate_connection()
+    client.send_headers(1, fields)
+    measured = 0
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while measured < 2500:
+            client.send_data(1, message())
+            sock.sendall(client.data_to_send())
+            awaited = {DataReceived, PingAckReceived}
+            while awaited:
+                data = sock.recv(1 << 16)
+                assert data, f"closed after {measured} pings"
+                for event in client.receive_data(data):
+                    awaited.discard(type(event))
+                    if isinstance(event, DataReceived):
+                        client.acknowledge_received_data(event.flow_controlled_length, 1)
+                        client.ping(bytes(8))
+                sock.sendall(client.data_to_send())
+            measured += 1
 
 
 @pytest.mark.parametrize("size", [10, 200, 20_000])

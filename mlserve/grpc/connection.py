@@ -26,7 +26,8 @@ logger = logging.getLogger("mlserve.grpc")
 _JOINED_BYTES = 64 << 10  # Below it, copying the parts of a write together is cheaper than handing over each.
 _BUFFERED_BYTES = 512 << 10  # Written before the turn of the loop ends, so that the transport can push back.
 _WRITE_BUFFER_BYTES = 1 << 20
-# How many resets, pings and settings a client may send within some seconds beyond its finished calls.
+# How many resets and settings a client may send within some seconds beyond its finished calls; how many pings at a
+# stretch, with nothing of ours between them. Clients measure their line by a ping for each DATA that comes.
 _CHURN_LIMIT = 2000
 _CHURN_SECONDS = 10.0
 
@@ -96,11 +97,13 @@ class HttpStream(Stream):
     async def send_headers(self, headers: Any, end_stream: bool = False) -> None:
         """Sends the headers of an answer, or its trailers. StreamClosedError if the stream is gone."""
         assert self.id is not None
-        if not self.connection.write_ready.is_set():
-            await self.connection.write_ready.wait()
+        connection = cast(GrpcConnection, self.connection)
+        if not connection.write_ready.is_set():
+            await connection.write_ready.wait()
         if self._transport.is_closing():
             raise StreamClosedError(self.id)
-        self.connection.flush()  # What h2 still holds was said before.
+        connection.pings.clear()
+        connection.flush()  # What h2 still holds was said before.
         h2 = cast(GrpcH2Connection, self._h2_connection)
         self._transport.write(h2.headers_frame(self.id, headers, end_stream))
 
@@ -113,15 +116,15 @@ class HttpStream(Stream):
         h2 would copy each byte four times on its way. It still keeps the windows and says whether the stream is open.
         """
         assert self.id is not None
-        stream_id, h2 = self.id, self._h2_connection
+        connection, stream_id, h2 = cast(GrpcConnection, self.connection), self.id, self._h2_connection
         write = self._transport.write
         rest = [memoryview(chunk) for chunk in chunks if len(chunk)]
         rest.reverse()
         left = sum(map(len, rest))
         loop, shut_at = asyncio.get_running_loop(), None
         while left:
-            if not self.connection.write_ready.is_set():
-                await self.connection.write_ready.wait()
+            if not connection.write_ready.is_set():
+                await connection.write_ready.wait()
             state = h2.streams.get(stream_id)
             if state is None or state.closed or self._transport.is_closing():
                 raise StreamClosedError(stream_id)
@@ -135,7 +138,8 @@ class HttpStream(Stream):
             h2.outbound_flow_control_window -= take
             state.outbound_flow_control_window -= take
             left -= take
-            self.connection.flush()
+            connection.pings.clear()
+            connection.flush()
             write(data_frame_head(take, stream_id))
             while take:
                 chunk = rest.pop()
@@ -159,8 +163,35 @@ class HttpStream(Stream):
             raise StreamClosedError(self.id) from None
 
 
+class Churn:
+    """Counts frames that cost something and ask for nothing."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since = 0.0
+
+    def add(self, now: float) -> bool:
+        """Counts one more; True if they are too many."""
+        if now - self._since > _CHURN_SECONDS:
+            self._count, self._since = 0, now
+        self._count += 1
+        return self._count > _CHURN_LIMIT
+
+    def pay(self) -> None:
+        """Makes one undone."""
+        self._count -= 1
+
+    def clear(self) -> None:
+        """Makes all of them undone."""
+        self._count = 0
+
+
 class GrpcConnection(Connection):
     """grpclib's Connection with our streams."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.pings = Churn()
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> HttpStream:
         """A stream that the client has opened."""
@@ -184,8 +215,7 @@ class _Events(EventsProcessor):
     def __init__(self, handler: AbstractHandler, connection: GrpcConnection) -> None:
         super().__init__(handler, connection)
         self._loop = asyncio.get_running_loop()
-        self._churn = 0
-        self._churn_since = 0.0
+        self._churn = Churn()  # of resets and settings
 
     def process(self, event: Event) -> None:
         """Acts on one event of h2. Unknown frames must be ignored; grpclib raises for them."""
@@ -197,28 +227,24 @@ class _Events(EventsProcessor):
     def process_stream_reset(self, event: StreamReset) -> None:
         """The client gave up a call."""
         super().process_stream_reset(event)
-        self._count_churn()
+        self._count(self._churn)
 
     def process_ping_received(self, event: PingReceived) -> None:
         """h2 has answered already."""
-        self._count_churn()
+        self._count(cast(GrpcConnection, self.connection).pings)
 
     def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
         """Windows may have changed."""
         super().process_remote_settings_changed(event)
-        self._count_churn()
+        self._count(self._churn)
 
     def call_finished(self) -> None:
-        """Pays for one reset, ping or settings frame."""
-        self._churn -= 1
+        """Pays for one reset or settings frame."""
+        self._churn.pay()
 
-    def _count_churn(self) -> None:
-        now = self._loop.time()
-        if now - self._churn_since > _CHURN_SECONDS:
-            self._churn, self._churn_since = 0, now
-        self._churn += 1
-        if self._churn > _CHURN_LIMIT:
-            logger.warning("closing a gRPC connection: %d resets, pings or settings in a row", self._churn)
+    def _count(self, churn: Churn) -> None:
+        if churn.add(self._loop.time()):
+            logger.warning("closing a gRPC connection: more than %d resets, pings or settings in a row", _CHURN_LIMIT)
             cast(GrpcConnection, self.connection).goaway(ErrorCodes.ENHANCE_YOUR_CALM)
             self.close("too many resets, pings or settings")
 

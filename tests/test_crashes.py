@@ -56,7 +56,7 @@ async def test_a_model_that_keeps_ending_its_worker_is_set_aside_and_the_others_
         assert error.retryable and "3 times in a row" in error.message and 200 < error.retry_after_seconds <= 300
         assert "3 times" in pool.why_not(1)
         assert (
-            "model crasher of pool" in caplog.text and "set aside for 30 s: the model ended its worker" in caplog.text
+            "model crasher of pool" in caplog.text and "set aside for 300 s: the model ended its worker" in caplog.text
         )
         assert values(await pool.infer(2, request([2.0]), "json")) == [4.0]
         assert not pool.why_not(2)

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 _PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -47,19 +48,21 @@ def _grpc(address: str) -> Callable[[], None]:
     return probe
 
 
-def _without_processor(*pids: int | str) -> float:
-    """For how many ms the main threads of processes have waited for a processor so far."""
-    found = 0
+def _without_processor(*pids: int | str) -> dict[str, float]:
+    """For how many ms each thread of processes has waited for a processor so far: any may have the lock of Python."""
+    found = {}
     for pid in pids:
-        with open(f"/proc/{pid}/task/{pid}/schedstat") as file:
-            found += int(file.read().split()[1])
-    return found / 1e6
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/schedstat") as file:  # it may have ended
+                found[thread] = int(file.read().split()[1]) / 1e6
+    return found
 
 
 def _measured(probe: Callable[[], None], *pids: int | str) -> tuple[float, float]:
-    starved, started = _without_processor(*pids), time.perf_counter()
+    before, started = _without_processor(*pids), time.perf_counter()
     probe()
-    return (time.perf_counter() - started) * 1000, _without_processor(*pids) - starved
+    took = (time.perf_counter() - started) * 1000
+    return took, sum(waited - before.get(thread, 0.0) for thread, waited in _without_processor(*pids).items())
 
 
 def main() -> None:

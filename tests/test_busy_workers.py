@@ -19,6 +19,7 @@ from mlserve.errors import MLServeError, RequestRefused, WorkerDied
 from mlserve.settings import ModelSettings
 from tests.engine import request, running_pool, until, values, write_models
 from tests.serving import serving, write_model
+from tests.unread import until as wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # what happens in the worker: it has no other
@@ -106,7 +107,7 @@ class Computing(MLModel):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(crew, "_PONG_SECONDS", 0.1)
+    monkeypatch.setattr(crew, "_PONG_SECONDS", 0.5)
     monkeypatch.setattr(recovery, "BACKOFF_SECONDS", (0.0, 0.01))
 
 
@@ -313,4 +314,5 @@ def test_what_follows_an_answered_handler_and_blocks_ends_its_worker(tmp_path):
     with serving(tmp_path, "--parallel-workers", "1") as server:
         assert httpx.get(f"{server.rest}/blocks", timeout=60).status_code == 200
         assert httpx.post(f"{server.rest}/v2/models/model/infer", json=body, timeout=60).status_code == 200
-        assert 'reason="stuck"' in httpx.get(f"http://{server.addresses['metrics']}/metrics", timeout=60).text
+        page = f"http://{server.addresses['metrics']}/metrics"
+        wait_until(lambda: 'reason="stuck"' in httpx.get(page).text)  # it may block only after the call

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import httpx
@@ -199,14 +199,12 @@ def test_custom_handlers_and_streams_have_deadlines_too(tmp_path):
         answer = httpx.get(f"{served.rest}/wait", headers={"X-Request-Timeout": "0.2"})
         assert answer.status_code == 504
         served.gate.unlink()
-        for seconds in ("0.4", "4", "40"):  # a busy machine may need more for the first answers
-            answer = httpx.post(
-                f"{served.rest}/v2/models/awaiting/infer_stream",
-                json={"inputs": [TENSOR]},
-                headers={"X-Request-Timeout": seconds},
-            )
-            if answer.text.count("data: ") > 2:
-                break
+        url = f"{served.rest}/v2/models/awaiting/infer_stream"
+        for seconds in ("0.4", "4", "40"):  # a busy machine may need more for the first answers, or cut them off
+            with suppress(httpx.RemoteProtocolError):
+                answer = httpx.post(url, json={"inputs": [TENSOR]}, headers={"X-Request-Timeout": seconds})
+                if answer.text.count("data: ") > 2:
+                    break
         assert answer.text.count("data: ") > 2 and "event: error" in answer.text and f"{seconds} s" in answer.text
 
 

@@ -181,9 +181,10 @@ def test_a_stream_has_a_deadline(server: Running, stub: GRPCInferenceServiceStub
     for seconds in ENOUGH:
         closed = closing(server, "counter")
         asked = body(count=100_000, pause=0.05)
-        answer = httpx.post(url(server, "counter"), json=asked, headers={"X-Request-Timeout": f"{seconds}"})
-        if answer.status_code == 200:
-            break
+        with suppress(httpx.RemoteProtocolError):  # a server that comes half a second late only cuts it off
+            answer = httpx.post(url(server, "counter"), json=asked, headers={"X-Request-Timeout": f"{seconds}"})
+            if answer.status_code == 200:
+                break
     assert "event: error" in answer.text and f"within {seconds:g} s" in answer.text.split("\n\n")[-2]
     closed()
     for seconds in ENOUGH:

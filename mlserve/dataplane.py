@@ -128,21 +128,18 @@ class DataPlane:
         """Runs one streamed call; gives the chunks that have come, together, whenever there are some.
 
         Close the generator to end the call early. Any MLServeError, also in mid-stream. Chunks carry the id of the
-        request before them, if it has one. The time is only looked at while the caller waits for chunks: one that may
-        be held up between them, as by a client that does not read, has to look itself (`stream_seconds`).
+        request that the model took last, if it has one. The time is only looked at while the caller waits for chunks:
+        one that may be held up between them, as by a client that does not read, has to look itself (`stream_seconds`).
         """
         model = self._admit(name, version)
         timeout = self.timeout_of(model, timeout_seconds)
         deadline = None if timeout is None else anyio.current_time() + timeout
         started = time.perf_counter()
         succeeded = False
-        request_id: str | None = None
 
         async def prepared() -> AsyncIterator[InferenceRequest]:
-            nonlocal request_id
             async for request in requests:
                 self._add_headers(request, model)
-                request_id = request.id or request_id
                 yield request
 
         self.in_flight += 1
@@ -153,7 +150,7 @@ class DataPlane:
                 async with aclosing(model.pool.stream(model.number, prepared(), form, timeout)) as answers:
                     while chunks := await _next(answers, model, timeout, deadline):
                         flow.came(len(chunks))
-                        yield [self._finish(chunk, model, request_id) for chunk in chunks]
+                        yield [self._finish(chunk, model, None) for chunk in chunks]
             succeeded = True
         finally:
             self.in_flight -= 1

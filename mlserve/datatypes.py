@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -110,6 +111,9 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype:
 
 
 MAX_DIMENSIONS = 64  # as many as numpy has; bounds what multiplying a client's sizes can cost
+# Sizes of a tensor without values cost their sender nothing, but a model that pools over the size of 0 makes so many.
+MAX_EMPTY_ROWS = 4096  # before the 0
+_MAX_EMPTY_WIDTH = 1 << 24  # behind it
 
 
 def check_count(shape: Sequence[int], count: int) -> tuple[int, ...]:
@@ -131,10 +135,24 @@ def check_count(shape: Sequence[int], count: int) -> tuple[int, ...]:
     if open_at < 0:
         if needed != count:
             raise CodecError(f"shape {_short(sizes)} needs {_values(needed)}, got {count}")
-        return sizes
-    if needed == 0 or count % needed:
+    elif needed == 0 or count % needed:
         raise CodecError(f"shape {_short(sizes)} does not divide {_values(count)}")
-    return (*sizes[:open_at], count // needed, *sizes[open_at + 1 :])
+    else:
+        sizes = (*sizes[:open_at], count // needed, *sizes[open_at + 1 :])
+    if not count:
+        _check_empty(sizes)
+    return sizes
+
+
+def _check_empty(sizes: Sequence[int]) -> None:
+    """CodecError for a tensor without values whose other sizes are large."""
+    at = list(sizes).index(0)
+    if math.prod(sizes[:at]) > MAX_EMPTY_ROWS:
+        raise CodecError(
+            f"shape {_short(tuple(sizes))} has rows without values; at most {MAX_EMPTY_ROWS} of them may come at once"
+        )
+    if math.prod(size for size in sizes[at:] if size) > _MAX_EMPTY_WIDTH:
+        raise CodecError(f"shape {_short(tuple(sizes))} has no values, and sizes that are too large for that")
 
 
 def fit_shape(array: Array, shape: Sequence[int]) -> Array:
@@ -142,7 +160,7 @@ def fit_shape(array: Array, shape: Sequence[int]) -> Array:
     of C-contiguous arrays."""
     try:
         fitted = array.reshape(shape)
-        if fitted.shape == tuple(shape):
+        if fitted.size and fitted.shape == tuple(shape):
             return fitted
     except (ValueError, TypeError, OverflowError):
         pass  # The slow way has the better words; numpy takes any negative size for -1.

@@ -48,6 +48,16 @@ def test_all_chunks_come_in_order(server: Running, stub: GRPCInferenceServiceStu
     assert told(stub.ModelStreamInfer(iter([message(model, count=300)]), timeout=60)) == list(range(300))
 
 
+@pytest.mark.parametrize("model", COUNTING)
+def test_chunks_have_the_id_of_the_request_that_they_answer(stub: GRPCInferenceServiceStub, model: str) -> None:
+    """Also where the requests behind it have been read already."""
+    requests = [message(model, count=1) for _ in range(20)]
+    for at, request in enumerate(requests):
+        request.id = str(at) if at % 2 else ""
+    answers = list(stub.ModelStreamInfer(iter(requests), timeout=60))
+    assert [answer.id for answer in answers] == [request.id for request in requests]
+
+
 @pytest.mark.parametrize("verb", ["infer_stream", "generate_stream"])
 @pytest.mark.parametrize("version", ["", "/versions/v1"])
 def test_both_verbs_stream_with_and_without_a_version(server: Running, verb: str, version: str) -> None:

@@ -20,6 +20,8 @@ from hypothesis.extra import numpy as hnp
 from mlserve.datatypes import BYTES, DTYPES, INT_RANGES, Datatype, cast, datatype_of, fit_shape, numpy_dtype
 from mlserve.errors import CodecError
 from mlserve.tensors import TensorData
+from mlserve.wire import json_data
+from mlserve.wire.json_data import to_json
 from mlserve.wire.raw_data import check_raw
 
 NUMERIC = [name for name in DTYPES if name != BYTES]
@@ -210,6 +212,41 @@ def test_empty_tensors_have_any_shape_without_values() -> None:
         assert data.to_contents("INT64") == b""
         assert not data
         assert bytes(data.to_json("INT64")) == b"[]"
+
+
+@pytest.mark.parametrize(
+    "shape", [[4097, 0], [64, 65, 0, 3], [30_000_000, 0], [4097, -1], [0, 2**25], [1, 0, 2**20, 32]], ids=str
+)
+def test_rows_without_values_are_few_since_they_cost_their_sender_nothing(shape: list[int]) -> None:
+    for data in (from_text([]), TensorData([]), TensorData.from_raw(b"", "FP32", shape)):
+        with pytest.raises(CodecError, match=r"rows without values; at most 4096|has no values, and sizes"):
+            data.to_numpy("FP32", shape)
+    for few in ([4096, 0], [64, 64, 0, 3], [0, 3, 2000, 2000], [16, -1]):
+        assert from_text([]).to_numpy("FP32", few).size == 0
+
+
+@pytest.mark.parametrize("piece", [1, 3, 10, 100])
+@pytest.mark.parametrize(
+    "values",
+    [
+        list(range(25)),
+        [[1.5, None], [2.5, "é"]] * 13,
+        [[0.5] * 30],
+        [[[1] * 7] * 5] * 3,
+        [[], [1], []] * 9,
+        [[1], [2] * 50, 3, "a", b"b", [[4]]],
+        np.arange(33),
+        np.linspace(0, 1, 41),
+        np.linspace(0, 1, 41, dtype=np.float32),
+        np.array([[True, False]] * 12),
+        np.array(["a", b"b", None] * 9, object),
+    ],
+    ids=repr,
+)
+def test_large_texts_are_written_in_pieces(values: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = to_json(values)
+    monkeypatch.setattr(json_data, "_PIECE_VALUES", piece)
+    assert to_json(values) == whole
 
 
 def test_a_raw_payload_is_viewed_and_not_copied() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from array import array as typed_array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -66,7 +66,10 @@ _STRINGS = (str, bytes)
 
 # orjson 3.12 and 3.13 write past the end of their buffer when they serialise arrays of float64: the heap is corrupt
 # afterwards (tests/test_tensors.py shows it with PYTHONMALLOC=debug). Lists and the other types of array are sound.
+# Both end the process on texts of some 500 MB, of lists and arrays alike: large ones are written in pieces.
 _FLOAT64_ARRAYS_ARE_SAFE = tuple(int(part) for part in orjson.__version__.split(".")[:2]) < (3, 12)
+
+_PIECE_VALUES = 1 << 20
 
 _decode = msgspec.json.Decoder().decode  # Keeps integers of any size exact, which orjson does not.
 _local = threading.local()
@@ -281,12 +284,10 @@ def to_json(values: Any) -> bytes:
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "biuf" and values.dtype.itemsize <= 8:
-            flat = _as_orjson_takes_it(values)
-            if flat.dtype != np.float64 or _FLOAT64_ARRAYS_ARE_SAFE:
-                return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+            return _numbers_to_json(_as_orjson_takes_it(values))
         values = values.ravel().tolist()
     try:
-        return orjson.dumps(values, default=_plain_value)
+        return _list_to_json(values) if isinstance(values, list) else orjson.dumps(values, default=_plain_value)
     except TypeError as error:  # Also orjson's own errors; a CodecError from below is their cause.
         if isinstance(error.__cause__, CodecError):
             raise error.__cause__ from None
@@ -294,6 +295,30 @@ def to_json(values: Any) -> bytes:
             return msgspec.json.encode(values, enc_hook=_plain_value)  # Integers of more than 64 bits.
         except (TypeError, ValueError, OverflowError, RecursionError):
             raise CodecError(f"data cannot be written as JSON: {error}") from None
+
+
+def _numbers_to_json(flat: Array) -> bytes:
+    if len(flat) > _PIECE_VALUES:
+        return _joined(_numbers_to_json(flat[at : at + _PIECE_VALUES]) for at in range(0, len(flat), _PIECE_VALUES))
+    if flat.dtype != np.float64 or _FLOAT64_ARRAYS_ARE_SAFE:
+        return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(flat.tolist())
+
+
+def _list_to_json(values: list[Any]) -> bytes:
+    """A list, perhaps of lists that are about as long as the first."""
+    width = len(values[0]) if values and isinstance(values[0], list) else 1
+    if len(values) * width <= _PIECE_VALUES:
+        return orjson.dumps(values, default=_plain_value)
+    if len(values) == 1:
+        return b"[" + _list_to_json(values[0]) + b"]"
+    step = max(1, _PIECE_VALUES // max(1, width))
+    return _joined(_list_to_json(values[at : at + step]) for at in range(0, len(values), step))
+
+
+def _joined(lists: Iterable[bytes]) -> bytes:
+    """One JSON list of the entries of several."""
+    return b"[" + b",".join(text[1:-1] for text in lists) + b"]"
 
 
 def _as_orjson_takes_it(array: Array) -> Array:

@@ -26,8 +26,8 @@ LARGE = np.arange(200_000, dtype=np.float32)
 
 
 def run(call: Call, port: int, **plan: Any) -> Outcome:
-    """A short round."""
-    with Load(Plan(call, port, seconds=0.1, warm_seconds=0.05, **plan)) as load:
+    """A short round, of one call at least."""
+    with Load(Plan(call, port, seconds=0.1, warm_seconds=0.05, **{"least_calls": 1, **plan})) as load:
         return load.go()
 
 

@@ -55,6 +55,7 @@ class Server:
         self._repository = repository
         self.metrics = Metrics(settings.server_name, settings.metrics_rest_server_prefix)
         self.unsent = Unsent(settings.answer_memory_bytes or osdep.quarter_of_memory())
+        self.intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
         self.pools = Pools(settings, self.metrics, self.unsent)
         self.metrics.registry.register(PoolMetrics(self.pools))
         self.models = Models(repository, self.pools, settings)
@@ -175,11 +176,10 @@ class Server:
 
     async def _start_transports(self, tasks: anyio.abc.TaskGroup) -> None:
         settings = self.settings
-        intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
-        grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=intake, unsent=self.unsent)
-        rest = RestApp(self.dataplane, self.metrics, settings, self.unsent)
+        grpc = GrpcServer(self.dataplane, self.metrics, settings, intake=self.intake, unsent=self.unsent)
+        rest = RestApp(self.dataplane, self.metrics, settings, self.unsent, self.intake)
         limits = Limits(
-            intake=intake,
+            intake=self.intake,
             unsent=self.unsent,
             send_seconds=settings.send_timeout_seconds,
             leaves_descriptors=True,

@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hpack import Encoder
 
 from mlserve.grpc.server import GrpcServer
-from mlserve.intake import Intake
+from mlserve.intake import PAUSE_SECONDS, Intake
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
 from mlserve.unsent import Unsent
@@ -78,12 +78,21 @@ def serving(
     grace: float = SECONDS,
     unsent: Unsent | None = None,
     intake: Intake | None = None,
+    pause_seconds: float = PAUSE_SECONDS,
     **settings: Any,
 ) -> Iterator[Running]:
     """Runs a server in a thread; at the end it must have left nothing behind."""
     plane = FakePlane() if plane is None else plane
     metrics = Metrics()
-    server = GrpcServer(plane, metrics, Settings(**settings), poll_seconds=0.01, unsent=unsent, intake=intake)
+    server = GrpcServer(
+        plane,
+        metrics,
+        Settings(**settings),
+        poll_seconds=0.01,
+        unsent=unsent,
+        intake=intake,
+        pause_seconds=pause_seconds,
+    )
     ended = threading.Event()
     with start_blocking_portal(*LOOPS[backend]) as portal:
         stop_now = portal.call(anyio.Event)

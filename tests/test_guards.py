@@ -33,6 +33,7 @@ ROOMS = [
         "leaving",
         "bounds",
         "intake",
+        "unpacking",
         "unsent",
         "nesting",
         "sockets",

@@ -25,10 +25,10 @@ from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
 from mlserve.errors import InvalidRequest, MLServeError
-from mlserve.grpc.compression import ACCEPTED, pack, unpack
+from mlserve.grpc.compression import ACCEPTED, pack, unpacker
 from mlserve.grpc.connection import HttpStream
 from mlserve.grpc.metadata import quoted_message, request_headers, timeout_seconds, trailing_fields
-from mlserve.intake import COUNTED_FROM_BYTES, Intake
+from mlserve.intake import COUNTED_FROM_BYTES, PAUSE_SECONDS, Intake, Share
 from mlserve.metrics import Metrics
 from mlserve.sockets import NO_DESCRIPTORS
 from mlserve.unsent import COUNTED_FROM_BYTES as UNSENT_FROM_BYTES
@@ -78,6 +78,7 @@ class CallLimits:
     intake: Intake = field(default_factory=Intake)
     unsent: Unsent = field(default_factory=Unsent)
     send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
+    pause_seconds: float = PAUSE_SECONDS  # without a byte of a message that is half there
 
 
 def methods_of(mapping: Mapping[str, Handler]) -> dict[str, Method]:
@@ -134,7 +135,8 @@ class Call:
         self.intake = limits.intake
         self.unsent = limits.unsent
         self._send_seconds = limits.send_seconds
-        self._held = 0  # bytes of the last message, where it is large, until somebody takes the count over
+        self._pause_seconds = limits.pause_seconds
+        self._share = Share(limits.intake)  # of the last message, where it is large, until somebody takes it over
         self._values = dict(fields)
         self._headers_sent = False
         self._sent = 0
@@ -184,9 +186,10 @@ class Call:
     async def recv_message(self) -> Any:
         """The client's next message; None at the end of its stream.
 
-        InvalidRequest if it cannot be read, BodyTooLarge if it is over the limit, packed or not.
+        InvalidRequest if it cannot be read, BodyTooLarge if it is over the limit, packed or not; Overloaded if there is
+        no memory for it, unpacked; MLServeError (408) if its client stops in the middle of it.
         """
-        found = await self._stream.inbox.message(self._limit_bytes, self._hold)
+        found = await self._stream.inbox.message(self._limit_bytes, self._hold, self._pause_seconds)
         method = self.method
         if found is None:
             if method.client_streaming:
@@ -200,18 +203,17 @@ class Call:
         return data if method.parse is None else method.parse(bytes(data))
 
     def _hold(self, size_bytes: int) -> None:
-        """Counts a message in that is about to come, and the one before it out. Overloaded if there is no memory."""
-        self.intake.give(self._held)
-        self._held = 0
+        """Counts a message in that is whole, and the one before it out. Overloaded if there is no memory."""
+        share = self._share
+        if share.held_bytes:
+            share.give(share.held_bytes)
         if size_bytes > COUNTED_FROM_BYTES:
-            if not self.intake.take(size_bytes):
-                raise self.intake.refusal()
-            self._held = size_bytes
+            share.take(size_bytes)
 
-    def hand_over(self) -> int:
-        """The bytes that count in the intake for the last message. The caller gives them back from now on."""
-        held, self._held = self._held, 0
-        return held
+    def hand_over(self) -> Share:
+        """What the last message takes of the intake. The caller closes it."""
+        share, self._share = self._share, Share(self.intake)
+        return share
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
@@ -253,19 +255,24 @@ class Call:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, pack, chunks, size, self._packing)
 
-    async def _unpack(self, data: bytes | memoryview) -> bytes:
-        """The message as it was before the client packed it."""
+    async def _unpack(self, data: bytes | memoryview) -> memoryview:
+        """The message as it was before the client packed it; a large one is unpacked in a thread.
+
+        A call that ends meanwhile does not wait for the thread, which sees that at its next step.
+        """
         encoding = self._values.get("grpc-encoding", "")
-        if len(data) < _UNPACKED_HERE_BYTES:
-            message = unpack(data, encoding, self._limit_bytes)
+        unpacking = unpacker(data, encoding, self._limit_bytes, self._share)
+        if unpacking.step(_UNPACKED_HERE_BYTES):
+            message = unpacking.result()
         else:
-            loop = asyncio.get_running_loop()
-            message = await loop.run_in_executor(None, unpack, data, encoding, self._limit_bytes)
+            message = await asyncio.get_running_loop().run_in_executor(None, unpacking.finish)
+        if len(data) > COUNTED_FROM_BYTES:  # and is not needed any more
+            self._share.give(len(data))
         # grpcio says of every client that it reads gzip. Only one that packs itself thinks that it pays.
         if self._packs_answers and not self._headers_sent:
             accepted = self._values.get("grpc-accept-encoding", "").replace(" ", "").split(",")
             self._packing = encoding if encoding in accepted else ""
-        return message
+        return memoryview(message)
 
     async def _send_headers(self) -> None:
         fields = [*_HEADERS, ("grpc-encoding", self._packing)] if self._packing else _HEADERS
@@ -286,7 +293,7 @@ class Call:
         except (StreamClosedError, ConnectionError):
             pass  # The client left while we were sending.
         finally:
-            self.intake.give(self._held)
+            self._share.close()
             seconds = time.perf_counter() - started
             self._metrics.grpc_done(method.kind, method.service, method.name, code, seconds)
 
@@ -344,7 +351,7 @@ class Call:
             stream.connection.flush()
 
 
-# A thread costs as much as packing some 10 KiB, or unpacking some 50.
+# A thread costs as much as packing some 10 KiB.
 _PACKED_HERE_BYTES = 32 << 10
 _UNPACKED_HERE_BYTES = 128 << 10
 

@@ -1,14 +1,16 @@
-"""gzip and deflate for gRPC messages, with a limit on what comes out."""
+"""gzip and deflate for gRPC messages: answers packed where it pays, requests unpacked."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
 
-from mlserve.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
+from mlserve.errors import InvalidRequest, UnsupportedEncoding
+from mlserve.intake import Share
+from mlserve.unpacking import Unpacker
 from mlserve.wire.protowire import Chunk
 
-__all__ = ["ACCEPTED", "pack", "unpack"]
+__all__ = ["ACCEPTED", "pack", "unpacker"]
 
 ACCEPTED = "identity,deflate,gzip"
 
@@ -19,23 +21,13 @@ _STEP_BYTES = 1 << 20
 _LEVEL = 1  # Tensors shrink hardly more at higher levels, which take several times as long.
 
 
-def unpack(data: Chunk, encoding: str, limit_bytes: int) -> bytes:
-    """The message. BodyTooLarge past the limit, without unpacking the rest; InvalidRequest for broken data."""
-    bits = _WINDOW_BITS.get(encoding)
-    if bits is None:
+def unpacker(data: Chunk, encoding: str, limit_bytes: int, share: Share) -> Unpacker:
+    """What unpacks a message that is marked as packed. InvalidRequest, UnsupportedEncoding."""
+    if encoding not in _WINDOW_BITS:
         if encoding in ("", "identity"):
             raise InvalidRequest("a message is marked as compressed, but the call names no grpc-encoding")
         raise UnsupportedEncoding(f"grpc-encoding {encoding!r} is not known here; known are {ACCEPTED}")
-    engine = zlib.decompressobj(bits)
-    try:
-        message = engine.decompress(data, limit_bytes + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"a message is no valid {encoding}: {error}") from None
-    if len(message) > limit_bytes:
-        raise BodyTooLarge(f"a message has more than {limit_bytes} bytes after unpacking")
-    if not engine.eof or engine.unused_data:
-        raise InvalidRequest(f"a message is no valid {encoding}: it " + ("goes on" if engine.eof else "is cut"))
-    return message
+    return Unpacker(data, encoding, limit_bytes, share, "a message")
 
 
 def pack(chunks: Iterable[Chunk], size: int, encoding: str) -> bytes | None:

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from mlserve.errors import BodyTooLarge, InvalidRequest
+from mlserve.errors import BodyTooLarge, InvalidRequest, MLServeError
 from mlserve.intake import COUNTED_FROM_BYTES, Intake
 
 __all__ = ["Inbox"]
@@ -24,8 +24,8 @@ class Inbox:
     """The received and unread data of one stream. One reader at a time.
 
     Flow control: the parts of a message that is awaited are given back to the sender's window as they come, so that a
-    message may be larger than the window; everything else when it is read. So no more than a window lies here unread,
-    and that counts as memory of the server's intake.
+    message may be larger than the window; everything else when it is read. So no more than a message and a window lie
+    here, and what has come of them counts as memory of the server's intake until it is read.
     """
 
     __slots__ = (
@@ -33,10 +33,12 @@ class Inbox:
         "_chunks",
         "_counted",
         "_eof",
+        "_heard",
         "_intake",
         "_missing",
         "_on_full",
         "_size",
+        "_timer",
         "_unacknowledged",
         "_waiter",
     )
@@ -49,6 +51,8 @@ class Inbox:
         self._eof = False
         self._unacknowledged = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._heard = 0.0  # When something came last; kept while somebody waits.
+        self._timer: asyncio.TimerHandle | None = None  # Set while a part of a message is awaited.
         self._intake: Intake | None = None
         self._on_full: Callable[[], None] = _ignore
         self._counted = 0  # Bytes of the intake that lie here unread.
@@ -63,6 +67,8 @@ class Inbox:
         if data:
             self._chunks.append(data)
             self._size += len(data)
+            if self._waiter is not None:
+                self._heard = self._waiter.get_loop().time()
         self._unacknowledged += ack_size
         if self._size > COUNTED_FROM_BYTES:
             self._count()
@@ -79,18 +85,23 @@ class Inbox:
     def unacked_size(self) -> int:
         """The bytes that are still to be given back; nothing is left of them afterwards."""
         size, self._unacknowledged = self._unacknowledged, 0
+        self.drop()
+        return size
+
+    def drop(self) -> None:
+        """Forgets what lies here unread."""
         self._chunks.clear()
         self._size = 0
         self._count()
-        return size
 
     async def message(
-        self, limit_bytes: int, hold: Callable[[int], None] | None = None
+        self, limit_bytes: int, hold: Callable[[int], None] | None = None, pause_seconds: float = 0.0
     ) -> tuple[bool, bytes | memoryview] | None:
         """Whether the next message is compressed, and its bytes; None at the end of the stream.
 
-        BodyTooLarge as soon as its length is known; InvalidRequest if the stream ends within it. `hold` is told the
-        length before the message comes, and may raise.
+        BodyTooLarge as soon as its length is known; InvalidRequest if the stream ends within it; MLServeError (408) if
+        nothing of it comes for `pause_seconds`, 0: it may take for ever. `hold` is told the length of a message that is
+        whole, when it does not count here any more, and may raise.
         """
         if not await self._have(_PREFIX_BYTES):
             return None
@@ -100,33 +111,51 @@ class Inbox:
             raise InvalidRequest(f"a message begins with the byte {flag}; expected 0 or 1")
         if size > limit_bytes:
             raise BodyTooLarge(f"a message has {size} bytes; the limit is {limit_bytes}")
-        if hold is not None:
-            hold(size)
-        if size and not await self._have(size):
+        if size and not await self._have(size, pause_seconds):
             raise InvalidRequest(f"a message of {size} bytes is cut: none came")
-        if not size:
-            return flag == 1, b""
-        data = self._take(size)
-        return flag == 1, data if size > _VIEWED_BYTES else bytes(data)
-
-    async def _have(self, size: int) -> bool:
-        """Waits for so many bytes. False if the stream ended before the first; InvalidRequest if before the last."""
-        self._missing = size
+        data = self._take(size) if size else b""
         if self._counted:
             self._count()
+        if hold is not None:
+            hold(size)
+        return flag == 1, data if size > _VIEWED_BYTES else bytes(data)
+
+    async def _have(self, size: int, pause_seconds: float = 0.0) -> bool:
+        """Waits for so many bytes. False if the stream ended before the first; InvalidRequest if before the last."""
+        self._missing = size
         self._give_back()
         if self._size < size and not self._eof:
-            self._waiter = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            self._heard = loop.time()
+            if pause_seconds:
+                self._watch(pause_seconds)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
         self._missing = 0
         if self._size >= size:
             return True
         if self._size:
             raise InvalidRequest(f"a message is cut: {size} bytes were announced, {self._size} came")
         return False
+
+    def _watch(self, pause_seconds: float) -> None:
+        """Looks now and again whether something came, and else ends the waiting."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        loop = waiter.get_loop()
+        left = self._heard + pause_seconds - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._watch, pause_seconds)
+        else:
+            text = f"{self._missing} bytes were announced, {self._size} came, and then nothing for {pause_seconds:g} s"
+            waiter.set_exception(MLServeError(f"a message is given up: {text}", 408))
 
     def _take(self, size: int) -> bytes | memoryview:
         """The first bytes, which are there; a view where they lie in one chunk, joined once where they do not."""
@@ -158,10 +187,10 @@ class Inbox:
             self._acknowledge(size)
 
     def _count(self) -> None:
-        """Counts what lies here unread, but for what is awaited: whoever waits counts that."""
+        """Counts what lies here, where it is more than a little."""
         if self._intake is None:
             return
-        unread = max(0, self._size - max(self._missing, COUNTED_FROM_BYTES))
+        unread = self._size if self._size > COUNTED_FROM_BYTES else 0
         if unread <= self._counted:
             self._intake.give(self._counted - unread)
         elif not self._intake.take(unread - self._counted):

@@ -19,7 +19,7 @@ from mlserve.grpc.listener import Listener
 from mlserve.grpc.plane import Plane, TrioPlane, trio_asyncio
 from mlserve.grpc.reflection import ReflectionService
 from mlserve.grpc.services import InferenceService, RepositoryService
-from mlserve.intake import Intake
+from mlserve.intake import PAUSE_SECONDS, Intake
 from mlserve.metrics import Metrics
 from mlserve.settings import Settings
 from mlserve.sockets import tune_listener
@@ -36,7 +36,8 @@ _LONGEST_MESSAGE = (1 << 32) - 1  # what the four bytes before a message can say
 class GrpcServer:
     """The gRPC transport of one server. `serve` may run again after it has ended.
 
-    `poll_seconds`: how often the health service's Watch looks at the state.
+    `poll_seconds`: how often the health service's Watch looks at the state. `pause_seconds`: so long without a byte of
+    a message that is half there, and its call ends; 0: never.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class GrpcServer:
         poll_seconds: float = 1.0,
         intake: Intake | None = None,
         unsent: Unsent | None = None,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._dataplane = dataplane
         self._metrics = metrics
@@ -55,6 +57,7 @@ class GrpcServer:
         self._poll_seconds = poll_seconds
         self._intake = intake or Intake()
         self._unsent = unsent or Unsent()
+        self._pause_seconds = pause_seconds
 
     async def serve(
         self,
@@ -112,6 +115,7 @@ class GrpcServer:
                 self._intake,
                 self._unsent,
                 self._settings.send_timeout_seconds,
+                self._pause_seconds,
             ),
         )
 

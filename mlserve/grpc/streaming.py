@@ -23,6 +23,7 @@ from mlserve.errors import InvalidRequest, MLServeError
 from mlserve.grpc.call import Call
 from mlserve.grpc.in_turn import Kept, Sizes
 from mlserve.grpc.plane import Plane
+from mlserve.intake import Share
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters
 from mlserve.wire.protowire import Chunk
 from mlserve.wire.schema import schema_class
@@ -196,15 +197,15 @@ class _TritonStream:
         if ends_turn is not None:
             task.add_done_callback(ends_turn)
         self._calls.add(task)
-        held = self._call.hand_over()
-        self._bodies_bytes += held
-        task.add_done_callback(partial(self._closed, held))
+        share = self._call.hand_over()
+        self._bodies_bytes += share.held_bytes
+        task.add_done_callback(partial(self._closed, share))
 
-    def _closed(self, held: int, task: asyncio.Task[Any]) -> None:
+    def _closed(self, share: Share, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         self._slots.release()
-        self._bodies_bytes -= held
-        self._call.intake.give(held)
+        self._bodies_bytes -= share.held_bytes
+        share.close()
 
     async def _put(self, chunks: list[Chunk]) -> None:
         """Lets an answer wait for the client; it counts among those that clients have not taken."""

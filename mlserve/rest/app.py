@@ -18,6 +18,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlserve.errors import CallerLeft, MLServeError
+from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.rest.control import ControlEndpoints, Controls
 from mlserve.rest.docs import DocsEndpoints
@@ -69,8 +70,16 @@ def _split_infer_path(path: str) -> tuple[str, dict[str, Any]] | None:
 class RestApp:
     """The ASGI application of the REST port."""
 
-    def __init__(self, dataplane: Backend, metrics: Metrics, settings: Settings, unsent: Unsent | None = None) -> None:
+    def __init__(
+        self,
+        dataplane: Backend,
+        metrics: Metrics,
+        settings: Settings,
+        unsent: Unsent | None = None,
+        intake: Intake | None = None,
+    ) -> None:
         self._metrics = metrics
+        self.intake = intake or Intake()
         self.unsent = unsent or Unsent()
         self._send_seconds = settings.send_timeout_seconds
         self._may_pack = settings.gzip_enabled
@@ -159,7 +168,7 @@ class RestApp:
                     template, params = found
                     if DECODED_PATH in scope:
                         params = with_slashes(params)
-                    request = Request(scope, receive, send, params)
+                    request = Request(scope, receive, send, params, self.intake)
                     await self.count("POST", template, partial(self.answer, self._infer[template], request))
                     return
             await self._route(scope, receive, send)
@@ -191,12 +200,16 @@ class RestApp:
     async def answer(self, endpoint: Endpoint, request: Request) -> int:
         """Answers with what an endpoint gives or raises; the status."""
         try:
-            reply = await endpoint(request)
-        except ClientGone:
-            raise
-        except Exception as error:
-            reply = error_reply(error, None if request.inference is None else request.inference.id)
-        return 200 if reply is None else await self.send(reply, request)
+            try:
+                reply = await endpoint(request)
+            except ClientGone:
+                raise
+            except Exception as error:
+                reply = error_reply(error, None if request.inference is None else request.inference.id)
+            return 200 if reply is None else await self.send(reply, request)
+        finally:
+            if request.share is not None:
+                request.share.close()
 
     async def send(self, reply: Reply, request: Request) -> int:
         """Sends an answer; its status."""
@@ -228,7 +241,7 @@ class _Framed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         params = with_slashes(scope["path_params"]) if DECODED_PATH in scope else scope["path_params"]
-        respond = partial(self._app.answer, self._endpoint, Request(scope, receive, send, params))
+        respond = partial(self._app.answer, self._endpoint, Request(scope, receive, send, params, self._app.intake))
         if self._template is None:
             await respond()
         else:

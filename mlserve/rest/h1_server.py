@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from mlserve.intake import Intake
+from mlserve.intake import PAUSE_SECONDS, Intake
 from mlserve.rest.h1_exchange import Application
 from mlserve.unsent import Unsent
 
@@ -32,7 +32,7 @@ class Limits:
     max_head_bytes: int = 16 * 1024
     keep_alive_seconds: float = 75.0  # an idle connection is closed after this
     head_seconds: float = 20.0  # from the first byte of a request to the end of its head
-    body_pause_seconds: float = 60.0  # without a byte of a body that the application waits for
+    body_pause_seconds: float = PAUSE_SECONDS  # without a byte of a body that the application waits for
     linger_seconds: float = 5.0
     send_seconds: float = 60.0  # without the client taking a byte of what is sent to it; 0: for ever
     intake: Intake = field(default_factory=Intake)  # of all connections together

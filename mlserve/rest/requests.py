@@ -9,6 +9,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from mlserve.errors import BodyTooLarge, CallerLeft
+from mlserve.intake import COUNTED_FROM_BYTES, Intake, Share
 from mlserve.leaving import while_connected
 from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
 from mlserve.rest.headers import check_content_type, read_headers
@@ -26,16 +27,21 @@ class Request:
     """What an endpoint sees of a request. `params` are the parts of its path that have names.
 
     `send` is for endpoints that send their answer themselves; `inference` is set once the body has been read as one.
+    Whoever made it closes its `share`, if it has one, when it is answered.
     """
 
-    __slots__ = ("_receive", "headers", "inference", "params", "scope", "send")
+    __slots__ = ("_intake", "_receive", "headers", "inference", "params", "scope", "send", "share")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, params: dict[str, Any]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, params: dict[str, Any], intake: Intake | None = None
+    ) -> None:
         self.scope = scope
         self.headers = read_headers(scope["headers"])
         self.params = params
         self.send = send
         self.inference: InferenceRequest | None = None
+        self.share: Share | None = None  # of the memory for bodies, beyond what the edge below counts itself
+        self._intake = intake
         self._receive = receive
 
     @property
@@ -47,16 +53,22 @@ class Request:
         """The body, unpacked, that may hold JSON by its headers.
 
         InvalidRequest (415) for other content types, BodyTooLarge where it is, packed or unpacked, over the limit,
-        ClientGone if the client leaves before it is complete.
+        Overloaded if there is no memory for it, ClientGone if the client leaves before it is complete.
         """
         headers = self.headers
         check_content_type(headers)
         read = (self.scope.get("extensions") or {}).get(BODY_EXTENSION)
         body: Buffer = await (self._read(limit_bytes) if read is None else read(limit_bytes))
         coding = headers.get("content-encoding")
-        return body if coding is None else await unpack(body, coding, limit_bytes)
+        return body if coding is None else await unpack(body, coding, limit_bytes, self._shared())
+
+    def _shared(self) -> Share:
+        if self.share is None:
+            self.share = Share(self._intake or Intake())
+        return self.share
 
     async def _read(self, limit_bytes: int) -> bytes:
+        """The body from a server below that does not count bodies itself."""
         announced = self.headers.get("content-length", "")
         if announced.isdigit() and int(announced[:20]) > limit_bytes:
             raise BodyTooLarge(f"request body: {announced} bytes are over the limit of {limit_bytes}")
@@ -70,6 +82,9 @@ class Request:
             size += len(piece)
             if size > limit_bytes:
                 raise BodyTooLarge(f"request body: more than the limit of {limit_bytes} bytes")
+            if size > COUNTED_FROM_BYTES:
+                share = self._shared()
+                share.take(size - share.held_bytes)
             if piece:
                 pieces.append(piece)
             if not message.get("more_body", False):

@@ -61,12 +61,13 @@ def array_of(model: MLModel, one: RequestInput, datatype: str | None = None, *, 
     wanted = datatype or one.datatype
     metadata = (model.declared("inputs") or {}).get(one.name)
     try:
-        if get_content_type(one, metadata) in _PLAIN:
+        decoded = one.data if get_content_type(one, metadata) in _PLAIN else model.decode(one)
+        if decoded is one.data:  # as it came, also where nobody has registered the content type
             array = one.data.to_numpy(wanted, one.shape, writable=writable)
             if wanted in _FLOATS and one.datatype != wanted:
                 _check_floats(array, one.data.to_numpy(one.datatype, one.shape, writable=False), wanted)
             return array
-        value = np.asarray(model.decode(one))
+        value = np.asarray(decoded)
         return value.astype(object) if wanted == BYTES else _check_floats(cast(value, wanted), value, wanted)
     except InvalidRequest as error:
         raise located(error, one) from None

@@ -316,6 +316,17 @@ class Payload:
             return contents.elements_from_contents(self._octets())
         return contents.numbers_from_contents(self._octets(), self._datatype)
 
+    def _flat_numbers(self) -> Array | None:
+        """The values as an array, to be read only, if their list is a flat one of numbers and need not be made."""
+        if self._form == "json":
+            return json_data.flat_numbers(self._octets())
+        if type(self._list) is _Joined:
+            return self._list.flat_numbers()
+        if self._form == "object" or self._datatype == BYTES:
+            return None
+        values: Array = self._values()
+        return values
+
     def _elements(self) -> list[Any]:
         """The text or bytes of a BYTES tensor, flat."""
         if self._form == "json":
@@ -339,6 +350,12 @@ class _Joined(list[Payload]):
         if len({isinstance(part[0], list) for part in lists if part}) > 1:  # some are nested, some are flat
             lists = [json_data.flatten(part) for part in lists]
         return [one for part in lists for one in part]
+
+    def flat_numbers(self) -> Array | None:
+        """Those of all tensors, if each has them and all are of one type."""
+        arrays = [one for one in map(Payload._flat_numbers, self) if one is not None]
+        alike = len(arrays) == len(self) and len({one.dtype for one in arrays}) == 1
+        return np.concatenate(arrays) if alike else None
 
 
 def plain_list(flat: Array) -> list[Any]:

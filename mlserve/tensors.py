@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlserve.datatypes import Array
+from mlserve.as_lists import converted, widened
+from mlserve.datatypes import INT_RANGES, Array
 from mlserve.errors import CodecError
 from mlserve.in_pydantic import InPydantic
 from mlserve.payload import UNSET, Payload, plain_list
 from mlserve.wire.json_data import values_from_json
 
 __all__ = ["TensorData"]
+
+_INT64_MAX = INT_RANGES["INT64"][1]
 
 
 class TensorData(Payload, InPydantic):
@@ -105,11 +109,23 @@ class TensorData(Payload, InPydantic):
 
     __hash__ = None  # type: ignore[assignment]  # Mutable through `root`, like a list.
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        value = self._payload if self._list is UNSET else self.tolist()
-        if not isinstance(value, np.ndarray):
-            value = self.tolist() if self._form in ("json", "object") else self._values()
-        return np.array(value, dtype) if copy else np.asarray(value, dtype)
+    @property
+    def __array__(self) -> Callable[..., Array]:
+        """What numpy and pandas ask of objects that are arrays: there for an array that was put in, which it gives,
+        and for flat lists of numbers, of which it makes what numpy makes of the list. All else they read as lists."""
+        held = self._held() if self._form == "object" and self._list is UNSET else None
+        if isinstance(held, np.ndarray):
+            return partial(_array, held)
+        numbers = self._flat_numbers()
+        if numbers is None or (numbers.dtype == np.uint64 and numbers.max(initial=0) > _INT64_MAX):
+            raise AttributeError("__array__")
+        return partial(self._listed_array, numbers)
+
+    def _listed_array(self, numbers: Array, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("tensor data is no array, one has to be made of it: leave copy=False out")
+        made = widened(numbers) if dtype is None else converted(numbers, dtype)
+        return np.array(self.tolist(), dtype) if made is None else made
 
     def __repr__(self) -> str:
         return f"TensorData({self._shown()})"
@@ -182,6 +198,10 @@ class TensorData(Payload, InPydantic):
         if isinstance(value, list) and len(value) > 6:
             return f"[{', '.join(_cut(repr(one), 24) for one in value[:6])}, ... {len(value)} values]"
         return _cut(repr(value), 80)
+
+
+def _array(held: Array, dtype: Any = None, copy: bool | None = None) -> Array:
+    return np.array(held, dtype) if copy else np.asarray(held, dtype)
 
 
 def _remade(form: str, payload: Any, datatype: str | None, shape: Sequence[int] | None) -> TensorData:

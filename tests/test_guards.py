@@ -38,7 +38,7 @@ ROOMS = [
         "nesting",
         "sockets",
     ],
-    ["datatypes", "wire.json_data", "wire.raw_data", "wire.contents"],
+    ["datatypes", "as_lists", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["in_pydantic", "payload", "tensors", "scalars", "annotations", "arguments", "types"],
     ["settings", "runtime_names"],
     ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],

@@ -113,7 +113,7 @@ def _decode(tensor: InputOrOutput) -> Array:
 def _encode(name: str, payload: Any) -> tuple[Any, Datatype, list[int]]:
     array = payload
     if payload.__class__ is not np.ndarray:
-        if not hasattr(payload, "__array__"):
+        if not hasattr(payload, "__array__") and type(payload) is not TensorData:
             raise unencodable(f"'{name}': content type 'np' takes numpy arrays, got {type(payload).__name__}")
         if is_masked(payload):
             return _encode_masked(name, payload)

@@ -12,6 +12,7 @@ among floating-point numbers. What MLServer cuts or wraps silently (1.5 as an in
 from __future__ import annotations
 
 import math
+import re
 import threading
 from array import array as typed_array
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ from mlserve.wire.raw_data import Buffer, aligned
 __all__ = [
     "check_utf8",
     "encodable",
+    "flat_numbers",
     "flatten",
     "numbers_from_json",
     "numbers_from_values",
@@ -63,6 +65,8 @@ _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[],")
 _LISTS = (list, tuple, np.ndarray)
 _BYTES = (bytes, bytearray)
 _STRINGS = (str, bytes)
+_BEGINS_WITH_NUMBER = re.compile(rb"\s*\[\s*[-\d]")
+_MARKS_OF_FLOATS = (b".", b"e", b"E")
 
 # orjson 3.12 and 3.13 write past the end of their buffer when they serialise arrays of float64: the heap is corrupt
 # afterwards (tests/test_tensors.py shows it with PYTHONMALLOC=debug). Lists and the other types of array are sound.
@@ -132,6 +136,15 @@ def numbers_from_values(values: Any, datatype: str) -> Array:
     return cast(found, datatype) if datatype == "FP16" else found
 
 
+def flat_numbers(text: Buffer) -> Array | None:
+    """The array that numpy makes of the text's list, if that is one of nothing but integers of 64 bits, or numbers of
+    which some have a point or an exponent; None for any other, and for texts so small that lists are quicker."""
+    if len(text) <= _SMALL_BYTES or not _BEGINS_WITH_NUMBER.match(text):
+        return None
+    whole = text if isinstance(text, _BYTES) else bytes(text)
+    return _parsed(whole, "d" if any(mark in whole for mark in _MARKS_OF_FLOATS) else "i")
+
+
 def strings_from_values(values: Any) -> list[Any]:
     """The elements of a BYTES tensor: text, bytes or None. CodecError for anything else."""
     flat = flatten(values)
@@ -161,7 +174,19 @@ def flatten(values: Any) -> list[Any]:
 
 def _by_simdjson(text: Buffer, datatype: str) -> Array | None:
     """The numbers, if simdjson can give them as they are meant; otherwise None."""
-    kind: Literal["d", "i", "u"] = "d" if datatype[0] == "F" else "u" if datatype[0] == "U" else "i"
+    found = _parsed(text, "d" if datatype[0] == "F" else "u" if datatype[0] == "U" else "i")
+    if found is None:
+        return None
+    if datatype in INT_RANGES and found.size and found.dtype.itemsize > DTYPES[datatype].itemsize:
+        low, high = INT_RANGES[datatype]
+        if found.min() < low or found.max() > high:
+            return None
+        return found.astype(DTYPES[datatype])
+    return cast(found, datatype)
+
+
+def _parsed(text: Buffer, kind: Literal["d", "i", "u"]) -> Array | None:
+    """The numbers of evenly nested lists, flat, if simdjson can give all of them in this type."""
     # The parser is taken out while in use: a signal handler that raises here must not leave one that is half used.
     parser = _local.__dict__.pop("parser", None) or simdjson.Parser()
     document: Any = None
@@ -178,12 +203,7 @@ def _by_simdjson(text: Buffer, datatype: str) -> Array | None:
         del document  # A parser refuses the next text while something refers to the last one.
     if len(text) <= _KEPT_PARSER_BYTES:
         _local.parser = parser
-    if datatype in INT_RANGES and found.size and found.dtype.itemsize > DTYPES[datatype].itemsize:
-        low, high = INT_RANGES[datatype]
-        if found.min() < low or found.max() > high:
-            return None
-        return found.astype(DTYPES[datatype])
-    return cast(found, datatype)
+    return found
 
 
 def _is_even(text: Buffer, document: Any, count: int) -> bool:
@@ -331,7 +351,7 @@ def _as_orjson_takes_it(array: Array) -> Array:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return text_of_bytes(value)
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, those of other libraries, the data of tensors
         return value.tolist()
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -193,7 +193,7 @@ class Payload:
         if self._form == "raw" and self._datatype == datatype:
             return self._octets()
         if datatype == BYTES:
-            return raw_data.raw_from_elements(self._elements())
+            return raw_data.raw_from_elements(self._elements(json_data.flatten))
         return raw_data.numbers_to_raw(self._to_array(datatype))
 
     def to_contents(self, datatype: str) -> bytes:
@@ -201,7 +201,7 @@ class Payload:
         if self._form == "contents" and self._datatype == datatype:
             return bytes(self._octets())
         if datatype == BYTES:
-            return contents.contents_from_elements(self._elements())
+            return contents.contents_from_elements(self._elements(json_data.flatten))
         return contents.contents_from_numbers(self._to_array(datatype), datatype)
 
     @property
@@ -283,6 +283,9 @@ class Payload:
     def _to_array(self, datatype: str) -> Array:
         """An array of the datatype's numpy type; flat, unless the payload is an array."""
         if datatype == BYTES:
+            held = self._object() if self._form == "object" else None
+            if isinstance(held, np.ndarray) and held.dtype.kind == "O":
+                return held  # with other values than text in it, if Python code has put them there
             elements = self._elements()
             array = np.empty(len(elements), object)
             array[:] = elements
@@ -327,15 +330,15 @@ class Payload:
         values: Array = self._values()
         return values
 
-    def _elements(self) -> list[Any]:
-        """The text or bytes of a BYTES tensor, flat."""
+    def _elements(self, read: Callable[[Any], list[Any]] = json_data.strings_from_values) -> list[Any]:
+        """The text or bytes of a BYTES tensor, flat; `flatten` leaves it to who writes them to refuse other values."""
         if self._form == "json":
-            return json_data.strings_from_values(json_data.values_from_json(self._octets()))
+            return read(json_data.values_from_json(self._octets()))
         if self._form == "object":
             value = self._object()
             if isinstance(value, np.ndarray) and value.dtype.kind not in "USOT":
                 raise CodecError(f"an array of {datatype_of(value.dtype)} is no BYTES tensor")
-            return json_data.strings_from_values(value)
+            return read(value)
         if self._datatype != BYTES:
             raise CodecError(f"{self._datatype} data is no BYTES tensor")
         values: list[Any] = self._values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +14,11 @@ from mlserve.codecs.errors import CodecError, located, unencodable
 from mlserve.codecs.numbers import array_of
 from mlserve.codecs.registry import register_input_codec, register_request_codec
 from mlserve.codecs.single import SingleInputRequestCodec
-from mlserve.datatypes import BYTES, DTYPES, Datatype, datatype_of, is_masked, without_mask
+from mlserve.datatypes import BYTES, DTYPES, Datatype, check_count, datatype_of, is_masked, without_mask
 from mlserve.errors import InvalidRequest
 from mlserve.tensors import TensorData
 from mlserve.types import Parameters, RequestInput, ResponseOutput
+from mlserve.wire.json_data import to_json, values_from_json
 
 __all__ = ["NumpyCodec", "NumpyRequestCodec", "to_datatype", "to_dtype"]
 
@@ -106,6 +109,9 @@ def _decode(tensor: InputOrOutput) -> Array:
     try:
         array: Array = tensor.data.to_numpy(datatype, tensor.shape)
     except InvalidRequest as error:
+        objects = _any_values(tensor) if datatype == BYTES else None
+        if objects is not None:
+            return objects
         raise located(error, tensor) from None
     return array if datatype != BYTES else _text_array(array)
 
@@ -148,8 +154,8 @@ def _checked(name: str, array: Array) -> tuple[Array, Datatype]:
     return array, datatype
 
 
-def _from_objects(name: str, array: Array) -> tuple[Array, Datatype]:
-    """An array of objects: text, bytes and None as they are, numbers as an array of numbers."""
+def _from_objects(name: str, array: Array) -> tuple[Any, Datatype]:
+    """An array of objects: text, bytes and None as they are, numbers as such an array, all else as JSON has it."""
     values = array.ravel().tolist()
     if all(isinstance(one, str | bytes) or one is None for one in values):
         return array, Datatype.BYTES
@@ -161,8 +167,37 @@ def _from_objects(name: str, array: Array) -> tuple[Array, Datatype]:
         raise unencodable(f"'{name}': {error.message}") from None
     except (TypeError, ValueError, OverflowError):
         pass
-    kinds = ", ".join(sorted({type(one).__name__ for one in values}))
-    raise unencodable(f"'{name}': no datatype of the protocol holds an array of these objects: {kinds}")
+    try:
+        plain = values_from_json(to_json(values))
+    except CodecError as error:
+        kinds = ", ".join(sorted({type(one).__name__ for one in values}))
+        raise unencodable(f"'{name}': an array of objects ({kinds}): {error.message}") from None
+    return _array_of_objects(plain, array.shape), Datatype.BYTES
+
+
+def _array_of_objects(values: list[Any], shape: Sequence[int]) -> Array:
+    """An array whose elements these are, lists among them too."""
+    array = np.empty(len(values), object)
+    for at, one in enumerate(values):
+        array[at] = one
+    return array.reshape(shape)
+
+
+def _any_values(tensor: InputOrOutput) -> Array | None:
+    """The values of a BYTES tensor that has other ones than text, as JSON has them: an array of objects. Lists are
+    such values where that makes as many as the shape says, else rows; rows too where it leaves a size open. None if
+    all are text, or their number is wrong."""
+    values = tensor.data.tolist()
+    levels: list[list[Any]] = []
+    while isinstance(values, list):
+        levels.append(values)
+        is_even = values and all(isinstance(one, list) and len(one) == len(values[0]) for one in values)
+        values = [one for row in values for one in row] if is_even else None
+    for level in reversed(levels) if -1 in tensor.shape else levels:
+        if not all(isinstance(one, str | bytes) or one is None for one in level):
+            with suppress(CodecError):
+                return _array_of_objects(level, check_count(tensor.shape, len(level)))
+    return None
 
 
 def _text_array(array: Array) -> Array:

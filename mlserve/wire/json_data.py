@@ -11,6 +11,7 @@ among floating-point numbers. What MLServer cuts or wraps silently (1.5 as an in
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 import threading
@@ -355,6 +356,8 @@ def _plain_value(value: Any) -> Any:
         return value.tolist()
     if hasattr(value, "__array__"):
         return np.asarray(value).tolist()
+    if isinstance(value, datetime.datetime):  # pandas' own, which neither orjson nor msgspec takes for one
+        return value.isoformat() if value == value else None
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

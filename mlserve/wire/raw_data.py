@@ -103,7 +103,12 @@ def _element_bytes(one: Any, at: int) -> bytes:
             raise CodecError(f"data[{at}]: the text has no UTF-8 form ({error.reason})") from None
     if isinstance(one, bytes):
         return bytes(one)
-    raise CodecError(f"data[{at}]: {'null' if one is None else repr(one)[:40]} has no binary form; BYTES has strings")
+    if one is None:
+        raise CodecError(f"data[{at}]: null has no binary form; BYTES has strings")
+    raise CodecError(
+        f"data[{at}]: {repr(one)[:40]} has no binary form; BYTES has strings, and other values only in JSON: ask over "
+        "REST, or make it text (json.dumps)"
+    )
 
 
 def _spans(view: memoryview) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ Pool to worker                              Worker to pool
                                                Skipped   the call was taken back before it began
     Grant     a slot to answer in              Need      a slot of so many bytes, please
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
-    Forget    slots that were given back       Observed, Registered   custom metrics
+    Forget    slots that were given back       Observed, Registered, Counted   custom metrics
     Ping      does the loop turn?              Pong      it does
     Stop      finish and exit                  Hello     the process is up
 
@@ -34,6 +34,8 @@ from typing import Any, Union
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
+
+from mlserve.counted import Series
 
 CREDIT_BYTES = 256 * 1024  # a chunk of a stream costs one, and one more for each of these
 INLINE_BYTES = 32 * 1024  # payloads up to this size travel inside the frame; above it a slot is cheaper
@@ -286,30 +288,16 @@ class Observed(Struct, array_like=True, tag="observe"):
     values: dict[str, float]
 
 
+class Counted(Struct, array_like=True, tag="counted"):
+    cell: int  # of the memory of values
+    series: Series
+
+
 ToWorker = Union[
     Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Attach, Grant, Return, Forget, Ping, Stop
 ]
-ToPool = Union[
-    Hello,
-    Loaded,
-    LoadFailed,
-    Unloaded,
-    Reply,
-    Chunk,
-    End,
-    Failed,
-    Handled,
-    Piece,
-    Waiting,
-    Apart,
-    Skipped,
-    Pulled,
-    Need,
-    Freed,
-    Registered,
-    Observed,
-    Pong,
-]
+_OfCalls = Union[Reply, Chunk, End, Failed, Handled, Piece, Waiting, Apart, Skipped, Pulled, Need, Freed]
+ToPool = Union[_OfCalls, Hello, Loaded, LoadFailed, Unloaded, Registered, Observed, Counted, Pong]
 
 
 def _plain(value: Any) -> Any:

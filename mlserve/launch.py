@@ -21,6 +21,7 @@ import anyio
 from mlserve import osdep
 from mlserve.arena import unnamed_segment
 from mlserve.cores import thread_variables
+from mlserve.counted import CELLS_BYTES
 from mlserve.environments import Environment
 from mlserve.frames import Channel, ToPool, ToWorker
 from mlserve.progress import SIZE_BYTES
@@ -44,6 +45,7 @@ class Launched(Protocol):
     channel: Channel
     pid: int
     progress: Any  # memory that both ends share: see progress.py
+    values: Any  # the same, for what models count: see shared_values.py
 
     async def wait(self) -> str:
         """Waits until the worker has ended; says how."""
@@ -104,27 +106,29 @@ def visible_device(device: int | str) -> dict[str, str]:
 class _Process:
     def __init__(self, python: str, path: list[str | None], variables: dict[str, str], settings_json: bytes) -> None:
         ours, theirs = socket.socketpair()
-        progress = unnamed_segment(mmap.PAGESIZE)
-        progress_fd: int = progress._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
-        numbers = [str(number) for number in (theirs.fileno(), progress_fd, os.getpid())]
+        memory = unnamed_segment(mmap.PAGESIZE + CELLS_BYTES)
+        memory_fd: int = memory._fd  # type: ignore[attr-defined]  # public only through its name, which is gone
+        numbers = [str(number) for number in (theirs.fileno(), memory_fd, os.getpid())]
         try:
             with theirs:
                 self._popen = subprocess.Popen(
                     [python, "-c", _COMMAND, json.dumps(path), *numbers],
                     stdin=subprocess.PIPE,
-                    pass_fds=(theirs.fileno(), progress_fd),
+                    pass_fds=(theirs.fileno(), memory_fd),
                     env=variables,
                     start_new_session=True,  # or Ctrl-C in a terminal would hit the workers too
                 )
         except OSError:
             ours.close()
-            progress.close()
+            memory.close()
             raise
         assert self._popen.stdin is not None
         with suppress(BrokenPipeError), self._popen.stdin as stdin:  # whoever waits for it sees that it ended
             stdin.write(settings_json)
-        self._segment = progress
-        self.progress = progress.buf
+        self._segment = memory
+        assert memory.buf is not None
+        self.progress = memory.buf[: mmap.PAGESIZE]
+        self.values = memory.buf[mmap.PAGESIZE : mmap.PAGESIZE + CELLS_BYTES]
         self.pid = self._popen.pid
         self._pidfd = osdep.open_process(self.pid)
         self.channel = Channel(ours, ToPool)
@@ -155,6 +159,8 @@ class _Process:
             os.close(self._pidfd)
             self._pidfd = None
         self.channel.close()
+        self.progress.release()
+        self.values.release()
         self._segment.close()
 
 
@@ -170,6 +176,7 @@ class _Thread:
         ours, theirs = socket.socketpair()
         self.pid = os.getpid()
         self.progress = bytearray(SIZE_BYTES)
+        self.values = b""  # what models count in this process is in its own registry
         self.channel = Channel(ours, ToPool)
         self._failure: BaseException | None = None
         self._given_up = False

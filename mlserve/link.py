@@ -18,7 +18,7 @@ from mlserve.frames import ChannelClosed, credit_of, size_of
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
-from mlserve.observing import Observer
+from mlserve.observing import Observer, Reports
 from mlserve.progress import LOADING, Progress
 from mlserve.recovery import Blame, GivenUp, blame_for, running_calls
 from mlserve.sending import Sending
@@ -58,7 +58,7 @@ class Link:
         self._progress = Progress(launched.progress)
         self._lending = Lending(arena)
         self._out = Sending(self._channel, self._lending)
-        self._observer = observer
+        self._reports = Reports(observer, launched.pid, launched.values)
         self.next_number = 1  # of the next call
         self._questions: dict[int, Question] = {}  # who waits for Loaded or Unloaded, by model
         self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
@@ -300,6 +300,7 @@ class Link:
             question.done.set()
         self._lending.discard()
         self._progress.close()
+        self._reports.close()
         return again, blame
 
     @property
@@ -436,10 +437,8 @@ class Link:
                 question.done.set()
         elif kind is frames.Hello:
             self._hello.set()
-        elif kind is frames.Registered:
-            self._observer.register_custom(frame.name, frame.description)
-        elif kind is frames.Observed:
-            self._observer.observe_custom(frame.model_name, frame.model_version, frame.values)
+        else:
+            self._reports.take(frame)
 
     def _grant(self, size_bytes: int) -> None:
         if not self._over:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -24,6 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from prometheus_client.registry import Collector
 
 from mlserve.batch_metrics import BATCH_SERIES, Batched, collect_batches
+from mlserve.model_values import ModelValues
 from mlserve.stream_metrics import STREAM_SERIES, Flow, StreamMetrics
 from mlserve.tally import COMMON, SECONDS, Tally
 
@@ -86,6 +88,15 @@ class _Calls:
         self.seconds = Tally(SECONDS)
 
 
+class _Page(NamedTuple):
+    """What prometheus_client writes as text."""
+
+    families: Iterator[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        return self.families
+
+
 class _Custom:
     """One metric that a model's code made."""
 
@@ -106,6 +117,7 @@ class Metrics(Collector):
         self.app_name = app_name
         self.rest_prefix = rest_prefix
         self.registry = CollectorRegistry(auto_describe=False)
+        self.model_values = ModelValues()
         self.batched: Callable[[], Iterable[tuple[str, str, Batched]]] = (
             tuple  # models with batching: set by the server
         )
@@ -240,10 +252,32 @@ class Metrics(Collector):
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: Prometheus' text form, or OpenMetrics where the Accept header asks for it."""
+        return self.write(self.read(), accept)
+
+    def read(self) -> list[Metric]:
+        """The server's own figures, as they are now."""
+        return list(self.registry.collect())
+
+    def write(self, own: list[Metric], accept: str = "") -> tuple[bytes, str]:
+        """The page with these figures, and those of the models. It may take its time, in a thread of its own: models
+        may have many series, and collectors that wait.
+        """
         encode, content_type = choose_encoder(accept)
+        page = _Page(self._families(own))
         if "openmetrics" in content_type:
-            return encode(self.registry), content_type
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+            return encode(page), content_type
+        return generate_latest(page), CONTENT_TYPE_LATEST
+
+    def _families(self, own: list[Metric]) -> Iterator[Metric]:
+        """All that is on the page: the server's own, then the models' that have other names."""
+        yield from own
+        taken = {family.name.removesuffix("_total") for family in own}
+        for family in self.model_values.collect():
+            if family.name.removesuffix("_total") not in taken:
+                yield family
+            elif family.name not in self._refused:
+                self._refused.add(family.name)
+                logger.warning("metric %r of a model is left out: the server has one of that name", family.name)
 
     def collect(self) -> Iterator[Metric]:
         """All families, as prometheus_client wants them."""

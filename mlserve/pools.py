@@ -97,6 +97,10 @@ class Pools:
         for pool in self._pools.values():
             pool.go_on()
 
+    def any_in_process(self) -> bool:
+        """Whether models run in this process."""
+        return any(pool.crew.in_process for pool in self._pools.values())
+
     def expect_no_more(self) -> None:
         """The server takes no new calls: those that wait for company go as they are."""
         for pool in self._pools.values():

@@ -58,6 +58,7 @@ class Server:
         self.intake = Intake(settings.body_memory_bytes or osdep.quarter_of_memory())
         self.pools = Pools(settings, self.metrics, self.unsent)
         self.metrics.registry.register(PoolMetrics(self.pools))
+        self.metrics.model_values.in_process = self.pools.any_in_process
         self.models = Models(repository, self.pools, settings)
         self.metrics.batched = self.models.batched
         self._tracing = open_tracing(settings)

@@ -26,8 +26,9 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from mlserve import execute, frames, malloc
+from mlserve import execute, frames, malloc, shared_values
 from mlserve.arena import Views
+from mlserve.counted import Series
 from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError, ModelLoadError, from_exception
 from mlserve.eventloop import FutureWaiter, Waiter, watch
@@ -55,8 +56,9 @@ _TURN_SECONDS = 0.001  # runners give way to the loop at least this often, betwe
 class Worker:
     """Serves one channel until it closes or a Stop frame comes."""
 
-    def __init__(self, channel: Channel, progress: Progress) -> None:
+    def __init__(self, channel: Channel, progress: Progress, values: Any = None) -> None:
         self._channel = channel
+        self._values = values
         self._progress = progress
         self._views = Views()
         self._reply_slots = ReplySlots(self._views, self._ask_for_slot)
@@ -76,7 +78,12 @@ class Worker:
             self._calls = Calls(
                 self._progress, self._views, self._reply_slots, self._outbox, self._give_way, self._is_ending
             )
-            bind_sink(_MetricsSink(self._outbox))
+            sink = _MetricsSink(self._outbox)
+            bind_sink(sink)
+            if self._values is None:
+                shared_values.take_names_again()
+            else:
+                shared_values.count_in(self._values, sink.counted)
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._read)
                 self._tasks.start_soon(self._outbox.drain)
@@ -353,6 +360,9 @@ class _MetricsSink:
 
     def observe(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
         self._put(frames.Observed(model_name, model_version, values))
+
+    def counted(self, cell: int, series: Series) -> None:
+        self._put(frames.Counted(cell, series))
 
     def _put(self, frame: frames.ToPool) -> None:
         """Models may log from threads of their own."""

@@ -1,7 +1,7 @@
 """Where a worker process begins: prepares the process, then serves its channel until that closes.
 
-The settings come as JSON on standard input; the control socket and the progress memory are inherited descriptors,
-named on the command line together with the server's pid.
+The settings come as JSON on standard input; the control socket and the memory of progress and values are inherited
+descriptors, named on the command line together with the server's pid.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import anyio
 
 from mlserve import compat, logs, malloc, osdep
+from mlserve.counted import CELLS_BYTES
 from mlserve.frames import Channel, ToWorker
 from mlserve.progress import Progress
 from mlserve.settings import Settings
@@ -30,13 +31,14 @@ def main() -> None:
     malloc.tune()
     compat.install()
     channel = Channel(socket.socket(fileno=sock_fd), ToWorker)
-    serve(channel, mmap.mmap(progress_fd, mmap.PAGESIZE))
+    memory = memoryview(mmap.mmap(progress_fd, mmap.PAGESIZE + CELLS_BYTES))
+    serve(channel, memory[: mmap.PAGESIZE], memory[mmap.PAGESIZE :])
 
 
-def serve(channel: Channel, progress: object) -> None:
+def serve(channel: Channel, progress: object, values: object = None) -> None:
     """Runs a worker on a new event loop of this thread until its channel closes."""
     try:
-        anyio.run(Worker(channel, Progress(progress)).run, backend_options={"use_uvloop": _has_uvloop()})
+        anyio.run(Worker(channel, Progress(progress), values).run, backend_options={"use_uvloop": _has_uvloop()})
     finally:
         channel.close()
 

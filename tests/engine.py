@@ -14,6 +14,7 @@ from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.bounds import Bounds
 from mlserve.launch import ProcessLauncher, ThreadLauncher
+from mlserve.model_values import ModelValues
 from mlserve.pool import Pool
 from mlserve.recycling import NO_WEAR, Wear
 from mlserve.settings import ModelSettings, Settings
@@ -184,6 +185,7 @@ class Observed:
         self.registered: list[tuple[str, str]] = []
         self.values: list[tuple[str, str, dict[str, float]]] = []
         self.restarts: list[tuple[str, str]] = []
+        self.model_values = ModelValues()
 
     def register_custom(self, name: str, description: str) -> None:
         self.registered.append((name, description))

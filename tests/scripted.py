@@ -45,6 +45,7 @@ class ScriptedWorker:
         ours, theirs = socket.socketpair()
         self.pid = 1000 + len(launcher.workers)
         self.progress = bytearray(SIZE_BYTES)
+        self.values = b""
         self.channel = Channel(ours, ToPool)
         self.killed_at: float | None = None
         self.there = Channel(theirs, ToWorker)

@@ -27,6 +27,7 @@ ROOMS = [
         "malloc",
         "mapping",
         "tally",
+        "counted",
         "side_by_side",
         "auto_batching",
         "deadlines",
@@ -41,7 +42,8 @@ ROOMS = [
     ["datatypes", "as_lists", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["in_pydantic", "payload", "tensors", "scalars", "annotations", "arguments", "types"],
     ["settings", "runtime_names"],
-    ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "metrics", "logs", "cloudevents", "custom_metrics"],
+    ["wire", "frames", "arena", "stream_metrics", "batch_metrics", "model_values", "metrics", "logs", "cloudevents"],
+    ["custom_metrics", "shared_values"],
     [
         "codecs",
         "asgi_frames",

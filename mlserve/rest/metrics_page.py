@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -28,11 +29,11 @@ class MetricsApp:
         elif scope["type"] == "http":
             request = Request(scope, receive, send, {})
             try:
-                await send_reply(self._answer(request), request, self._unsent, may_pack=True)
+                await send_reply(await self._answer(request), request, self._unsent, may_pack=True)
             except ClientGone:
                 pass  # Nobody is left to answer to.
 
-    def _answer(self, request: Request) -> Reply:
+    async def _answer(self, request: Request) -> Reply:
         path: str = request.scope["path"]
         if path.rstrip("/") != self._path.rstrip("/"):
             return error_reply(HTTPException(404, f"there is nothing at this path; the metrics are at {self._path}"))
@@ -40,7 +41,8 @@ class MetricsApp:
             return error_reply(HTTPException(405, headers={"Allow": "GET, HEAD"}))
         if path != self._path:
             return Reply(307, [(b"location", self._path.encode("latin-1"))])
-        page, content_type = self._metrics.render(request.headers.get("accept", ""))
+        own, accept = self._metrics.read(), request.headers.get("accept", "")
+        page, content_type = await anyio.to_thread.run_sync(self._metrics.write, own, accept, abandon_on_cancel=True)
         return Reply(200, [(b"content-type", content_type.encode("latin-1"))], [page])
 
 

@@ -254,9 +254,9 @@ class DataPlane:
 
     # -- the repository -----------------------------------------------------------------------------------------------
 
-    def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
+    async def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
         """All models on disk and in memory, with their states."""
-        return self.models.index(bool(request.ready))
+        return await self.models.index(bool(request.ready))
 
     async def repository_load(self, name: str) -> None:
         """Loads a model, or loads it again, from disk. ModelNotFound, ModelLoadError."""

@@ -79,6 +79,9 @@ _GRPC_OF_HTTP = {
 }
 
 
+_SHOWN_CHARACTERS = 256
+
+
 def grpc_status_of_http(http_status: int) -> str:
     """The name of the gRPC status that says the same as an HTTP status."""
     return _GRPC_OF_HTTP.get(http_status, "INVALID_ARGUMENT" if 400 <= http_status < 500 else "INTERNAL")
@@ -145,7 +148,7 @@ class ModelNotFound(MLServeError):
 
     def __init__(self, name: str, version: str | None = None, reason: str = "") -> None:
         tail = f": {reason}" if reason else ""
-        super().__init__(f"Model {name}{_with_version(version)} not found{tail}")
+        super().__init__(f"Model {shown(name)}{_with_version(version)} not found{tail}")
 
 
 class ModelNotReady(MLServeError):
@@ -296,7 +299,12 @@ def _text_of_detail(detail: Any) -> str:
 
 
 def _with_version(version: str | None) -> str:
-    return f" with version {version}" if version else ""
+    return f" with version {shown(version)}" if version else ""
+
+
+def shown(name: str) -> str:
+    """A name that a client has sent, for messages and records: as it is, unless it is too long to be one."""
+    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…"
 
 
 def first_of_ours(group: BaseException) -> BaseException:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -34,6 +34,7 @@ from mlserve.settings import ModelSettings, Settings
 from mlserve.types import MetadataModelResponse, RepositoryIndexResponseItem, State
 
 _logger = logging.getLogger("mlserve.models")
+_LONGEST_NAME = 1024  # characters; nobody has a model of a longer one, whoever asks for it
 
 
 class Model:
@@ -117,7 +118,8 @@ class Models:
         self._settings = settings
         self._models: dict[str, dict[str | None, Model]] = {}
         self._default: dict[str, Model] = {}  # the version that answers where none is asked for
-        self._locks: dict[str, anyio.Lock] = {}
+        self._reading = anyio.CapacityLimiter(repository.readers)
+        self._locks: dict[str, anyio.Lock] = {}  # of the names that are being loaded or unloaded
         self._retiring: dict[str, list[Model]] = {}  # by name: replaced or unloaded, and not yet out of their workers
         self._numbers = itertools.count(1)
         self._all_tried = False  # the models of the start
@@ -169,10 +171,10 @@ class Models:
         """Whether one model is loaded, be its worker up at this moment or not."""
         return any(model.state is State.READY for model in self)
 
-    def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseItem]:
+    async def index(self, ready_only: bool = False) -> list[RepositoryIndexResponseItem]:
         """What is in the repository and what is loaded of it, in the order of names and versions."""
         items: dict[tuple[str, str | None], RepositoryIndexResponseItem] = {}
-        for settings in self._repository.list():
+        for settings in await self._read(self._repository.list):
             items[settings.name, settings.version] = _item(settings.name, settings.version, State.UNAVAILABLE, "")
         for model in self:
             items[model.name, model.version] = _item(model.name, model.version, *model.condition())
@@ -195,7 +197,7 @@ class Models:
         """
         for model in expected:
             try:
-                async with self._lock(model.name):
+                async with self._alone_with(model.name):
                     if model.state is State.LOADING and self._models[model.name].get(model.version) is model:
                         await self._load(model)
             except MLServeError:
@@ -230,6 +232,8 @@ class Models:
 
     async def _to_the_end(self, work: Callable[[str], Awaitable[None]], name: str) -> None:
         """Runs `work(name)` as a task of ours, and waits for it."""
+        if len(name) > _LONGEST_NAME:
+            raise ModelNotFound(name)
         done = anyio.Event()
         errors: list[Exception] = []
 
@@ -250,8 +254,8 @@ class Models:
             raise errors[0]
 
     async def _load_from_disk(self, name: str) -> None:
-        async with self._lock(name):
-            found = self._repository.find(name)
+        async with self._alone_with(name):
+            found = await self._read(self._repository.find, name)
             if not found:
                 raise ModelNotFound(name)
             errors: list[MLServeError] = []
@@ -267,7 +271,7 @@ class Models:
                 raise errors[0]
 
     async def _unload_all(self, name: str) -> None:
-        async with self._lock(name):
+        async with self._alone_with(name):
             loaded = [one for one in self._models.get(name, {}).values() if not one.is_gone]
             if not loaded:
                 raise ModelNotFound(name)
@@ -276,8 +280,20 @@ class Models:
         for model in list(self._retiring.get(name, ())):
             await model.retired.wait()
 
-    def _lock(self, name: str) -> anyio.Lock:
-        return self._locks.setdefault(name, anyio.Lock())
+    @asynccontextmanager
+    async def _alone_with(self, name: str) -> AsyncIterator[None]:
+        """Within this context nobody else loads or unloads the model."""
+        lock = self._locks.setdefault(name, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if self._locks.get(name) is lock and not lock.locked():  # nor does anybody wait for it, then
+                del self._locks[name]
+
+    async def _read(self, ask: Callable[..., list[ModelSettings]], *names: str) -> list[ModelSettings]:
+        """Asks the repository in a thread: a thousand files or a slow network must not hold up anybody's call."""
+        return await anyio.to_thread.run_sync(ask, *names, abandon_on_cancel=True, limiter=self._reading)
 
     def _made(self, settings: ModelSettings, *, wanted: bool = False) -> Model:
         model = Model(next(self._numbers), settings)
@@ -361,6 +377,8 @@ class Models:
         except Exception:
             _logger.exception("model %s could not be unloaded", _title(model))
         self._retiring[model.name].remove(model)
+        if not self._retiring[model.name]:
+            del self._retiring[model.name]
         if model.state is State.UNLOADING:
             model.state = State.UNAVAILABLE
             self._choose_default(model.name)

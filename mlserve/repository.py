@@ -8,13 +8,11 @@ what was said in the log, so that a reload sees every edit, and no remark comes 
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import os
 import re
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +53,12 @@ def version_key(version: str) -> tuple[Any, ...]:
 
 
 class ModelRepository:
-    """The models below a folder, or the one saved model that a path is."""
+    """The models below a folder, or the one saved model that a path is.
+
+    Reading blocks, for as long as files take; a server does it in a thread. Whoever opened it closes it.
+    """
+
+    readers = 1  # threads that may read at once: more of them would take the processor from the event loop
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(os.path.abspath(root))
@@ -78,6 +81,9 @@ class ModelRepository:
     def list(self) -> Found:
         """All versions of all models. Broken settings files are told in the log, once, and left out."""
         return self._read()[0]
+
+    def close(self) -> None:
+        """Lets go of what is kept between two calls."""
 
     def _read(self) -> tuple[Found, dict[Path, SettingsError]]:
         found: dict[tuple[str, str | None], ModelSettings] = {}
@@ -196,59 +202,50 @@ class GivenModels(ModelRepository):
 
 
 class CustomRepository(ModelRepository):
-    """A repository of someone else's class, whose `list` and `find` may be coroutine functions."""
+    """A repository of someone else's class, whose `list` and `find` may be coroutine functions.
 
-    def __init__(self, implementation: Any, root: Path | str) -> None:
+    All of it, its constructor too, runs on one event loop of asyncio in a thread of its own, so that what it keeps
+    between two calls, as the session of a client, works whenever it is used. Each call waits for that thread.
+    """
+
+    readers = 16  # they only wait
+
+    def __init__(self, make: Callable[[], Any], root: Path | str) -> None:
+        from mlserve.loop_thread import LoopThread  # asyncio: workers read settings too
+
         super().__init__(root)
-        self.implementation = implementation
+        self._place = LoopThread("mlserve repository")
+        try:
+            self.implementation = self._place.call(make)
+        except BaseException:
+            self._place.close()
+            raise
 
     def find(self, name: str) -> Found:
         """What the class finds; nothing where it returns None."""
-        return _as_list(_finished(lambda: self.implementation.find(name)))
+        return _as_list(self._place.call(self.implementation.find, name))
 
     def list(self) -> Found:
         """What the class lists."""
-        return _as_list(_finished(self.implementation.list))
+        return _as_list(self._place.call(self.implementation.list))
+
+    def close(self) -> None:
+        """Ends the thread, and what the class still runs there."""
+        self._place.close()
 
 
 def _as_list(found: Any) -> Found:
     return [] if found is None else [ModelSettings.model_validate(settings) for settings in found]
 
 
-def _finished(call: Callable[[], Any]) -> Any:
-    """The result of a call; what it returns to be awaited runs on an event loop of its own, in a thread."""
-    result = call()
-    if not inspect.isawaitable(result):
-        return result
-    outcome: list[Any] = []
-    thread = threading.Thread(target=_await_in_thread, args=(result, outcome))
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _await_in_thread(result: Awaitable[Any], outcome: list[Any]) -> None:
-    import asyncio  # only for repositories that need it
-
-    async def wait() -> Any:
-        return await result
-
-    try:
-        outcome.append(asyncio.run(wait()))
-    except BaseException as error:
-        outcome.append(error)
-
-
 def open_repository(folder: Path | str, settings: Settings) -> ModelRepository:
-    """The repository that the settings ask for. StartupError if there is no such folder or class."""
+    """The repository that the settings ask for; close it. StartupError if there is no such folder or class."""
     folder = Path(folder)
     if folder.name in (MODEL_SETTINGS_FILE, SETTINGS_FILE) and folder.is_file():
         folder = folder.parent
     root = folder if folder.is_file() else Path(settings.model_repository_root)
     if settings.model_repository_implementation is not None:
-        return CustomRepository(_make_custom(settings, folder), root)
+        return _open_custom(settings, folder, root)
     if not root.exists():
         raise StartupError(f"there is no folder {root}: give the folder of your models to `mlserve start`")
     repository = ModelRepository(root)
@@ -257,13 +254,14 @@ def open_repository(folder: Path | str, settings: Settings) -> ModelRepository:
     return repository
 
 
-def _make_custom(settings: Settings, folder: Path) -> Any:
+def _open_custom(settings: Settings, folder: Path, root: Path) -> CustomRepository:
     implementation = settings.model_repository_implementation
     place = folder if folder.is_dir() else folder.parent
     try:
         if isinstance(implementation, str):
             implementation = _import(implementation, place)
-        return implementation(**settings.model_repository_implementation_args)
+        make = partial(implementation, **settings.model_repository_implementation_args)
+        return CustomRepository(make, root)
     except Exception as error:
         name = settings.model_repository_implementation
         raise StartupError(

@@ -7,6 +7,7 @@ import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,11 @@ def run(folder: Path, overrides: dict[str, Any]) -> int:
 
 
 async def _main(settings: Settings, folder: Path) -> int:
-    server = Server(settings, open_repository(folder, settings))
+    with closing(open_repository(folder, settings)) as repository:
+        return await _run_until_signalled(Server(settings, repository))
+
+
+async def _run_until_signalled(server: Server) -> int:
     failed = False
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signals, server)

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from mlserve.dataplane import DataPlane
-from mlserve.errors import MLServeError
+from mlserve.errors import MLServeError, shown
 from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.settings import Settings
@@ -52,9 +52,10 @@ class Tracing:
 
     def span(self, operation: str, name: str, version: str | None, headers: dict[str, Any] | None) -> Span:
         """Begins the span of one call; `end` it."""
+        name = shown(name)
         attributes = {"mlserve.model.name": name}
         if version:
-            attributes["mlserve.model.version"] = version
+            attributes["mlserve.model.version"] = shown(version)
         parent = self._propagate.extract(headers or {})
         kind = self._trace.SpanKind.SERVER
         return Span(self, self._tracer.start_span(f"{operation} {name}", parent, kind, attributes))

@@ -82,7 +82,7 @@ class FakeDataPlane:
         )
         return self.metadata.get(name, plain)
 
-    def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
+    async def repository_index(self, request: RepositoryIndexRequest) -> list[RepositoryIndexResponseItem]:
         states = {name: State.UNAVAILABLE if name in self.unready else State.READY for name in self.models}
         return [
             RepositoryIndexResponseItem(name=name, state=state, reason="")

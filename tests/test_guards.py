@@ -55,7 +55,7 @@ ROOMS = [
         "sealed",
         "layout",
     ],
-    ["model", "artifacts", "repository", "merging", "environments", "extra", "thread_limits"],
+    ["model", "artifacts", "loop_thread", "repository", "merging", "environments", "extra", "thread_limits"],
     ["tabular", "named_tensors"],
     [
         "calls",

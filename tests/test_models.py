@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 
 import anyio
@@ -84,8 +85,8 @@ async def _starting(folder):
 
 async def test_every_model_is_told_as_loading_from_the_first_moment(folder):
     async with _starting(folder) as (plane, models, loaded):
-        assert [(one.name, one.state) for one in models.index()] == [("a", State.LOADING), ("b", State.LOADING)]
-        assert models.index(ready_only=True) == []
+        assert [(one.name, one.state) for one in await models.index()] == [("a", State.LOADING), ("b", State.LOADING)]
+        assert await models.index(ready_only=True) == []
         for name in ("a", "b"):
             assert not plane.model_ready(name)
             assert plane.model_metadata(name).name == name
@@ -96,7 +97,7 @@ async def test_every_model_is_told_as_loading_from_the_first_moment(folder):
         assert list(models.batched()) == [], "there are no lines yet"
         (folder / "a" / "gate").unlink()
         await loaded.wait()
-        assert [(one.state, one.reason) for one in models.index()] == [(State.READY, "")] * 2
+        assert [(one.state, one.reason) for one in await models.index()] == [(State.READY, "")] * 2
         assert values(await plane.infer(request([1.0]), "b")) == [1.0]
         assert len(list(models.batched())) == 2
 
@@ -105,7 +106,7 @@ async def test_they_are_loading_before_the_first_worker_is_up(folder):
     settings = Settings(parallel_workers=0)
     models = Models(ModelRepository(folder), Pools(settings, Metrics()), settings)
     models.expect_all()
-    assert [one.state for one in models.index()] == [State.LOADING, State.LOADING]
+    assert [one.state for one in await models.index()] == [State.LOADING, State.LOADING]
     with pytest.raises(ModelNotReady):
         models.ready("a")
 
@@ -128,9 +129,98 @@ async def test_a_model_that_is_unloaded_before_its_turn_stays_away(folder):
             plane.model_ready("b")
         (folder / "a" / "gate").unlink()
         await loaded.wait()
-        assert [one.state for one in models.index()] == [State.READY, State.UNAVAILABLE]
+        assert [one.state for one in await models.index()] == [State.READY, State.UNAVAILABLE]
         assert models.all_ready()
     assert not (folder / "b" / "loads").exists()
+
+
+@asynccontextmanager
+async def _running(repository):
+    """The models of a repository, none of them loaded."""
+    settings = Settings(parallel_workers=0)
+    pools = Pools(settings, Metrics())
+    models = Models(repository, pools, settings)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(pools.run)
+        await tasks.start(models.run)
+        yield models
+        models.stop()
+        await pools.stop(3.0)
+
+
+async def test_names_that_nobody_has_are_not_kept(folder):
+    async with _running(ModelRepository(folder)) as models:
+        for change in (models.load, models.unload):
+            for name in ("nobody", "n" * 1025):
+                with pytest.raises(ModelNotFound):
+                    await change(name)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):  # at the same time, too
+                    tasks.start_soon(_refused, change)
+        assert not models._locks and not models._retiring
+        await models.load("a")
+        await models.load("a")
+        await models.unload("a")
+        await until(lambda: not models._retiring)
+        assert not models._locks
+
+
+async def _refused(change):
+    with pytest.raises(ModelNotFound):
+        await change("nobody")
+
+
+async def test_a_name_that_is_too_long_is_told_by_its_beginning(folder):
+    async with _running(ModelRepository(folder)) as models:
+        for ask in (models.load, models.unload):
+            with pytest.raises(ModelNotFound) as caught:
+                await ask("n" * 2_000_000)
+            assert len(caught.value.message) < 400
+        with pytest.raises(ModelNotFound) as caught:
+            models.find("n" * 2_000_000, "v" * 2_000_000)
+        assert len(caught.value.message) < 700
+
+
+class _Slow(ModelRepository):
+    """Reading takes until the event loop has seen that it is under way."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def list(self):
+        self._wait()
+        return super().list()
+
+    def find(self, name):
+        self._wait()
+        return super().find(name)
+
+    def _wait(self):
+        self.began.set()
+        assert self.go.wait(60), "the event loop waits for us"
+
+
+@pytest.mark.parametrize("ask", ["index", "load"])
+async def test_reading_the_repository_holds_up_nobody(folder, ask):
+    repository = _Slow(folder)
+    async with _running(repository) as models:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(models.load, "a") if ask == "load" else tasks.start_soon(models.index)
+            await until(repository.began.is_set, 60)
+            repository.go.set()
+        assert {one.name for one in await models.index()} == {"a", "b"}
+
+
+async def test_whoever_asks_for_the_repository_may_leave_while_it_is_read(folder):
+    repository = _Slow(folder)
+    async with _running(repository) as models:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(models.index)
+            await until(repository.began.is_set, 60)
+            tasks.cancel_scope.cancel()
+        repository.go.set()
+        assert len(await models.index()) == 2
 
 
 async def test_what_nobody_foresaw_in_one_models_load_fails_that_model_only(folder, caplog, monkeypatch):
@@ -150,7 +240,7 @@ async def test_what_nobody_foresaw_in_one_models_load_fails_that_model_only(fold
         await tasks.start(pools.run)
         await tasks.start(models.run)
         await models.load_all(expected)
-        assert [(one.state, one.reason) for one in models.index()] == [
+        assert [(one.state, one.reason) for one in await models.index()] == [
             (State.UNAVAILABLE, "IndexError: a surprise"),
             (State.READY, ""),
         ]

@@ -70,6 +70,7 @@ def test_a_repository_may_change_what_the_folder_has(tmp_path):
     opened = open_repository(tmp_path, settings)
     assert [one.name for one in opened.list()] == ["my-m"]
     assert [one.name for one in opened.find("m")] == ["m"]
+    opened.close()
     loaded = old("mlserver.repository.load").load_model_settings(tmp_path / "m" / "model-settings.json")
     assert loaded.name == "m"
 

@@ -110,7 +110,7 @@ async def test_a_reload_that_ends_or_hangs_its_process_leaves_the_only_worker_an
             await models.load("m")
         assert pool.pids == pids and pool.crew.restarts == 0
         assert await _version(plane) == 1.0
-        assert [(one.state, one.reason) for one in models.index()] == [(State.READY, "")]
+        assert [(one.state, one.reason) for one in await models.index()] == [(State.READY, "")]
         _write(place, 3.0, load_timeout_seconds=60)
         await models.load("m")
         assert await _version(plane) == 3.0
@@ -143,7 +143,7 @@ async def test_a_reload_that_says_not_ready_replaces_the_old_version_in_spite_of
         _write(place, 2.0, "return False")
         with pytest.raises(ModelLoadError, match="not ready"):
             await models.load("m")
-        assert [one.state for one in models.index()] == [State.UNKNOWN]
+        assert [one.state for one in await models.index()] == [State.UNKNOWN]
 
 
 class _Streaming:
@@ -219,10 +219,10 @@ async def test_an_unload_takes_the_name_away_at_once_and_open_calls_after_their_
         tasks.start_soon(stream.run)
         await stream.goes_on()
         tasks.start_soon(models.unload, "m")
-        await until(lambda: models.index()[0].state is not State.READY, 60)
+        await until(lambda: next(iter(models)).condition()[0] is not State.READY, 60)
         with pytest.raises(ModelNotFound):
             await _version(plane)
-        await until(lambda: models.index()[0].state is State.UNAVAILABLE, 60)
+        await until(lambda: next(iter(models)).condition()[0] is State.UNAVAILABLE, 60)
         assert stream.ended is not None and not stream.ended.retryable
         assert "unloaded before its answer" in stream.ended.message
         assert not any(pool.crew._models for pool in pools)
@@ -234,7 +234,7 @@ async def test_a_model_can_be_loaded_while_its_unload_waits_for_a_stream(place):
         tasks.start_soon(stream.run)
         await stream.goes_on()
         tasks.start_soon(models.unload, "m")
-        await until(lambda: models.index()[0].state is State.UNLOADING, 60)
+        await until(lambda: next(iter(models)).condition()[0] is State.UNLOADING, 60)
         with anyio.fail_after(60):
             await models.load("m")
         assert await _version(plane) == 1.0

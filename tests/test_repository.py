@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import random
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlserve.errors import SettingsError, StartupError
-from mlserve.repository import ModelRepository, open_repository, version_key
+from mlserve.repository import CustomRepository, ModelRepository, open_repository, version_key
 from mlserve.settings import ModelSettings, Settings, load_settings
+from tests.unread import until
 
 
 @pytest.fixture(autouse=True)
@@ -266,9 +271,10 @@ def test_a_repository_of_ones_own_class_is_asked(root: Path, kind: str) -> None:
         repository = open_repository(root, settings)
     finally:
         sys.modules.pop("own_repository", None)
-    assert names(repository) == ["a", "b"]
-    assert [found.name for found in repository.find("b")] == ["b"]
-    assert repository.find("absent") == []
+    with closing(repository):
+        assert names(repository) == ["a", "b"]
+        assert [found.name for found in repository.find("b")] == ["b"]
+        assert repository.find("absent") == []
     assert str(root) not in sys.path
 
 
@@ -280,10 +286,67 @@ def test_a_repository_class_may_be_given_itself(root: Path) -> None:
         async def find(self, name: str) -> Any:
             raise KeyError(name)
 
-    repository = open_repository(root, Settings(model_repository_implementation=Own))
-    assert names(repository) == ["x"]
-    with pytest.raises(KeyError, match="y"):
-        repository.find("y")
+    with closing(open_repository(root, Settings(model_repository_implementation=Own))) as repository:
+        assert names(repository) == ["x"]
+        with pytest.raises(KeyError, match="y"):
+            repository.find("y")
+
+
+def _threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "mlserve repository"}
+
+
+class OfOneLoop:
+    """Keeps what belongs to one event loop, as the session of an HTTP client does."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.changed = asyncio.Event()
+        self.ended = threading.Event()
+        self.background = self.loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.ended.set()
+
+    async def list(self) -> Any:
+        assert asyncio.get_running_loop() is self.loop
+        await self.changed.wait()
+        return [ModelSettings(name="x")]
+
+    async def find(self, name: str) -> Any:
+        assert asyncio.get_running_loop() is self.loop
+        self.changed.set()
+        return None
+
+
+def test_a_repository_class_has_one_event_loop_for_all_its_calls(root: Path) -> None:
+    """Calls at the same time run there side by side; what is left there ends with it."""
+    before = _threads()
+    repository = open_repository(root, Settings(model_repository_implementation=OfOneLoop))
+    assert isinstance(repository, CustomRepository)
+    with ThreadPoolExecutor(1) as threads:
+        listed = threads.submit(names, repository)
+        assert repository.find("y") == []
+        assert listed.result(60) == ["x"]
+    repository.close()
+    assert repository.implementation.ended.wait(60)
+    until(lambda: _threads() <= before)
+    with pytest.raises(RuntimeError):
+        repository.list()
+
+
+def test_no_thread_is_left_of_a_repository_class_that_cannot_be_made(root: Path) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise ValueError("no such bucket")
+
+    before = _threads()
+    with pytest.raises(StartupError, match="no such bucket"):
+        open_repository(root, Settings(model_repository_implementation=Broken))
+    until(lambda: _threads() <= before)
 
 
 def test_a_repository_class_that_is_not_there_stops_the_start(root: Path) -> None:

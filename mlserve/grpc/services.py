@@ -28,7 +28,7 @@ class _RepositoryCalls:
 
     async def repository_index(self, repository_index_request: Any) -> Any:
         """The models in the repository, with their states."""
-        items = self._plane.repository_index(RepositoryIndexRequest(ready=repository_index_request.ready or None))
+        items = await self._plane.repository_index(RepositoryIndexRequest(ready=repository_index_request.ready or None))
         index = self._messages.RepositoryIndexResponseModelIndex
         return self._messages.RepositoryIndexResponse(
             models=[

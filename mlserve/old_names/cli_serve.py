@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from mlserve.repository import open_repository
 from mlserve.settings import ModelSettings, Settings
 from mlserve.settings import load_settings as _load
@@ -15,4 +17,7 @@ __all__ = ["DEFAULT_SETTINGS_FILENAME", "load_settings"]
 async def load_settings(folder: str | None = None) -> tuple[Settings, list[ModelSettings]]:
     """The settings of the server, and those of the models below the folder."""
     settings = _load(folder)
-    return settings, open_repository(folder, settings).list() if folder is not None else []
+    if folder is None:
+        return settings, []
+    with closing(open_repository(folder, settings)) as repository:
+        return settings, repository.list()

@@ -6,7 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def running_server(
     """
     given = {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "metrics_port": 0, "parallel_workers": 0, **settings}
     server_settings, repository = _opened(models, given)
-    with start_blocking_portal(server_settings.backend) as portal:
+    with closing(repository), start_blocking_portal(server_settings.backend) as portal:
         try:
             ended, server = portal.start_task(_serve, server_settings, repository)
         except BaseException as error:

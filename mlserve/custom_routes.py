@@ -73,6 +73,10 @@ class CustomRoute:
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
             path_parameters={name: str(value) for name, value in scope.get("path_params", {}).items()},
             body=body,
+            client=scope.get("client"),
+            server=scope.get("server"),
+            http_version=scope["http_version"],
+            root_path=scope.get("root_path", ""),
         )
         on_leave = (scope.get("extensions") or {}).get(_DISCONNECT_EXTENSION)
         limit = self._host.timeout_of(model, timeout)

@@ -131,6 +131,10 @@ class Handle(Struct, array_like=True, tag="handle"):
     path_parameters: dict[str, str]
     body: bytes
     credit: int = 0  # for what is answered
+    client: tuple[str, int] | None = None  # host and port of the other end, be it a proxy's; of ours
+    server: tuple[str, int | None] | None = None
+    http_version: str = "1.1"
+    root_path: str = ""
 
 
 class Open(Struct, array_like=True, tag="o"):

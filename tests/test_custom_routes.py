@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 
 from mlserve.codecs import StringCodec
@@ -87,6 +89,31 @@ class Through(MLModel):
     def through(self, payload: InferenceRequest, response: Response) -> InferenceResponse:
         response.status_code = 203
         return self.predict(payload)
+
+
+class Asked(MLModel):
+    @custom_handler("/asked")
+    def asked(self, request: Request) -> Any:
+        assert request.client is not None
+        scope = request.scope
+        return [*request.client, *scope["server"], scope["http_version"], str(request.base_url)]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)])
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_handler_knows_who_asks_and_where(workers: int, http2: bool, backend: str) -> None:
+    options = {"parallel_workers": workers, "backend": backend, "root_path": "/behind"}
+    with (
+        running_server(ModelSettings(name="m", implementation=Asked), **options) as server,
+        httpx.Client(http1=not http2, http2=http2) as client,
+        client.stream("POST", f"{server.rest}/asked", headers={"x-forwarded-for": "10.1.2.3"}) as answer,
+    ):
+        stream = answer.extensions["network_stream"]
+        ends = [*stream.get_extra_info("client_addr"), *stream.get_extra_info("server_addr")]
+        base = f"{server.rest}/behind/"
+        assert answer.status_code == 200, answer.read()
+        assert json.loads(answer.read()) == [*ends, "2" if http2 else "1.1", base]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from mlserve.errors import InferenceError, MLServeError, ModelError
+from mlserve_huggingface.codecs.text import numbers_in
 from mlserve_huggingface.inputs import Arguments, Column, fresh
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.streaming import Detokenizer, Pieces
@@ -34,14 +35,19 @@ _OF_PIPELINES = (
 # The same of classes with no base in common: of tokenizers (no Exception, and cannot be imported), of transformers, and
 # of jinja2, which tells what a chat template refuses.
 _FOREIGN = frozenset({"PanicException", "PipelineException", "TemplateError"})
+_FEATURES = frozenset({"feature-extraction", "image-feature-extraction"})  # lists of floats, unless asked for tensors
+_ARRAYS = _FEATURES | {"depth-estimation", "image-segmentation", "mask-generation"}  # large ones, or pictures, a row
 _NEW_TEXT_ALONE = int(transformers.__version__.partition(".")[0]) >= 5  # decodes the new tokens without the prompt's
 
 
 class Caller:
     """Calls the pipeline of one model."""
 
-    def __init__(self, name: str, task: str, pipeline: Any, batch_size: int) -> None:
+    def __init__(self, name: str, task: str, pipeline: Any, batch_size: int, most_numbers: int) -> None:
         self._name = name
+        self._gives_features = task in _FEATURES and getattr(pipeline, "framework", "pt") == "pt"
+        self._gives_arrays = task in _ARRAYS
+        self._most_numbers = most_numbers
         self._pipeline = pipeline
         self._at_once = Together(task, pipeline, batch_size)
         self._generates = task.partition("_")[0] in GENERATING
@@ -50,8 +56,11 @@ class Caller:
     def one(self, job: Job, arguments: Arguments) -> list[Any]:
         """What the pipeline gives for one request: its list, or its only result as a list."""
         result = self._as_one(job, arguments)
-        if result is None:
+        if result is None and self._gives_arrays and _are_apart(arguments):
+            result = self._each(job, arguments, self._most_numbers)
+        elif result is None:
             result = self._call(job, arguments)
+            self._check_numbers(numbers_in(result), self._most_numbers)
         return list(result) if isinstance(result, list | tuple) else [result]
 
     def rows(self, job: Job, requests: list[Arguments]) -> list[list[Any]]:
@@ -66,7 +75,8 @@ class Caller:
             if not calls[0].rows:
                 found[members[0]] = self.one(job, calls[0])
                 continue
-            results = iter(self._row_results(job, Arguments.joined(calls)))
+            most = self._most_numbers * len(calls)
+            results = iter(self._row_results(job, Arguments.joined(calls), most))
             for at, call in zip(members, calls):
                 found[at] = [next(results) for _ in range(call.rows)]
         return found
@@ -99,8 +109,12 @@ class Caller:
                 more["tokenizer"] = self._pipeline.tokenizer  # generate cannot find them without
         if isinstance(self._pipeline, QuestionAnswering):
             more = {"batch_size": self._at_once.rows(arguments), "between": job.give_way} | more
+        as_arrays = self._gives_features and not options.get("return_tensors")
+        if as_arrays:
+            more["return_tensors"] = True
         try:
-            return self._pipeline(*values, **{**named, **options, **more})
+            result = self._pipeline(*values, **{**named, **options, **more})
+            return _lists_of(result) if as_arrays else result
         except (MLServeError, Stopped):
             raise
         except torch.OutOfMemoryError as error:
@@ -128,16 +142,34 @@ class Caller:
             return None
         return results if isinstance(results, list) and len(results) == arguments.rows else None
 
-    def _row_results(self, job: Job, arguments: Arguments) -> list[Any]:
-        """One result for each row."""
+    def _row_results(self, job: Job, arguments: Arguments, most: int) -> list[Any]:
+        """One result for each row, of so many numbers together."""
         results = self._as_one(job, arguments)
         if results is None:
-            results = []
-            for row in arguments.each_row():
-                if results:
-                    job.give_way()
-                results.append(self._call(job, row))
+            results = self._each(job, arguments, most)
+        else:
+            self._check_numbers(numbers_in(results), most)
         return [_unwrapped(one) for one in results]
+
+    def _each(self, job: Job, arguments: Arguments, most: int) -> list[Any]:
+        """The results of all rows, one after the other. InferenceError as soon as they have too many numbers."""
+        results: list[Any] = []
+        numbers = 0
+        for row in arguments.each_row():
+            if results:
+                job.give_way()
+            results.append(self._call(job, row))
+            numbers += numbers_in(results[-1])
+            self._check_numbers(numbers, most)
+        return results
+
+    def _check_numbers(self, numbers: int, most: int) -> None:
+        if numbers > most:
+            raise InferenceError(
+                f"the answer would have {numbers} numbers or more, some 20 bytes of JSON each; this model answers at "
+                f"most {self._most_numbers} (parameters.extra.max_answer_numbers): send fewer rows, shorter texts or "
+                f"smaller pictures"
+            )
 
     def _detokenizer(self, options: dict[str, Any], prompt: list[int]) -> Detokenizer:
         """Decodes as the pipeline will, when it has all tokens."""
@@ -167,6 +199,16 @@ class Caller:
         if isinstance(error, AttributeError | NameError | RuntimeError | OSError):
             return ModelError(f"{type(error).__name__}: {told}")
         return InferenceError(f"{start}: {told if not isinstance(error, KeyError) else f'it lacks {told}'}")
+
+
+def _are_apart(arguments: Arguments) -> bool:
+    """Whether each of several rows is no list, which the pipeline would take for rows."""
+    return arguments.rows > 1 and not any(isinstance(row, list) for row in arguments.all_rows())
+
+
+def _lists_of(features: Any) -> list[Any]:
+    """Features as the pipeline gives them, lists in lists, but with arrays in the place of the inner lists."""
+    return [list(one) for one in features] if isinstance(features, list) else list(features)
 
 
 def _kind(arguments: Arguments) -> Any:

@@ -64,7 +64,7 @@ class HuggingFaceRuntime(MLModel):
         task, pipeline = make_pipeline(self._settings, self._chosen, model)
         interface = Interface(task, pipeline)
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)
-        self._caller = Caller(self.name, task, pipeline, batch_size)
+        self._caller = Caller(self.name, task, pipeline, batch_size, self._chosen.max_answer_numbers)
         self._reader = Reader(
             interface,
             Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens),

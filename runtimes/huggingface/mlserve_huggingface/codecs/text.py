@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 from mlserve.tensors import TensorData
 from mlserve.types import Datatype, Parameters
 
-__all__ = ["bytes_tensor", "json_text", "png"]
+__all__ = ["bytes_tensor", "json_text", "numbers_in", "png", "png_text"]
+
+_PIECE = 100_000  # numbers whose text is made at once
 
 
 def bytes_tensor(name: str, values: list[Any], content_type: str) -> dict[str, Any]:
@@ -30,6 +33,44 @@ def bytes_tensor(name: str, values: list[Any], content_type: str) -> dict[str, A
 
 def json_text(value: Any) -> str:
     """The value as JSON: numbers that JSON lacks (NaN) are null, pictures PNG in base64. TypeError if it has none."""
+    return _dumped(value) if numbers_in(value) < _PIECE else "".join(_pieces(value))
+
+
+def numbers_in(value: Any) -> int:
+    """How many numbers there are in the arrays of a value; three of true and false, which are shorter, are one."""
+    if isinstance(value, dict | list | tuple):
+        return sum(map(numbers_in, value.values() if isinstance(value, dict) else value))
+    if not _is_array(value):
+        return 0
+    return int(math.prod(value.shape)) // (3 if str(value.dtype).endswith("bool") else 1)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "detach")
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """The text in pieces, where there are arrays a row at a time: as lists they would take four times their text."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        inner = ((f"{json.dumps(key)}: ", one) for key, one in value.items())
+        yield from _between("{", inner, "}")
+    elif isinstance(value, list | tuple) or (_is_array(value) and value.ndim > 1):
+        yield from _between("[", (("", one) for one in value), "]")
+    else:
+        yield _dumped(value)
+
+
+def _between(first: str, inner: Iterator[tuple[str, Any]], last: str) -> Iterator[str]:
+    yield first
+    comma = ""
+    for name, one in inner:
+        yield f"{comma}{name}"
+        yield from _pieces(one) if numbers_in(one) else (_dumped(one),)
+        comma = ", "
+    yield last
+
+
+def _dumped(value: Any) -> str:
     try:
         return json.dumps(value, default=_plain, allow_nan=False)
     except (TypeError, ValueError):  # keys that are no text, NaN: rare, and worth another look at everything
@@ -43,6 +84,11 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def png_text(image: Image.Image) -> str:
+    """A picture as a PNG file in base64, as answers have it."""
+    return base64.b64encode(png(image)).decode()
+
+
 def _plain(value: Any) -> Any:
     """What `json` does not know, as something that it does."""
     if isinstance(value, np.generic):
@@ -50,7 +96,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Image.Image):
-        return base64.b64encode(png(value)).decode()
+        return png_text(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if hasattr(value, "detach"):  # a torch tensor; bfloat16 is a type that numpy lacks

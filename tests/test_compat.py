@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -398,3 +399,15 @@ def test_several_threads_may_import_old_names_at_once(alias: None) -> None:
         found = list(threads.map(importlib.import_module, names))
     assert found[: len(NAMES)] == found[len(NAMES) :]
     assert all(one.__spec__.name == one.__name__ for one in found)
+
+
+def test_the_packages_of_the_extra_are_those_that_the_documentation_names() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    found = re.search(r"^compat = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    names = re.findall(r'^ +"([\w-]+(?:\[\w+\])?)', found[1], re.MULTILINE)
+    row = next(
+        line for line in (ROOT / "docs/migrating.md").read_text().splitlines() if "packages that MLServer" in line
+    )
+    assert len(names) > 5
+    assert [name for name in names if name.lower() not in row.lower()] == []

@@ -170,6 +170,29 @@ async def test_no_comment_comes_behind_the_end() -> None:
 
 
 @VIRTUAL_TIME
+async def test_a_comment_and_an_event_never_come_inside_each_other() -> None:
+    """Where the server below takes a large event in pieces, and each message takes longer than the silence may be."""
+    times: list[float] = []
+
+    async def slowly(_: Any) -> None:
+        await anyio.sleep(20)
+        times.append(anyio.current_time())
+
+    async def answers() -> AsyncIterator[InferenceResponse]:
+        for place in range(3):
+            await anyio.sleep(10)  # the comment that comes after half of the time is under way
+            yield InferenceResponse(model_name="", id=f"{place}" * 200_000, outputs=[])
+
+    call = Caller(FakeDataPlane(words=lambda _: answers()), stream_keep_alive_seconds=15)
+    answer = await call("POST", STREAM, text_request(""), on_send=slowly)
+    blocks = answer.body.decode().split("\n\n")[:-1]
+    data = [json.loads(block.removeprefix("data: ")) for block in blocks if block != ": still there"]
+    assert [one["id"] for one in data] == [f"{place}" * 200_000 for place in range(3)]
+    assert len(data) < len(blocks)
+    assert all(later - earlier >= 20 for earlier, later in pairwise(times))  # one at a time
+
+
+@VIRTUAL_TIME
 @pytest.mark.parametrize("setting", [None, 0])
 async def test_comments_can_be_switched_off(setting: float | None) -> None:
     call = pausing(100)

@@ -39,6 +39,8 @@ class EventStream:
         self._unsent = unsent
         self._started = False
         self._silent = True  # nothing was sent since the keep-alive looked last
+        self._sending = False  # an event is on its way, maybe in pieces: no comment may come between them
+        self._comment_left: anyio.Event | None = None  # while a comment is on its way, which events wait for
 
     async def send(self, answers: Answers, request_id: str | None) -> None:
         """Sends everything. Raises what goes wrong before anything was sent; after that it is the last event."""
@@ -68,7 +70,14 @@ class EventStream:
         return None
 
     async def _put(self, data: bytes, *, more: bool = True) -> None:
-        self._silent = False
+        """Sends events, in the one task that has them."""
+        if self._comment_left is not None:
+            await self._comment_left.wait()
+        self._sending = True
+        await self._write(data, more)
+        self._silent = self._sending = False
+
+    async def _write(self, data: bytes, more: bool) -> None:
         if not self._started:
             self._started = True
             await self._http.send(
@@ -83,11 +92,19 @@ class EventStream:
         while True:
             self._silent = True
             await anyio.sleep(self._keep_alive_seconds / 2)
-            if self._silent:
+            if self._silent and not self._sending:
                 try:
-                    await self._put(_COMMENT)
+                    await self._write_comment()
                 except ConnectionError:
                     return  # whoever sends the chunks will see it too
+
+    async def _write_comment(self) -> None:
+        self._comment_left = anyio.Event()
+        try:
+            await self._write(_COMMENT, more=True)
+        finally:
+            self._comment_left.set()
+            self._comment_left = None
 
 
 def _events(chunks: Iterable[InferenceResponse]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hpack import Encoder
 
-from mlserve.grpc.http2 import HEADER_BYTES, GrpcH2Connection, StatelessEncoder
+from mlserve.http2 import HEADER_BYTES, ServerConnection, StatelessEncoder
 from mlserve.types import InferenceRequest
 from mlserve.wire.v2proto import decode_response, encode_request
 from tests.grpc_edge import (
@@ -347,7 +347,7 @@ def test_headers_of_answers_are_read_by_any_decoder(size: int) -> None:
 
 def test_a_block_of_headers_is_remembered_only_while_it_means_the_same() -> None:
     """Indexed fields depend on the table, which other blocks change."""
-    encoder, connection = Encoder(), GrpcH2Connection()
+    encoder, connection = Encoder(), ServerConnection(max_streams=100, checks_headers=False)
     decode: Any = connection.decoder.decode
     for fields in ([("a", "1"), ("b", "2")], [("a", "1"), ("b", "2")], [("c", "3")], [("a", "1"), ("b", "2")]) * 3:
         assert [tuple(one) for one in decode(encoder.encode(fields), raw=False)] == fields
@@ -362,7 +362,10 @@ def test_large_trailers_go_over_several_frames() -> None:
     from h2.connection import H2Connection
     from h2.events import TrailersReceived
 
-    server, client = GrpcH2Connection(), H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+    server, client = (
+        ServerConnection(max_streams=100, checks_headers=False),
+        H2Connection(H2Configuration(client_side=True, header_encoding="utf-8")),
+    )
     server.initiate_connection()
     client.initiate_connection()
     client.send_headers(1, FIELDS, end_stream=True)

@@ -13,8 +13,8 @@ import pytest
 
 from mlserve.grpc import dataplane_pb2 as pb
 from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
-from mlserve.grpc.http2 import STREAM_WINDOW_BYTES
 from mlserve.grpc.inbox import Inbox
+from mlserve.http2 import STREAM_WINDOW_BYTES
 from mlserve.intake import Intake
 from mlserve.types import InferenceRequest, InferenceResponse
 from tests.grpc_edge import BACKENDS, SECONDS, FakePlane, Running, serving

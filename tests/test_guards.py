@@ -38,6 +38,7 @@ ROOMS = [
         "unsent",
         "nesting",
         "sockets",
+        "http2",
     ],
     ["datatypes", "as_lists", "wire.json_data", "wire.raw_data", "wire.contents"],
     ["in_pydantic", "payload", "tensors", "scalars", "annotations", "arguments", "types"],

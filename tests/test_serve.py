@@ -264,12 +264,11 @@ def test_an_unknown_hypercorn_serves_itself_with_one_warning(kind: str, caplog: 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_hypercorn_that_is_built_otherwise_is_noticed(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"hypercorn.{backend}.tcp_server.TCPServer", lambda app, stream: None)
-    assert "TCPServer takes ('app', 'stream')" in str(fast_path_problem(backend))
-    monkeypatch.delattr(f"hypercorn.{backend}.worker_context.WorkerContext")
+    monkeypatch.setattr(f"hypercorn.{backend}.task_group.TaskGroup", lambda app, stream: None)
+    assert "TaskGroup takes ('app', 'stream')" in str(fast_path_problem(backend))
     monkeypatch.undo()
-    monkeypatch.delattr(f"hypercorn.{backend}.worker_context.WorkerContext")
-    assert "WorkerContext is missing" in str(fast_path_problem(backend))
+    monkeypatch.delattr(f"hypercorn.{backend}.task_group.TaskGroup")
+    assert "TaskGroup is missing" in str(fast_path_problem(backend))
 
 
 def test_the_choice_of_stock_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:

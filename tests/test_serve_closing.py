@@ -83,7 +83,7 @@ async def test_a_connection_that_comes_after_the_end_is_closed() -> None:
         def abort(self) -> None:
             self.aborted = True
 
-    server, late = H1Server(_app, spawn=lambda run: None, take_http2=lambda *_: None), Late()
+    server, late = H1Server(_app, spawn=lambda run: None), Late()
     server.abort()
     server.enter(late)  # type: ignore[arg-type]  # has what is asked of it
     assert late.aborted

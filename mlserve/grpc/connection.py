@@ -14,8 +14,8 @@ from h2.errors import ErrorCodes
 from h2.events import Event, PingReceived, RemoteSettingsChanged, StreamReset
 from h2.exceptions import ProtocolError, StreamClosedError
 
-from mlserve.grpc.http2 import GrpcH2Connection, data_frame_head, goaway_frame
 from mlserve.grpc.inbox import Inbox
+from mlserve.http2 import CHURN_LIMIT, Churn, ServerConnection, data_frame_head, goaway_frame
 from mlserve.unsent import Reading
 from mlserve.wire.protowire import Chunk
 
@@ -26,10 +26,7 @@ logger = logging.getLogger("mlserve.grpc")
 _JOINED_BYTES = 64 << 10  # Below it, copying the parts of a write together is cheaper than handing over each.
 _BUFFERED_BYTES = 512 << 10  # Written before the turn of the loop ends, so that the transport can push back.
 _WRITE_BUFFER_BYTES = 1 << 20
-# How many resets and settings a client may send within some seconds beyond its finished calls; how many pings at a
-# stretch, with nothing of ours between them. Clients measure their line by a ping for each DATA that comes.
-_CHURN_LIMIT = 2000
-_CHURN_SECONDS = 10.0
+_MAX_STREAMS = 1000
 
 
 class JoinedWrites:
@@ -104,7 +101,7 @@ class HttpStream(Stream):
             raise StreamClosedError(self.id)
         connection.pings.clear()
         connection.flush()  # What h2 still holds was said before.
-        h2 = cast(GrpcH2Connection, self._h2_connection)
+        h2 = cast(ServerConnection, self._h2_connection)
         self._transport.write(h2.headers_frame(self.id, headers, end_stream))
 
     async def send_chunks(self, chunks: Sequence[Chunk], seconds: float) -> None:
@@ -161,29 +158,6 @@ class HttpStream(Stream):
                 self.reset_nowait(ErrorCodes.CANCEL)
                 self.connection.flush()
             raise StreamClosedError(self.id) from None
-
-
-class Churn:
-    """Counts frames that cost something and ask for nothing."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._since = 0.0
-
-    def add(self, now: float) -> bool:
-        """Counts one more; True if they are too many."""
-        if now - self._since > _CHURN_SECONDS:
-            self._count, self._since = 0, now
-        self._count += 1
-        return self._count > _CHURN_LIMIT
-
-    def pay(self) -> None:
-        """Makes one undone."""
-        self._count -= 1
-
-    def clear(self) -> None:
-        """Makes all of them undone."""
-        self._count = 0
 
 
 class GrpcConnection(Connection):
@@ -244,7 +218,7 @@ class _Events(EventsProcessor):
 
     def _count(self, churn: Churn) -> None:
         if churn.add(self._loop.time()):
-            logger.warning("closing a gRPC connection: more than %d resets, pings or settings in a row", _CHURN_LIMIT)
+            logger.warning("closing a gRPC connection: more than %d resets, pings or settings in a row", CHURN_LIMIT)
             cast(GrpcConnection, self.connection).goaway(ErrorCodes.ENHANCE_YOUR_CALM)
             self.close("too many resets, pings or settings")
 
@@ -266,7 +240,7 @@ class GrpcProtocol(H2Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says hello with our settings."""
         loop = asyncio.get_running_loop()
-        h2 = GrpcH2Connection()
+        h2 = ServerConnection(max_streams=_MAX_STREAMS, checks_headers=False)  # call.py reads them
         h2.initiate_connection()
         transport = self.transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)

@@ -3,7 +3,7 @@
     OPENING ──first bytes are no HTTP/2──▶ SERVING ──answered, and not to be kept──▶ CLOSING
        │ HTTP/2 with prior knowledge          │ refused, or the rest of a body is unwanted    ▲
        ▼                                      ▼                                               │ client closed, or enough
-    handed over to Hypercorn               LINGERING ─────────────────────────────────────────┘
+    handed over to H2Connection            LINGERING ─────────────────────────────────────────┘
 
 SERVING is idle (nothing asked), in a head, or busy (`_current` is being answered). Requests that a client sends ahead
 wait in `_ahead`; when they are too many nothing more is read. LINGERING has sent its last word and closed its sending
@@ -25,7 +25,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
@@ -33,11 +33,12 @@ from mlserve.rest.h1_body import Body
 from mlserve.rest.h1_exchange import Exchange
 from mlserve.rest.h1_parser import Refusal, RequestParser
 from mlserve.rest.h1_response import error_response
-from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server
+from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server, Transport, host_and_port
+from mlserve.rest.h2 import H2Connection
 from mlserve.sockets import NO_DESCRIPTORS, descriptors_are_short
 from mlserve.unsent import Reading
 
-__all__ = ["H1Connection", "Transport"]
+__all__ = ["H1Connection"]
 
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # While a client is this many requests ahead of its answers, nothing is read, and it is not seen if it leaves. What one
@@ -47,18 +48,6 @@ MAX_AHEAD = 64
 LINGER_BYTES = 64 * 1024 * 1024  # dropped after a refusal, so that a client in the midst of its upload sees the answer
 
 log = logging.getLogger(__name__)
-
-
-class Transport(Protocol):
-    """What a connection uses of asyncio's transports; h1_trio.py has the same for trio."""
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> None: ...
-    def write_eof(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
 
 class Phase(enum.Enum):
@@ -102,8 +91,8 @@ class H1Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._client = _host_and_port(transport.get_extra_info("peername"))
-        self._address = _host_and_port(transport.get_extra_info("sockname"))
+        self._client = host_and_port(transport.get_extra_info("peername"))
+        self._address = host_and_port(transport.get_extra_info("sockname"))
         self._server.enter(self)
         if self._server.limits.leaves_descriptors and descriptors_are_short(transport.get_extra_info("socket")):
             self._refuse(Refusal(503, NO_DESCRIPTORS), retry=True)
@@ -286,14 +275,20 @@ class H1Connection(asyncio.BufferedProtocol):
         if HTTP2_PREFACE.startswith(data[: len(HTTP2_PREFACE)]):
             self._opening = data
             if len(data) >= len(HTTP2_PREFACE):
-                self._phase = Phase.CLOSING
-                self._server.take_http2(self._server, self._transport, data)
-                self._server.leave(self)
-                self._parser.close()
+                self._hand_over(data)
             return
         self._phase = Phase.SERVING
         self._opening = b""
         self._feed(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        self._phase = Phase.CLOSING
+        connection = H2Connection(self._server)
+        self._transport.set_protocol(connection)
+        connection.connection_made(self._transport)
+        connection.feed(data)
+        self._server.leave(self)
+        self._parser.close()
 
     def _feed(self, data: bytes | memoryview) -> None:
         parser = self._parser
@@ -349,7 +344,7 @@ class H1Connection(asyncio.BufferedProtocol):
             self.write(error_response(refusal.status, refusal.reason, date_line=self.date_line(), retry=retry))
         else:
             if not exchange.head_sent:
-                self.write(exchange.error(refusal.status, refusal.reason))
+                exchange.say_error(refusal.status, refusal.reason)
             exchange.leave(lost=True)
         log.debug("%s: refused with %d, %s", self._client, refusal.status, refusal.reason)
         self._close(linger=True)
@@ -386,7 +381,3 @@ class H1Connection(asyncio.BufferedProtocol):
         self._dropped_bytes += nbytes
         if self._dropped_bytes > LINGER_BYTES:
             self.abort()
-
-
-def _host_and_port(address: Any) -> tuple[str, int] | None:
-    return (address[0], address[1]) if isinstance(address, tuple) else None

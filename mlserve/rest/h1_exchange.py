@@ -1,5 +1,7 @@
 """One request and its answer on an HTTP/1.1 connection: what the ASGI application receives and sends.
 
+h2_exchange.py has the other answer, in HTTP/2's frames; all else is the same there.
+
 Two halves that move on their own:
 
     request   ARRIVING ──end of body──▶ COMPLETE        (`body.complete`)
@@ -334,9 +336,9 @@ class Exchange:
                 self._link.cut_off(self)
             return
         if self._link.stopping():
-            self._link.write(self.error(503, "the server stopped before the answer was there"))
+            self.say_error(503, "the server stopped before the answer was there")
         else:
-            self._link.write(self.error(500, "the application gave no answer; the server's log says why"))
+            self.say_error(500, "the application gave no answer; the server's log says why")
         self._link.answered(self)
 
     def say_last_words(self) -> bool:
@@ -352,10 +354,10 @@ class Exchange:
             self._write(b"", words, b"")
         return True
 
-    def error(self, status: int, reason: str) -> bytes:
-        """A whole answer of the server's own, for this request."""
+    def say_error(self, status: int, reason: str) -> None:
+        """Sends a whole answer of the server's own, where nothing was sent before."""
         with_body = self.scope["method"] != "HEAD"
-        return error_response(status, reason, date_line=self._link.date_line(), with_body=with_body)
+        self._link.write(error_response(status, reason, date_line=self._link.date_line(), with_body=with_body))
 
     def _progress(self) -> str:
         if self._ended or self.answered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from mlserve.intake import PAUSE_SECONDS, Intake
 from mlserve.rest.h1_exchange import Application
 from mlserve.unsent import Unsent
 
-__all__ = ["H1Server", "Limits", "OpenConnection"]
+__all__ = ["H1Server", "Limits", "OpenConnection", "Transport", "host_and_port"]
 
 READ_BYTES = 256 * 1024
+BACKLOG = 2048
 # At the end, a client that has asked lately may be about to ask again: it shall be told in its answer that the
 # connection closes, and not be cut off while its request comes in.
 LEAVE_SECONDS = 1.0
@@ -38,6 +40,19 @@ class Limits:
     intake: Intake = field(default_factory=Intake)  # of all connections together
     unsent: Unsent = field(default_factory=Unsent)
     leaves_descriptors: bool = False  # those that take one of the last descriptors are told 503, and closed
+
+
+class Transport(Protocol):
+    """What a connection uses of asyncio's transports; h1_trio.py has the same for trio."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def write_eof(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_protocol(self, protocol: asyncio.BaseProtocol, /) -> None: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
 
 
 class OpenConnection(Protocol):
@@ -64,13 +79,11 @@ class H1Server:
         app: Application,
         *,
         spawn: Spawn,
-        take_http2: Callable[[H1Server, Any, bytes], None],
         lifespan_state: dict[str, Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.app = app
         self.spawn = spawn  # starts an exchange in the task group that outlives all connections
-        self.take_http2 = take_http2  # gets (server, transport, bytes read so far) of a client that speaks HTTP/2
         self.lifespan_state = {} if lifespan_state is None else lifespan_state  # each request gets a copy
         self.limits = limits or Limits()
         self.read_buffer = memoryview(bytearray(READ_BYTES))
@@ -146,3 +159,8 @@ class H1Server:
         self._over = True
         for connection in list(self._open):
             connection.abort()
+
+
+def host_and_port(address: Any) -> tuple[str, int] | None:
+    """Of a socket's address, as ASGI has it; None for what is none of IP."""
+    return (address[0], address[1]) if isinstance(address, tuple) else None

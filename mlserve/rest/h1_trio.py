@@ -1,4 +1,4 @@
-"""Accepts HTTP connections on trio, gives H1Connection the transport it knows, and hands HTTP/2 to Hypercorn.
+"""Accepts HTTP connections on trio, and gives each the transport that it knows.
 
 The sockets are used directly: trio says when one is ready, the call itself does not block. That saves trio's own
 layers, and makes the read buffer that all connections share safe: nothing else runs between recv and parsing.
@@ -15,17 +15,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
 from mlserve.rest.h1 import H1Connection
-from mlserve.rest.h1_exchange import Application
 from mlserve.rest.h1_server import H1Server
-from mlserve.rest.http2 import Http2Mixin
+from mlserve.rest.h2 import H2Connection
 
 __all__ = ["TrioEdge", "TrioTransport"]
 
@@ -40,12 +34,8 @@ log = logging.getLogger(__name__)
 class TrioEdge:
     """The part of the edge that differs between asyncio and trio; lives inside `async with edge.tasks`."""
 
-    def __init__(self, app: Application, config: Config, lifespan_state: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         self.tasks = TaskGroup()
-        self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # Hypercorn types every ASGI message
-        self._config = config
-        self._context = WorkerContext(None)
-        self._lifespan_state = lifespan_state
 
     @asynccontextmanager
     async def accepting(self, server: H1Server, listener: socket.socket) -> AsyncIterator[None]:
@@ -79,22 +69,6 @@ class TrioEdge:
             client.setblocking(False)
             self.tasks.spawn(TrioTransport(client, self.tasks.spawn).run, H1Connection(server))
 
-    def take_http2(self, server: H1Server, transport: TrioTransport, opening: bytes) -> None:
-        """Let Hypercorn serve a connection from its first bytes on."""
-        stream = _OpenedStream(transport.detach(), opening)
-        connection = _Http2Connection(
-            self._app,
-            self._config,
-            self._context,
-            ConnectionState(self._lifespan_state),
-            stream,  # type: ignore[arg-type]  # has what TCPServer uses of a SocketStream
-        )
-        self.tasks.spawn(connection.serve, server)
-
-    async def stop_http2(self) -> None:
-        """Ask the HTTP/2 connections to finish what they have begun."""
-        await self._context.terminated.set()
-
 
 class TrioTransport:
     """A connected socket with the methods of asyncio's transports; `run` reads until it is closed."""
@@ -102,19 +76,18 @@ class TrioTransport:
     def __init__(self, sock: socket.socket, spawn: Callable[..., None]) -> None:
         self._sock = sock
         self._spawn = spawn
-        self._protocol: H1Connection
+        self._protocol: H1Connection | H2Connection
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
         self._flushing = False  # a task waits for the socket to take more
         self._pausing_writer = False
         self._closing = False  # closed as soon as all is sent
         self._eof_after_unsent = False
-        self._detached = False
         self._resumed: trio.Event | None = None  # set while reading is paused
         self._closed = trio.Event()
 
     async def run(self, protocol: H1Connection) -> None:
-        """Read and tell the protocol, until the connection is closed or detached."""
+        """Read and tell the protocol, until the connection is closed."""
         self._protocol = protocol
         protocol.connection_made(self)
         try:
@@ -122,33 +95,29 @@ class TrioTransport:
         except (OSError, trio.ClosedResourceError):
             pass
         except trio.Cancelled:
-            protocol.give_up()  # its exchange is cancelled too, maybe later, and then could not say so any more
+            self._protocol.give_up()  # its exchange is cancelled too, maybe later, and then could not say so any more
             raise
         except Exception:  # an error of ours ends this connection, not the task group of all
             log.exception("a connection failed")
         finally:
-            if not self._detached:
-                self.abort()
-                protocol.connection_lost(None)
+            self.abort()
+            self._protocol.connection_lost(None)
             del self._protocol  # it knows us: without the cycle both are freed at once
 
     async def _read(self) -> None:
-        protocol = self._protocol
         while not self._closed.is_set():
             await trio.lowlevel.wait_readable(self._sock)
             if self._resumed is not None:
                 await self._resumed.wait()
                 continue
             try:
-                nbytes = self._sock.recv_into(protocol.get_buffer(-1))
+                nbytes = self._sock.recv_into(self._protocol.get_buffer(-1))
             except BlockingIOError:
                 continue
             if nbytes:
-                protocol.buffer_updated(nbytes)
-                if self._detached:
-                    return
+                self._protocol.buffer_updated(nbytes)
             else:
-                if not protocol.eof_received():
+                if not self._protocol.eof_received():
                     self.close()
                 await self._closed.wait()
 
@@ -161,6 +130,9 @@ class TrioTransport:
         except OSError:
             return default  # gone already
         return self._sock if name == "socket" else default
+
+    def set_protocol(self, protocol: H1Connection | H2Connection) -> None:
+        self._protocol = protocol
 
     def pause_reading(self) -> None:
         if self._resumed is None:
@@ -251,40 +223,3 @@ class TrioTransport:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
             self.resume_reading()
-
-    def detach(self) -> socket.socket:
-        """Give the socket away; `run` ends without closing it."""
-        self._detached = True
-        return self._sock
-
-
-class _OpenedStream:
-    """A socket of which somebody has read `opening` already, as the stream that Hypercorn's TCPServer uses."""
-
-    def __init__(self, sock: socket.socket, opening: bytes) -> None:
-        self.socket = trio.socket.from_stdlib_socket(sock)
-        self._stream = trio.SocketStream(self.socket)
-        self._opening = opening
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        opening, self._opening = self._opening, b""
-        return opening or await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _Http2Connection(Http2Mixin, TCPServer):
-    """Hypercorn's connection, counted among ours."""
-
-    def abort(self) -> None:
-        self.raw_socket().close()
-
-    def raw_socket(self) -> Any:
-        return self.stream.socket

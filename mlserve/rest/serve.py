@@ -1,8 +1,8 @@
 """Serves an ASGI application over HTTP until told to stop: binds, listens, drains; fast where Hypercorn is known.
 
-HTTP/1.1 is our own (h1.py), HTTP/2 with prior knowledge is Hypercorn's. The fast path uses a few of Hypercorn's inner
-parts; where the installed version is not the one they were tested with, stock Hypercorn serves both protocols, with
-one warning. What differs then: the scope has no "mlserve.*" extensions, requests that stock lets pass are not refused
+HTTP/1.1 (h1.py) and HTTP/2 with prior knowledge (h2.py) are our own. The fast path uses the task groups of Hypercorn;
+where the installed version is not the one they were tested with, stock Hypercorn serves both protocols, with one
+warning. What differs then: the scope has no "mlserve.*" extensions, requests that stock lets pass are not refused
 (tests/test_h1.py has the list), and on trio an error inside stock Hypercorn (a WebSocket handshake with another request
 behind it makes one) ends the whole server, and clients that do not read are not disconnected.
 """
@@ -26,14 +26,13 @@ from hypercorn.config import Config
 
 from mlserve.errors import StartupError
 from mlserve.rest.h1_exchange import Application
-from mlserve.rest.h1_server import H1Server, Limits
+from mlserve.rest.h1_server import BACKLOG, H1Server, Limits
 from mlserve.rest.lifespan import Lifespan
 from mlserve.sockets import tune_listener
 
 __all__ = ["bind", "fast_path_problem", "serve"]
 
 TESTED_HYPERCORN = ("0.17.", "0.18.")
-BACKLOG = 2048
 # Unsent bytes in the kernel beyond which a socket counts as full, so that a stream waits for its client after a few
 # chunks and not after the megabytes that the kernel would buffer.
 NOTSENT_LOWAT_BYTES = 16 * 1024
@@ -89,10 +88,8 @@ async def _serve_fast(
     task_status: anyio.abc.TaskStatus[Address],
 ) -> None:
     lifespan = Lifespan(app)
-    edge = _edge_class(backend)(app, config, lifespan.state)
-    server = H1Server(
-        app, spawn=edge.tasks.spawn, take_http2=edge.take_http2, lifespan_state=lifespan.state, limits=limits
-    )
+    edge = _edge_class(backend)()
+    server = H1Server(app, spawn=edge.tasks.spawn, lifespan_state=lifespan.state, limits=limits)
     try:
         with anyio.CancelScope() as everything:
             async with edge.tasks as tasks:
@@ -103,7 +100,6 @@ async def _serve_fast(
                     async with edge.accepting(server, listener):
                         task_status.started(_address(listener))
                         await shutdown_trigger()
-                    await edge.stop_http2()
                     if late := await server.drain(config.graceful_timeout):
                         log.warning("%d connections were not done in time and are cut off", late)
                     await lifespan.shutdown(config.shutdown_timeout)
@@ -128,21 +124,13 @@ def fast_path_problem(backend: str) -> str | None:
     version = importlib.metadata.version("hypercorn")
     if not version.startswith(TESTED_HYPERCORN):
         return f"Hypercorn {version} is not known here (tested: {', '.join(v + 'x' for v in TESTED_HYPERCORN)})"
-    streams = ("stream",) if backend == "trio" else ("reader", "writer")
-    loop = () if backend == "trio" else ("loop",)
-    expected = {
-        "tcp_server.TCPServer": ("app", *loop, "config", "context", "state", *streams),
-        "worker_context.WorkerContext": ("max_requests",),
-        "task_group.TaskGroup": loop,
-    }
-    for name, parameters in expected.items():
-        module, _, attribute = name.rpartition(".")
-        try:
-            found = inspect.signature(getattr(importlib.import_module(f"hypercorn.{backend}.{module}"), attribute))
-        except (ImportError, AttributeError):
-            return f"hypercorn.{backend}.{name} is missing"
-        if tuple(found.parameters) != parameters:
-            return f"hypercorn.{backend}.{name} takes {tuple(found.parameters)}, not {parameters}"
+    name, parameters = f"hypercorn.{backend}.task_group", () if backend == "trio" else ("loop",)
+    try:
+        found = inspect.signature(importlib.import_module(name).TaskGroup)
+    except (ImportError, AttributeError):
+        return f"{name}.TaskGroup is missing"
+    if tuple(found.parameters) != parameters:
+        return f"{name}.TaskGroup takes {tuple(found.parameters)}, not {parameters}"
     return None
 
 

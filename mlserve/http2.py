@@ -1,7 +1,8 @@
-"""h2's connection as gRPC needs it: large frames and windows, cheap headers, no log lines, graceful GOAWAY.
+"""h2's connection as both transports need it: large frames and windows, cheap headers, no log lines, graceful GOAWAY.
 
 h2 keeps the protocol: framing, states, flow control. What is replaced here costs time for nothing: a repr of every
 frame for a logger that nobody has, Huffman coding of answers, decoding the same request headers again and again.
+Answers' headers use no table, so that each block means the same whatever was sent before it.
 """
 
 from __future__ import annotations
@@ -22,37 +23,31 @@ from hpack import Decoder, Encoder
 from hpack.table import HeaderTable
 from hyperframe.frame import ContinuationFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
-__all__ = ["GrpcH2Connection", "data_frame_head", "goaway_frame"]
+__all__ = ["CHURN_LIMIT", "Churn", "ServerConnection", "data_frame_head", "goaway_frame"]
 
 FRAME_BYTES = 1 << 20  # 16 KiB, the default, makes 2448 frames of 40 MB; 16 MiB is slower again.
 # What one stream may have sent and its call not read: at 50 ms from a client, it still sends 80 MB a second.
 STREAM_WINDOW_BYTES = 4 << 20
 # Of all its streams together, as good as unbounded, so that one whose call reads slowly does not hold others up.
 WINDOW_BYTES = 1 << 30
-MAX_STREAMS = 1000
 HEADER_BYTES = 64 << 10
 _CACHED_BLOCKS = 64
 _HEADERS, _CONTINUATION = HeadersFrame.type, ContinuationFrame.type
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 _RESIZE = 0x20  # A block that begins so changes the size of the table.
-
-_CONFIG = H2Configuration(
-    client_side=False,
-    header_encoding=None,  # Bytes that are no ASCII would raise in the middle of h2; `call.py` reads them.
-    validate_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_inbound_headers=False,
-    normalize_outbound_headers=False,
-)
+# How many resets and settings a client may send within some seconds beyond its finished calls; how many pings at a
+# stretch, with nothing of ours between them. Clients measure their line by a ping for each DATA that comes.
+CHURN_LIMIT = 2000
+_CHURN_SECONDS = 10.0
 
 
 def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     return b"".join((len(payload).to_bytes(3, "big"), bytes((kind, flags)), stream_id.to_bytes(4, "big"), payload))
 
 
-def data_frame_head(size: int, stream_id: int) -> bytes:
-    """The nine bytes before the payload of a DATA frame that does not end its stream."""
-    return size.to_bytes(3, "big") + b"\0\0" + stream_id.to_bytes(4, "big")
+def data_frame_head(size: int, stream_id: int, *, end_stream: bool = False) -> bytes:
+    """The nine bytes before the payload of a DATA frame."""
+    return size.to_bytes(3, "big") + (b"\0\1" if end_stream else b"\0\0") + stream_id.to_bytes(4, "big")
 
 
 def goaway_frame(last_stream_id: int, error: ErrorCodes = ErrorCodes.NO_ERROR) -> bytes:
@@ -61,15 +56,47 @@ def goaway_frame(last_stream_id: int, error: ErrorCodes = ErrorCodes.NO_ERROR) -
     return frame.serialize()
 
 
-class GrpcH2Connection(H2Connection):
-    """The server's side of one connection."""
+class Churn:
+    """Counts frames that cost something and ask for nothing."""
 
     def __init__(self) -> None:
-        super().__init__(_CONFIG)
+        self._count = 0
+        self._since = 0.0
+
+    def add(self, now: float) -> bool:
+        """Counts one more; True if they are too many."""
+        if now - self._since > _CHURN_SECONDS:
+            self._count, self._since = 0, now
+        self._count += 1
+        return self._count > CHURN_LIMIT
+
+    def pay(self) -> None:
+        """Makes one undone."""
+        self._count -= 1
+
+    def clear(self) -> None:
+        """Makes all of them undone."""
+        self._count = 0
+
+
+class ServerConnection(H2Connection):
+    """The server's side of one connection. `checks_headers`: of requests, which else only gRPC's own rules bind."""
+
+    def __init__(self, *, max_streams: int, checks_headers: bool) -> None:
+        super().__init__(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,  # Bytes that are no ASCII would raise in the middle of h2.
+                validate_inbound_headers=checks_headers,
+                validate_outbound_headers=False,
+                normalize_inbound_headers=checks_headers,
+                normalize_outbound_headers=False,
+            )
+        )
         self.local_settings = Settings(
             client=False,
             initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+                SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES,
                 SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES,
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW_BYTES,
@@ -85,7 +112,25 @@ class GrpcH2Connection(H2Connection):
         super().initiate_connection()
         self.increment_flow_control_window(WINDOW_BYTES - 65535)
 
-    def headers_frame(self, stream_id: int, fields: Iterable[tuple[str, str]], end_stream: bool) -> bytes:
+    def room(self, stream_id: int) -> int | None:
+        """How many bytes of DATA the client's windows let through now; None if the stream is gone."""
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.closed:
+            return None
+        return max(0, min(self.outbound_flow_control_window, stream.outbound_flow_control_window))
+
+    def data_head(self, stream_id: int, size: int, *, end_stream: bool) -> bytes:
+        """The head of a DATA frame of `size` bytes, no more than there is `room` for; the windows close by so much."""
+        stream = self.streams[stream_id]
+        self.outbound_flow_control_window -= size
+        stream.outbound_flow_control_window -= size
+        if end_stream:
+            stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)
+        return data_frame_head(size, stream_id, end_stream=end_stream)
+
+    def headers_frame(
+        self, stream_id: int, fields: Iterable[tuple[str | bytes, str | bytes]], end_stream: bool
+    ) -> bytes:
         """A HEADERS frame of an answer, or its trailers; StreamClosedError if the stream is gone.
 
         h2's own way looks at each field several times, for what only proxies and clients need to know.

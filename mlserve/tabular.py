@@ -124,14 +124,30 @@ class TabularModel(MLModel):
 
     def predict(self, payload: InferenceRequest) -> Answer:  # type: ignore[override]  # plain: it never waits
         """One output for each method that the request names, in its order; InferenceError where there is none."""
-        asked = payload.outputs or self._default
+        outputs = self._get_model_outputs(self._check_request(payload))
+        return Answer(model_name=self.name, model_version=self.version, outputs=outputs)
+
+    # These two have MLServer's names, since runtimes that extend MLServer's override them and call them by super().
+
+    def _check_request(self, payload: InferenceRequest) -> InferenceRequest:
+        """The request, which names its outputs now; InferenceError if there is one that the model has not."""
+        if not payload.outputs:
+            payload.outputs = list(self._default)
+        else:
+            for one in payload.outputs:
+                self._method(one.name)
+        return payload
+
+    def _get_model_outputs(self, payload: InferenceRequest) -> list[ResponseOutput]:
+        """What the methods give whose names the request has as outputs; nothing if it has none."""
+        asked = payload.outputs or []
         methods = {one.name: self._method(one.name) for one in asked}
-        data = self._check(self.decode_request(payload, NumpyRequestCodec))
+        data = self._check(self.decode_request(payload, NumpyRequestCodec)) if asked else None
         answers = {name: self._answer(method, data) for name, method in methods.items()}
         outputs: list[ResponseOutput] = []
         for one in asked:
             outputs += self.encode_answer(answers[one.name], one)
-        return Answer(model_name=self.name, model_version=self.version, outputs=outputs)
+        return outputs
 
     def _method(self, name: str) -> Callable[..., Any]:
         served = name in self.methods or name == self._default[0].name

@@ -25,7 +25,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
-from mlserve import ModelSettings
 from mlserve.codecs import NumpyRequestCodec, PandasCodec, StringRequestCodec
 from mlserve.errors import InferenceError, InvalidModelURI, MLServeError, ModelLoadError
 from mlserve.testing import check_runtime
@@ -139,25 +138,6 @@ def test_a_server_gives_the_same_over_every_transport(tmp_path: Path, workers: i
         for name in names:
             wanted = getattr(fitted, name)(DIGITS[500:520])
             assert np.array_equal(answer[name].reshape(wanted.shape), wanted), (transport, name)
-
-
-class Extended(SKLearnModel):
-    """Awaits what it extends, as it has to on MLServer."""
-
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]
-        response = await super().predict(payload)
-        response.outputs[0].name = "mine"
-        return response
-
-
-def test_code_that_extends_it_can_await_predict(tmp_path: Path) -> None:
-    fitted = save(tmp_path, Ridge().fit(IRIS, SPECIES))
-    request = NumpyRequestCodec.encode_request(IRIS)
-    (answer,) = check_runtime(
-        ModelSettings(name="m", implementation=Extended, parameters={"uri": str(tmp_path)}), request
-    )
-    assert answer.outputs[0].name == "mine"
-    assert np.array_equal(only(answer).ravel(), fitted.predict(IRIS))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

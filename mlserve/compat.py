@@ -42,6 +42,7 @@ _MOVED = {
     "mlserver.repository": "mlserve.old_names.repository",
     "mlserver.repository.load": "mlserve.old_names.repository",
     "mlserver.repository.repository": "mlserve.old_names.repository",
+    "mlserver.rest.responses": "mlserve.old_names.rest_responses",
     "mlserver.server": "mlserve.old_names.server",
     "mlserver.types.base": "mlserve.types",
     "mlserver.types.dataplane": "mlserve.types",

@@ -43,6 +43,13 @@ def test_json_helpers_of_codecs():
     assert helpers.decode_json_input_or_output(tensor) == [{"a": 1}, 2]
 
 
+def test_a_response_of_rest_is_json_with_a_status_of_its_own():
+    response = old("mlserver.rest.responses").Response({"a": np.array([1, 2]), "b": float("nan")}, status_code=201)
+    assert (response.status_code, response.body) == (201, b'{"a":[1,2],"b":null}')
+    assert response.headers["content-type"] == "application/json"
+    assert old("mlserver.rest.responses").Response(b"x").body == b'"x"'
+
+
 def test_text_and_nan_helpers_of_codecs():
     text, numbers = old("mlserver.codecs.string"), old("mlserver.codecs.numpy")
     assert (text.encode_str("ü"), text.decode_str("ü".encode()), text.decode_str("ü")) == ("ü".encode(), "ü", "ü")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlserve.codecs import PandasCodec
+from mlserve.datatypes import BYTES
 from mlserve.errors import CodecError, InferenceError, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
@@ -108,12 +109,15 @@ class SKLearnModel(TabularModel):
         return super().encode_answer(answer, asked)
 
     def _encode_array(self, array: Any, asked: RequestOutput) -> list[ResponseOutput]:
-        """One output, or one a column where no tensor holds the whole: a text and a number in one row."""
-        try:
+        """One output, or one a column where only JSON has the whole in one: a text and a number in one row."""
+        if array.dtype != object or array.ndim != 2:
             return super().encode_answer(array, asked)
+        try:
+            outputs = super().encode_answer(array, asked)
+            if outputs[0].datatype != BYTES or all(isinstance(one, str | bytes | None) for one in array.flat):
+                return outputs
         except CodecError:
-            if array.dtype != object or array.ndim != 2:
-                raise
+            pass
         import pandas as pd
 
         names = column_names(self._model, asked.name, array.shape[1])

@@ -123,7 +123,10 @@ class RawCodec(InputCodec):
             encoded = [one.encode() if isinstance(one, str) else one for one in values]
             fields = bytes_tensor(name, encoded, cls.ContentType)
             return ResponseOutput(**{**fields, "shape": [len(values)]})
-        output = NumpyCodec.encode_output(name, np.array(values))
+        array = np.array(values)
+        output = NumpyCodec.encode_output(name, array)
+        if array.dtype.kind == "O" and output.datatype == BYTES:
+            raise unencodable(f"'{name}': content type 'raw' takes text, numbers and booleans")
         output.shape = [len(values)]
         output.parameters = typed(cls.ContentType)
         return output

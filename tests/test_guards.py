@@ -57,7 +57,7 @@ ROOMS = [
         "layout",
     ],
     ["model", "artifacts", "loop_thread", "repository", "merging", "environments", "extra", "thread_limits"],
-    ["tabular", "named_tensors"],
+    ["tabular", "named_tensors", "written_out"],
     [
         "calls",
         "urgency",

@@ -16,6 +16,20 @@ from mlserve_alibi_explain.kinds import Kind
 
 __all__ = ["arguments_of", "check_shapes", "instances_of"]
 
+# Arguments of explain that memory grows with: ten times alibi's default. A grid of two features has its square.
+_MOST = {
+    "batch_size": 1000,
+    "beam_size": 10,
+    "binary_cache_size": 100_000,
+    "cache_margin": 10_000,
+    "coverage_samples": 100_000,
+    "grid_resolution": 300,
+    "min_samples_start": 1000,
+    "n_covered_ex": 100,
+    "n_repeats": 500,
+    "nsamples": 20_000,
+}
+_LEAST = {"tau": 0.01}  # the samples that an anchor takes, which are kept, grow with its inverse squared
 _ARRAYS = ("y", "Y", "baselines", "grid_points")  # arguments of explain that are arrays, lists in JSON
 
 
@@ -75,8 +89,25 @@ def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: Inference
             raise InferenceError(f"explain_parameters: the text is no JSON: {error}") from None
     if given is not None and not isinstance(given, Mapping):
         raise InferenceError(f"explain_parameters: expected an object {{...}}, got {given!r:.80}")
+    _check_bounds(given or {}, defaults)
     arguments = {**defaults, **(given or {})}
     for name in _ARRAYS:
         if isinstance(arguments.get(name), list):
             arguments[name] = np.asarray(arguments[name])
     return arguments
+
+
+def _check_bounds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """InferenceError for a number beyond its bound, or beyond what the settings have where that is further."""
+    for name, value in given.items():
+        told = defaults.get(name)
+        bounds = [one for one in (_MOST.get(name), _LEAST.get(name), told) if isinstance(one, int | float)]
+        if name not in _MOST.keys() | _LEAST.keys() or not isinstance(value, int | float):
+            continue
+        bound = max(bounds) if name in _MOST else min(bounds)
+        if not (value <= bound if name in _MOST else value >= bound):
+            raise InferenceError(
+                f"explain_parameters: '{name}' is at {'most' if name in _MOST else 'least'} {bound} in a request, got "
+                f"{value}: memory grows with it. The model's settings may go further (parameters.extra."
+                f"explain_parameters), and requests then as far as they"
+            )

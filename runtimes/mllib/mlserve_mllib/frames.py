@@ -158,7 +158,7 @@ def _of_objects(name: str, rows: list[Any], wanted: DataType | None) -> tuple[Da
     ]
     for kind, spark_type in kinds:
         if all(isinstance(one, kind) for one in present):
-            return spark_type, [float(one) for one in rows] if isinstance(spark_type, DoubleType) else rows
+            return spark_type, _floats(rows) if isinstance(spark_type, DoubleType) else rows
     if all(hasattr(one, "isoformat") for one in present):
         return (TimestampType() if all(hasattr(one, "hour") for one in present) else DateType()), rows
     if all(isinstance(one, list) for one in present):
@@ -166,6 +166,10 @@ def _of_objects(name: str, rows: list[Any], wanted: DataType | None) -> tuple[Da
         return ArrayType(inner), rows
     found = ", ".join(sorted({type(one).__name__ for one in present}))
     raise InferenceError(f"'{name}': a column of Spark cannot hold these together: {found}")
+
+
+def _floats(rows: list[Any]) -> list[Any]:
+    return [None if one is None else float(one) for one in rows]
 
 
 def _text(value: Any) -> Any:

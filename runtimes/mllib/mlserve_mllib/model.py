@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyspark.ml.linalg import SparseVector
 from pyspark.sql.functions import col
 
 from mlserve import MLModel
@@ -17,6 +18,7 @@ from mlserve.errors import InferenceError, ModelError
 from mlserve.extra import Extra
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
+from mlserve.written_out import WrittenOut
 from mlserve_mllib.artifact import Saved, load_saved, read_metadata
 from mlserve_mllib.columns import Columns
 from mlserve_mllib.direct import Direct
@@ -37,8 +39,9 @@ class MLlibModel(MLModel):
     """A PipelineModel or a single model of Spark ML, or a model of the older RDD-based MLlib.
 
     Each tensor is a column; a lone one is the column of vectors, or has a column of the model in each of its own.
-    `parameters.extra` may hold `threads` and `memory` of Spark, more of its settings (`spark_conf`), and `signature`
-    (true: inputs and outputs that the settings leave empty are described from the model).
+    `parameters.extra` may hold `threads` and `memory` of Spark, more of its settings (`spark_conf`),
+    `max_answer_numbers`, and `signature` (true: inputs and outputs that the settings leave empty are described from the
+    model).
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -48,6 +51,7 @@ class MLlibModel(MLModel):
         self._saved = Saved(Path(), "", None)
         self._wanted = Wanted(settings)
         self._columns = Columns({}, {}, None, [])
+        self._written_out = WrittenOut(settings)
         self._direct: Direct | None = None
         self._rdds: RddModel | None = None
 
@@ -161,7 +165,8 @@ class MLlibModel(MLModel):
         chosen = frame.select(*(col(f"`{name}`") for name in names))
         kinds = [field.dataType for field in chosen.schema.fields]
         collected = chosen.collect()
-        return {
-            name: values_of([row[at] for row in collected], kind)
-            for at, (name, kind) in enumerate(zip(names, kinds, strict=True))
-        }
+        columns = {name: [row[at] for row in collected] for at, name in enumerate(names)}
+        for name, rows in columns.items():
+            sparse = [len(one) for one in rows if isinstance(one, SparseVector)]
+            self._written_out.check(name, len(sparse), max(sparse, default=0))
+        return {name: values_of(rows, kind) for (name, rows), kind in zip(columns.items(), kinds, strict=True)}

@@ -6,6 +6,7 @@ One Java process serves all of these tests: the runtime's own session, which tra
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import signal
 import warnings
@@ -27,14 +28,14 @@ from pyspark import SparkContext
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import DecisionTreeClassifier, LogisticRegression
 from pyspark.ml.clustering import KMeans
-from pyspark.ml.feature import StandardScaler, StringIndexer, Tokenizer, VectorAssembler
+from pyspark.ml.feature import HashingTF, StandardScaler, StringIndexer, Tokenizer, VectorAssembler
 from pyspark.ml.linalg import DenseVector
 from pyspark.mllib.regression import LabeledPoint, LinearRegressionModel
 from pyspark.mllib.tree import DecisionTree
 
 from mlserve import ModelSettings
 from mlserve.codecs import DatetimeCodec, NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec
-from mlserve.errors import MLServeError, ModelLoadError
+from mlserve.errors import InferenceError, MLServeError, ModelLoadError
 from mlserve.testing import check_runtime
 from mlserve.types import InferenceRequest, RequestInput, RequestOutput
 
@@ -79,6 +80,8 @@ class Trained:
         Pipeline(stages=[Tokenizer(inputCol="text", outputCol="words")]).fit(
             spark.createDataFrame([("a b",)], ["text"])
         ).save(str(root / "words"))
+        hashed = [Tokenizer(inputCol="text", outputCol="words"), HashingTF(inputCol="words", outputCol="hashed")]
+        Pipeline(stages=hashed).fit(spark.createDataFrame([("a b",)], ["text"])).save(str(root / "hashed"))
         points = spark.sparkContext.parallelize([LabeledPoint(float(row.sum() > 3), row) for row in ROWS])
         tree = DecisionTree.trainClassifier(points, 2, {}, maxDepth=2)
         linear = LinearRegressionModel([0.5, 2.0], 1.0)
@@ -333,3 +336,25 @@ def test_z_a_java_process_that_is_gone_is_started_again(trained: Trained) -> Non
     for model in models.values():
         anyio.run(model.unload)
     assert session._shared.session is None and SparkContext._gateway is None
+
+
+def test_sparse_vectors_that_would_be_too_large_written_out_are_refused(trained: Trained) -> None:
+    model = trained.load("hashed", max_answer_numbers=2**19)
+    outputs = [RequestOutput(name="hashed")]
+    asked = [InferenceRequest(inputs=[StringCodec.encode_input("text", ["a"] * n)], outputs=outputs) for n in (2, 3)]
+    assert model.predict(asked[0]).outputs[0].shape == [2, 2**18]
+    with pytest.raises(InferenceError, match="'hashed' is sparse, and would be 3 rows of 262144 numbers each") as told:
+        model.predict(asked[1])
+    assert "(parameters.extra.max_answer_numbers): send at most 2 rows at a time" in str(told.value)
+    anyio.run(model.unload)
+
+
+def test_a_number_that_is_missing_in_json_is_told_by_spark(trained: Trained) -> None:
+    model = trained.load("columns")
+    asked = columns()
+    values = [json.dumps(value) for value in [1, 2.5, None, *(row[1] for row in TABLE[3:])]]
+    parameters = {"content_type": "pd_json"}
+    asked.inputs[2] = RequestInput(name="x", shape=[30, 1], datatype="BYTES", data=values, parameters=parameters)
+    with pytest.raises(InferenceError, match="cannot use this input"):
+        model.predict(asked)
+    anyio.run(model.unload)

@@ -14,6 +14,7 @@ from mlserve.errors import CodecError, InferenceError, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
 from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
+from mlserve.written_out import WrittenOut
 from mlserve_sklearn.artifact import load_estimator
 from mlserve_sklearn.columns import column_names
 from mlserve_sklearn.inputs import InputCheck, is_about_input
@@ -29,8 +30,8 @@ _DECLARED = ("predict", "predict_proba", "decision_function", "transform")  # in
 class SKLearnModel(TabularModel):
     """A scikit-learn estimator or pipeline from joblib, pickle or skops.
 
-    `parameters.extra` may also hold `trusted` (types that a skops file may hold), and any method of the estimator as
-    `predict_fn`.
+    `parameters.extra` may also hold `trusted` (types that a skops file may hold), `max_answer_numbers` of sparse
+    answers, and any method of the estimator as `predict_fn`.
     """
 
     wellknown_filenames = ("model.joblib", "model.pickle", "model.pkl", "model.skops")
@@ -40,6 +41,7 @@ class SKLearnModel(TabularModel):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self._threads = Threads(None)
+        self._written_out = WrittenOut(settings)
         self._columns: InputCheck
 
     def read(self, path: str) -> Any:
@@ -98,6 +100,7 @@ class SKLearnModel(TabularModel):
         if answer.__class__ is np.ndarray:
             return self._encode_array(answer, asked)
         if hasattr(answer, "toarray"):  # a sparse matrix
+            self._written_out.check(asked.name, *answer.shape)
             answer = answer.toarray()
         if PandasCodec.can_encode(answer):
             return PandasCodec.encode_outputs(answer)

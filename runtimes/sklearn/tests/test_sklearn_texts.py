@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -80,3 +80,16 @@ def test_texts_alone_and_numbers_alone_stay_one_output(tmp_path: Path) -> None:
     numbers = TABLE.assign(city=[1, 2, 3])
     (sent,) = load(tmp_path, passing, content_type="pd").predict(request_of(numbers)).outputs
     assert (sent.name, sent.shape) == ("transform", [3, 3])
+
+
+def test_a_sparse_answer_that_would_be_too_large_written_out_is_refused(tmp_path: Path) -> None:
+    vectorizer = HashingVectorizer().fit(["a"])
+    model = load(tmp_path, vectorizer, content_type="str")
+    told = refusal_of(model, StringRequestCodec.encode_request(["a"] * 24))
+    assert "'transform' is sparse, and would be 24 rows of 1048576 numbers each" in told
+    assert "at most 25000000 numbers (parameters.extra.max_answer_numbers): send at most 23 rows at a time" in told
+    few = load(
+        tmp_path, HashingVectorizer(n_features=8).fit(["a"]), content_type="str", extra={"max_answer_numbers": 16}
+    )
+    assert few.predict(StringRequestCodec.encode_request(["a b", "c"])).outputs[0].shape == [2, 8]
+    assert "send at most 2 rows" in refusal_of(few, StringRequestCodec.encode_request(["a", "b", "c"]))

@@ -225,6 +225,10 @@ class Views:
         finally:
             os.close(fd)
 
+    def knows(self, number: int) -> bool:
+        """Whether a slot is mapped here."""
+        return number in self._mapped
+
     def memory(self, number: int) -> memoryview:
         """The whole slot, to write into."""
         return self._mapped[number]
@@ -238,6 +242,13 @@ class Views:
         memory = self._mapped[number]
         self.held[number] = len(memory)
         return Hold(number, memory, self.freed)
+
+    def drop(self, number: int) -> None:
+        """Lets go of a slot that nothing will view, mapped or not."""
+        if number in self._mapped:
+            self.hold(number)
+        else:
+            self.freed.append(number)
 
     def take_freed(self) -> list[int]:
         """The slots that nothing views any more, since the last call."""

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, Union
 
-import anyio
-
 from mlserve import frames
 from mlserve.errors import DeadlineExceeded, MLServeError
 from mlserve.eventloop import Waiter
@@ -231,11 +229,3 @@ def error_of(frame: frames.Failed) -> MLServeError:
     error.grpc_status = frame.grpc_status
     error.error_type = frame.error_type
     return error
-
-
-class Question:
-    """A Load or Unload that waits for its answer; None stays if the worker dies first."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.answer: Any = None

@@ -241,24 +241,34 @@ class Crew:
         link.bounds, link.large_answers = self._bounds, self.large_answers
         link.on_room, link.on_orphans = self.on_room, self.on_orphans
         self._all.append(link)
+        how = "was ended, for a fault in the server"
         try:
-            how = await self._attend(launched, link, seat, task_status)
-        finally:
-            self._all.remove(link)
-            if link in self.links:
-                self.links.remove(link)
-            if seat.link is link:
-                seat.link = None
-            if not self.links:
-                self._up = anyio.Event()
+            try:
+                how = await self._attend(launched, link, seat, task_status)
+            finally:
+                self._wind_up(launched, link, seat)
+        except Exception:  # whatever it is: it ends this worker, and not the server with all others
+            _logger.exception("the supervision of worker %d of pool %s failed", link.pid, self.name)
+        return f"(process {launched.pid}) {how}", link.ready_at is not None, link.why
+
+    def _wind_up(self, launched: Launched, link: Link, seat: Seat) -> None:
+        """A worker has ended, or has to: its calls fail or wait again, and what belongs to it is freed."""
+        self._all.remove(link)
+        if link in self.links:
+            self.links.remove(link)
+        if seat.link is link:
+            seat.link = None
+        if not self.links:
+            self._up = anyio.Event()
+        if not self._all:
+            self._all_ended.set()
+        try:
             again, blame = link.lost()
+        finally:
             launched.close()
-            if not self._all:
-                self._all_ended.set()
-            if not self.stopping:
-                self._draw_conclusions(blame)
-            self.on_orphans(again)
-        return f"(process {launched.pid}) {how}", link.was_ready, link.why
+        if not self.stopping:
+            self._draw_conclusions(blame)
+        self.on_orphans(again)
 
     async def _attend(self, launched: Launched, link: Link, seat: Seat, task_status: Ready | None) -> str:
         """Brings a worker up and stays with it until it has ended; says how it did."""
@@ -266,7 +276,8 @@ class Crew:
             tasks.start_soon(link.run)
             tasks.start_soon(self._watch, link)
             tasks.start_soon(self._bring_up, launched, link, seat, task_status)
-            tasks.start_soon(self._recycling.attend, link, partial(self._tasks.start, self._supervise, seat))
+            if not self.in_process:
+                tasks.start_soon(self._recycling.attend, link, partial(self._tasks.start, self._supervise, seat))
             how = await launched.wait()
             tasks.cancel_scope.cancel()
         return how
@@ -314,7 +325,7 @@ class Crew:
                 return
             if seat.link in self.links:
                 self.links.remove(seat.link)  # from now on it gets no calls
-            seat.link, link.was_ready = link, True
+            seat.link, link.ready_at = link, self.now()
             self.links.append(link)
             self.trouble = ""
             self._look_around()

@@ -77,7 +77,10 @@ def bind_model(model_name: str, model_version: str | None = None) -> None:
 
 
 def register(name: str, description: str, unit: str = "") -> CustomMetric:
-    """Makes a metric known, so that it shows before its first value. Safe to call again."""
+    """Makes a metric known, so that it shows before its first value. Safe to call again. TypeError for no text."""
+    for what, text in (("name", name), ("description", description)):
+        if not isinstance(text, str):
+            raise TypeError(f"register({name!r:.40}, ...): a text is wanted as the {what}, got {text!r:.40}")
     sink = _sink.get()
     if sink is None:
         _tell_lost([name])

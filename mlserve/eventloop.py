@@ -66,7 +66,10 @@ def soon_from_threads() -> Callable[..., object]:
 
 
 async def watch(sock: Any, on_readable: Callable[[], bool]) -> None:
-    """Calls `on_readable` whenever the socket (or descriptor) has something to read, until it returns False."""
+    """Calls `on_readable` whenever the socket (or descriptor) has something to read, until it returns False.
+
+    What it raises ends the watch and is raised here, on every loop: asyncio alone would only log it, and go on.
+    """
     if not on_asyncio():
         await anyio.wait_readable(sock)
         while on_readable():
@@ -74,14 +77,22 @@ async def watch(sock: Any, on_readable: Callable[[], bool]) -> None:
         return
     loop = asyncio.get_running_loop()
     ended = FutureWaiter()
+    failure: BaseException | None = None
 
     def ready() -> None:
-        if not on_readable():
-            loop.remove_reader(sock)  # or the loop would spin on an end of file
-            ended.set()
+        nonlocal failure
+        try:
+            if on_readable():
+                return
+        except BaseException as error:
+            failure = error
+        loop.remove_reader(sock)  # or the loop would spin on an end of file
+        ended.set()
 
     loop.add_reader(sock, ready)
     try:
         await ended.wait()
     finally:
         loop.remove_reader(sock)
+    if failure is not None:
+        raise failure

@@ -29,13 +29,13 @@ def complete(model: MLModel, request_id: str | None, response: Any) -> Inference
             f"model '{model.name}' returned no predictions: expected an InferenceResponse, "
             f"got {type(response).__name__}"
         )
-    _check(model, response)
     if response.id is None:
         response.id = request_id
     if not response.model_name:
         response.model_name = model.name
     if response.model_version is None:
         response.model_version = model.version
+    _check(model, response)  # with what the model says of itself: that may be no text either
     return response
 
 
@@ -56,8 +56,12 @@ def _check(model: MLModel, response: InferenceResponse) -> None:
                 f"model '{model.name}' returned outputs[{place}] with name {output.name!r:.80} and datatype "
                 f"{output.datatype!r:.80}; a text and one of the protocol's datatypes were expected"
             )
-        if not isinstance(shape, list) or not all(isinstance(size, int) and abs(size) < 2**63 for size in shape):
+        if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
             raise ModelError(f"model '{model.name}' returned output '{output.name}' with shape {shape!r:.80}")
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int) and size.__class__ is not bool and abs(size) < 2**63
 
 
 def _check_parameters(model: MLModel, owner: Any) -> None:
@@ -72,16 +76,21 @@ def _check_parameters(model: MLModel, owner: Any) -> None:
 
 def sendable(error: MLServeError) -> tuple[str, int, str]:
     """Message, HTTP status and gRPC status of an error as they can be sent, whatever a model put there."""
-    message, status, name = error.message, error.http_status, error.grpc_status
+    message, name = error.message, error.grpc_status
     text = message if isinstance(message, str) else _text_of(message)
-    if not isinstance(status, int) or not 400 <= status <= 599:
-        status = 500
-    return encodable(text), status, name if isinstance(name, str) else "INTERNAL"
+    return encodable(text), status_of(error), encodable(name) if isinstance(name, str) else "INTERNAL"
+
+
+def status_of(error: MLServeError) -> int:
+    """The HTTP status of an error; 500 where a model has put something else there."""
+    status = error.http_status
+    return int(status) if isinstance(status, int) and 400 <= status <= 599 else 500
 
 
 def type_of(error: MLServeError) -> str:
     """The name of the class that was raised, as it can be sent."""
-    return encodable(error.error_type or type(error).__name__)
+    given = error.error_type
+    return encodable(given if given and isinstance(given, str) else type(error).__name__)
 
 
 def _text_of(value: object) -> str:
@@ -94,7 +103,7 @@ def _text_of(value: object) -> str:
 def describe_failure(model: MLModel, request_id: str | None, error: BaseException) -> MLServeError:
     """The error for the caller; the traceback of anything that is not a client's fault goes to the log, once."""
     known = from_exception(error)
-    if known.http_status >= 500:
+    if status_of(known) >= 500:
         where = f" on request {request_id}" if request_id else ""
         _logger.error("model '%s' failed%s", model.name, where, exc_info=error)
     return known

@@ -14,6 +14,7 @@ Pool to worker                              Worker to pool
     Attach    slots that a batch will name     Apart     the calls of a batch run one by one after all
                                                Skipped   the call was taken back before it began
     Grant     a slot to answer in              Need      a slot of so many bytes, please
+                                               Full      it can take no further slots
     Return    slots whose answers were sent    Freed     slots that nothing in the worker views any more
     Forget    slots that were given back       Observed, Registered, Counted   custom metrics
     Ping      does the loop turn?              Pong      it does
@@ -26,21 +27,14 @@ receiver has not seen yet comes with its file descriptor beside the frame (`slot
 from __future__ import annotations
 
 import json
-import os
-import socket
-import struct
-from collections import deque
 from typing import Any, Union
 
 from msgspec import Struct
-from msgspec.msgpack import Decoder, Encoder
 
 from mlserve.counted import Series
 
 CREDIT_BYTES = 256 * 1024  # a chunk of a stream costs one, and one more for each of these
 INLINE_BYTES = 32 * 1024  # payloads up to this size travel inside the frame; above it a slot is cheaper
-_READ_BYTES = 64 * 1024  # one reused buffer: a larger one costs more to fill than it saves
-_LENGTH = struct.Struct("<I")
 
 
 class SlotRef(Struct, array_like=True, frozen=True):
@@ -277,6 +271,10 @@ class Need(Struct, array_like=True, tag="n"):
     size_bytes: int
 
 
+class Full(Struct, array_like=True, tag="full"):
+    reason: str
+
+
 class Freed(Struct, array_like=True, tag="d"):
     slots: list[int]
 
@@ -300,136 +298,5 @@ class Counted(Struct, array_like=True, tag="counted"):
 ToWorker = Union[
     Load, Unload, Infer, Batch, Handle, Open, Push, Close, Credit, Cancel, Attach, Grant, Return, Forget, Ping, Stop
 ]
-_OfCalls = Union[Reply, Chunk, End, Failed, Handled, Piece, Waiting, Apart, Skipped, Pulled, Need, Freed]
+_OfCalls = Union[Reply, Chunk, End, Failed, Handled, Piece, Waiting, Apart, Skipped, Pulled, Need, Full, Freed]
 ToPool = Union[_OfCalls, Hello, Loaded, LoadFailed, Unloaded, Registered, Observed, Counted, Pong]
-
-
-def _plain(value: Any) -> Any:
-    """numpy scalars and arrays that models put into parameters, as what they are in JSON."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"a parameter of type {type(value).__name__} cannot be sent; use text, numbers, lists or dicts")
-
-
-class ChannelClosed(Exception):
-    """The process at the other end is gone."""
-
-
-class Channel:
-    """Frames over one end of a Unix socket pair.
-
-    Every method returns at once: what the socket does not take waits in `backlog` until `flush` is called again. The
-    owner's event loop says when to call `receive` and `flush`. File descriptors arrive in `descriptors`, in the order
-    of the frames that announced them.
-    """
-
-    def __init__(self, sock: socket.socket, incoming: Any) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.descriptors: deque[int] = deque()
-        self.backlog: deque[tuple[memoryview, list[int]]] = deque()
-        self._decoder: Decoder[Any] = Decoder(incoming)
-        self._encoder = Encoder(enc_hook=_plain)
-        self._out = bytearray(4096)
-        self._batch = bytearray()  # frames put with `put`, not yet handed to the socket
-        self._in = bytearray(_READ_BYTES)
-        self._have = 0  # bytes of an incomplete frame at the start of _in
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
-    def put(self, frame: ToWorker | ToPool) -> None:
-        """Adds a frame to the next `flush`."""
-        out = self._out
-        self._encoder.encode_into(frame, out, 4)
-        _LENGTH.pack_into(out, 0, len(out) - 4)
-        self._batch += out
-
-    def send(self, frame: ToWorker | ToPool, descriptors: list[int] | None = None) -> None:
-        """Hands a frame to the socket now, with file descriptors beside it."""
-        self.put(frame)
-        self.flush(descriptors or [])
-
-    def flush(self, descriptors: list[int] | None = None) -> None:
-        """Writes what waits, as far as the socket takes it."""
-        if self._batch:
-            self.backlog.append((memoryview(bytes(self._batch)), descriptors or []))
-            self._batch.clear()
-        while self.backlog:
-            data, extra = self.backlog[0]
-            try:
-                if extra:
-                    sent = socket.send_fds(self.sock, [data], extra)
-                else:
-                    sent = self.sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self.backlog.clear()
-                raise ChannelClosed from error
-            if sent == len(data):
-                self.backlog.popleft()
-            else:
-                self.backlog[0] = (data[sent:], [])
-
-    def receive(self, wait_for_descriptors: bool = False) -> list[Any]:
-        """All frames that have arrived; an empty list if none is complete. ChannelClosed at the end."""
-        frames: list[Any] = []
-        while True:
-            room = memoryview(self._in)[self._have :]
-            try:
-                if wait_for_descriptors:
-                    count, ancillary, _, _ = self.sock.recvmsg_into([room], 1024)
-                    self._take_descriptors(ancillary)
-                else:
-                    count = self.sock.recv_into(room)
-            except (BlockingIOError, InterruptedError):
-                return frames
-            except OSError as error:
-                raise ChannelClosed from error
-            full = count == len(room)
-            room.release()
-            if count == 0:
-                if frames:
-                    return frames  # the next call says that the end has come
-                raise ChannelClosed
-            self._have += count
-            self._split(frames)
-            if not full:
-                return frames
-
-    def _split(self, frames: list[Any]) -> None:
-        """Cuts complete frames off the front of the buffer; grows it for a frame that it cannot hold."""
-        start, have = 0, self._have
-        view = memoryview(self._in)
-        while have - start >= 4:
-            (length,) = _LENGTH.unpack_from(view, start)
-            end = start + 4 + length
-            if end > have:
-                break
-            frames.append(self._decoder.decode(view[start + 4 : end]))
-            start = end
-        needed = 4 + _LENGTH.unpack_from(view, start)[0] if have - start >= 4 else 4
-        view.release()
-        if start:  # nothing is moved while a large frame comes in piece by piece
-            rest = bytes(self._in[start:have])
-            self._in[: len(rest)] = rest
-            self._have = have = len(rest)
-        if needed > len(self._in):
-            larger = bytearray(needed)
-            larger[:have] = memoryview(self._in)[:have]
-            self._in = larger
-        elif not have and len(self._in) > _READ_BYTES:
-            self._in = bytearray(_READ_BYTES)
-
-    def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                for (number,) in struct.iter_unpack("i", data[: len(data) - len(data) % 4]):
-                    os.set_inheritable(number, False)
-                    self.descriptors.append(number)
-
-    def close(self) -> None:
-        self.sock.close()
-        while self.descriptors:
-            os.close(self.descriptors.popleft())

@@ -20,10 +20,11 @@ import anyio
 
 from mlserve import osdep
 from mlserve.arena import unnamed_segment
+from mlserve.channel import Channel
 from mlserve.cores import thread_variables
 from mlserve.counted import CELLS_BYTES
 from mlserve.environments import Environment
-from mlserve.frames import Channel, ToPool, ToWorker
+from mlserve.frames import ToPool, ToWorker
 from mlserve.progress import SIZE_BYTES
 
 _POLL_SECONDS = 0.05

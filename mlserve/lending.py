@@ -17,16 +17,20 @@ class Lending:
         self._attached: set[int] = set()  # slots that the worker has mapped
         self._lent: set[int] = set()  # Invariant: leased in the arena, and not given back by the worker
         self.freed: deque[int] = deque()  # reply slots that nothing here views any more
+        self.is_over = False  # the worker can take no more: everything travels inside its frame
 
     def lease(self, size_bytes: int) -> tuple[SlotRef, memoryview] | None:
         """A slot to write a request into, or None if there is no room."""
-        slot = self._arena.lease(size_bytes)
+        slot = self._lease(size_bytes)
         return None if slot is None else (self._lend(slot), slot.buffer)
 
     def grant(self, size_bytes: int) -> SlotRef | None:
         """A slot for the worker to answer in, or None if there is no room."""
-        slot = self._arena.lease(size_bytes)
+        slot = self._lease(size_bytes)
         return None if slot is None else self._lend(slot)
+
+    def _lease(self, size_bytes: int) -> Slot | None:
+        return None if self.is_over else self._arena.lease(size_bytes)
 
     def _lend(self, slot: Slot) -> SlotRef:
         fresh = slot.number not in self._attached

@@ -10,11 +10,13 @@ import anyio
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.asking import Asking
 from mlserve.bounds import Bounds, window_of
-from mlserve.calls import CHUNK_CREDIT, Batch, Call, ChunkedCall, HandleCall, Question, StreamCall, error_of
-from mlserve.errors import MLServeError, ModelError, ModelLoadError, WorkerDied
+from mlserve.calls import CHUNK_CREDIT, Batch, Call, ChunkedCall, HandleCall, StreamCall, error_of
+from mlserve.channel import ChannelClosed, Unreadable
+from mlserve.errors import MLServeError, ModelError, WorkerDied
 from mlserve.eventloop import watch
-from mlserve.frames import ChannelClosed, credit_of, size_of
+from mlserve.frames import credit_of, size_of
 from mlserve.launch import Launched
 from mlserve.layout import pack_request, unpack_response
 from mlserve.lending import Lending
@@ -36,14 +38,14 @@ class Link:
     def __init__(self, launched: Launched, arena: Arena, observer: Observer, now: Callable[[], float]) -> None:
         self.pid = launched.pid
         self.models: set[int] = set()
-        self.loading = 0  # loads and unloads under way: the worker answers nothing else meanwhile
         self.open = 0  # Invariant: the number of calls in `calls` that are not waiting
         self.calls: dict[int, Call] = {}  # by number, in order of sending
         self.service_seconds: float | None = None
         self.window = window_of(None)  # so many calls that are not waiting it may have; 0: one of them takes long
         self.why = "died"  # how its end will be counted
-        self.was_ready = False  # it came up and held its models, at least once
-        self.worn = anyio.Event()  # it has had its share of calls or memory
+        self.ready_at: float | None = None  # since when it is up and holds its models
+        self.worn = anyio.Event()  # it has had its share of calls or memory, or can take no more slots
+        self.full = ""  # why it can take none
         self.worn_after = 0  # calls until then; 0: any number
         self.running: dict[int, int] = {}  # how many calls of each model it has
         self.awaiting: dict[int, int] = {}  # how many batches of each model await something
@@ -60,14 +62,18 @@ class Link:
         self._out = Sending(self._channel, self._lending)
         self._reports = Reports(observer, launched.pid, launched.values)
         self.next_number = 1  # of the next call
-        self._questions: dict[int, Question] = {}  # who waits for Loaded or Unloaded, by model
-        self._loads: dict[int, None] = {}  # models that it is loading; an answer ends that, not who waits for it
+        self._asking = Asking(self._out.send, lambda: self.on_room())
         self._hello = anyio.Event()
         self.on_room: Callable[[], None] = lambda: None  # called when the worker may take another call
         self.on_orphans: Any = None  # called with calls that the worker did not begin
 
     def __repr__(self) -> str:
         return f"<Link {self.pid}: {self.open} open, {len(self.calls)} in flight, {len(self.models)} models>"
+
+    @property
+    def ready_seconds(self) -> float:
+        """For how long it has been ready."""
+        return 0.0 if self.ready_at is None else self._now() - self.ready_at
 
     def burden(self, model: int) -> tuple[int, int, int]:
         """How much it has to do beside a call of this model, for comparison with others."""
@@ -76,7 +82,7 @@ class Link:
     def has_room(self, model: int) -> bool:
         """Whether it may take another call of this model."""
         return (
-            not self.loading
+            not self._asking.under_way
             and not self._over
             and self.open < self.window
             and self.running.get(model, 0) < self.bounds.get(model, _DEFAULT_BOUNDS).max_running_calls
@@ -221,38 +227,17 @@ class Link:
 
     async def load(self, frame: frames.Load) -> frames.Loaded:
         """Loads a model in the worker. ModelLoadError with the reason if that fails."""
-        self._loads[frame.model] = None
-        outcome = await self._ask(frame.model, frame)
-        if isinstance(outcome, frames.LoadFailed):
-            error = ModelLoadError(outcome.message, outcome.http_status)
-            error.__notes__ = [outcome.traceback]  # type: ignore[attr-defined]  # add_note came with 3.11
-            raise error
+        loaded = await self._asking.load(frame)
         self.models.add(frame.model)
-        return outcome  # type: ignore[no-any-return]  # Loaded, as sent for a Load frame
+        return loaded
 
     async def unload(self, model: int) -> None:
         """Unloads a model in the worker, after the calls that were sent before."""
         self.models.discard(model)
-        await self._ask(model, frames.Unload(model))
+        await self._asking.unload(model)
         for counts in (self.running, self.awaiting):
             if not counts.get(model):  # a call that its unload did not wait for still counts
                 counts.pop(model, None)
-
-    async def _ask(self, model: int, frame: Any) -> Any:
-        question = self._questions[model] = Question()
-        self.loading += 1
-        try:
-            self._out.send(frame)
-            await question.done.wait()
-        except ChannelClosed:
-            pass  # the answer stays None
-        finally:
-            del self._questions[model]
-            self.loading -= 1
-            self.on_room()
-        if question.answer is None:
-            raise WorkerDied("the worker process died while it loaded or unloaded a model")
-        return question.answer
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -286,7 +271,7 @@ class Link:
         self._over = True
         self._read_rest()
         last, calls = self.begun, list(self.calls.values())
-        blame = blame_for(list(self._loads), self._running_calls(), [call for call in calls if call.number <= last])
+        blame = blame_for(self._asking.loads, self._running_calls(), [call for call in calls if call.number <= last])
         self.calls, self.open, self.awaiting = {}, 0, {}
         self.models.clear()
         again = []
@@ -296,8 +281,7 @@ class Link:
                 again.append(call)
             else:
                 call.fail(WorkerDied("the worker process died while it ran this call; it is being restarted"))
-        for question in self._questions.values():
-            question.done.set()
+        self._asking.lost()
         self._lending.discard()
         self._progress.close()
         self._reports.close()
@@ -325,26 +309,36 @@ class Link:
         """Takes the answers that the worker had sent before its end."""
         try:
             while incoming := self._channel.receive():
-                for frame in incoming:
-                    self._handle(frame)
+                self._take_in(incoming)
         except ChannelClosed:
             pass
+        except Exception:
+            _logger.exception("the last frames of worker %d cannot be read", self.pid)
 
     def _on_readable(self) -> bool:
         self.heard_at = self._now()
         try:
-            for frame in self._channel.receive():
-                self._handle(frame)
+            is_sane = self._take_in(self._channel.receive())
         except ChannelClosed:
             return False
-        except Exception:
-            _logger.exception("worker %d sent what cannot be read; it is ended", self.pid)
+        if not is_sane:
             self._launched.kill()
             return False
         if self._lending.freed:
             self._out.tell(frames.Return(self._lending.take_freed()))
         self.on_room()
         return True
+
+    def _take_in(self, incoming: list[Any]) -> bool:
+        """Handles frames, each whatever is wrong with another; False if the worker has to be ended for one."""
+        is_sane = True
+        for frame in incoming:
+            try:
+                self._handle(frame)
+            except Exception:
+                _logger.exception("worker %d sent what cannot be read; it is ended", self.pid)
+                is_sane = False
+        return is_sane
 
     def _handle(self, frame: Any) -> None:
         kind = type(frame)
@@ -430,13 +424,15 @@ class Link:
             if stream is not None:
                 stream.pulled()
         elif kind in (frames.Loaded, frames.LoadFailed, frames.Unloaded):
-            self._loads.pop(frame.model, None)
-            question = self._questions.get(frame.model)
-            if question is not None:
-                question.answer = frame
-                question.done.set()
+            self._asking.answered(frame)
         elif kind is frames.Hello:
             self._hello.set()
+        elif kind is frames.Full:
+            self._lending.is_over = True
+            self.full = frame.reason
+            self.worn.set()
+        elif kind is Unreadable:
+            raise ValueError(f"no frame: {frame.reason}")
         else:
             self._reports.take(frame)
 

@@ -11,7 +11,7 @@ import anyio
 
 from mlserve import frames
 from mlserve.arena import Views
-from mlserve.frames import Channel, ChannelClosed
+from mlserve.channel import Channel, ChannelClosed
 
 FLUSH_SECONDS = 0.0005  # a frame waits at most so long for company while there is other work
 

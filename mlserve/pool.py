@@ -26,6 +26,7 @@ from mlserve.arena import Arena
 from mlserve.batching import Line, Rule
 from mlserve.bounds import Bounds
 from mlserve.calls import Batch, Call, HandleCall, StreamCall, is_late
+from mlserve.channel import ChannelClosed
 from mlserve.crew import Crew
 from mlserve.errors import (
     CallerLeft,
@@ -36,7 +37,6 @@ from mlserve.errors import (
 )
 from mlserve.eventloop import clock_of, waiter_type
 from mlserve.execute import CLOSE_SECONDS
-from mlserve.frames import ChannelClosed
 from mlserve.launch import ProcessLauncher, ThreadLauncher
 from mlserve.link import Link
 from mlserve.observing import Observer

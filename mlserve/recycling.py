@@ -1,4 +1,4 @@
-"""Exchanges workers that are worn out: a fresh one comes up beside the old one and takes its seat.
+"""Exchanges workers that are worn out, or full: a fresh one comes up beside the old one and takes its seat.
 
 From then on the old one gets no calls; it finishes those that it has, streams included, and ends.
 """
@@ -20,7 +20,7 @@ from mlserve.observing import Observer
 _logger = logging.getLogger("mlserve.pool")
 _LOOK_SECONDS = 0.25  # between two looks at a worker's memory
 _MOST_LINGERING = 4  # worn workers of one pool that still finish their calls, before the next exchange begins
-_AGAIN_SECONDS = 10.0  # after a successor did not come up
+_AGAIN_SECONDS = 10.0  # after a successor did not come up, or came up
 
 
 class Wear(NamedTuple):
@@ -58,9 +58,11 @@ class Recycling:
 
     async def attend(self, link: Link, start_successor: Callable[[], Awaitable[None]]) -> None:
         """Stays with a worker until it is worn out, has a successor, and has finished."""
-        if not any(self._wear):
-            return
         why = await until_worn(link, self._wear)
+        if link.full:
+            message = "worker %d of pool %s %s. Until a fresh one takes its seat, all it is sent travels in the frames"
+            _logger.error(message, link.pid, self._pool_name, why)
+            await anyio.sleep(max(0.0, _AGAIN_SECONDS - link.ready_seconds))  # or one after the other, if full at once
         async with self._places:
             await self._exchange(link, why, start_successor)
 
@@ -105,6 +107,8 @@ async def until_worn(link: Link, wear: Wear) -> str:
             tasks.start_soon(_watch_memory, link, wear.memory_bytes)
         await link.worn.wait()
         tasks.cancel_scope.cancel()
+    if link.full:
+        return f"can look at no more shared memory: {link.full}"
     sent = link.next_number - 1
     return f"has had {sent} calls" if 0 < wear.calls <= sent else f"has grown beyond {wear.memory_bytes} bytes"
 

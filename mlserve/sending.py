@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 
 from mlserve import frames
+from mlserve.channel import Channel, ChannelClosed
 from mlserve.errors import InvalidRequest
-from mlserve.frames import Channel, ChannelClosed, SlotRef
+from mlserve.frames import SlotRef
 from mlserve.lending import Lending
 
 _DESCRIPTORS = 128  # sent with one message at most; the system's bound is 253

@@ -141,7 +141,7 @@ class _Values:
             value = self._made.get(key)
             if value is None:
                 labels = dict(zip(labelnames, labelvalues))
-                value = self._make(Series(kind, family, name, labels, help_text, multiprocess_mode), key)
+                value = self._make(Series(kind, family, name, labels, str(help_text), multiprocess_mode), key)
         return value
 
     def _make(self, series: Series, key: tuple[Any, ...]) -> _Value:

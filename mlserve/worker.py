@@ -28,11 +28,13 @@ import msgspec
 
 from mlserve import execute, frames, malloc, shared_values
 from mlserve.arena import Views
+from mlserve.attaching import Attaching
+from mlserve.channel import Channel, ChannelClosed, Unreadable
 from mlserve.counted import Series
 from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError, ModelLoadError, from_exception
 from mlserve.eventloop import FutureWaiter, Waiter, watch
-from mlserve.frames import Channel, ChannelClosed, SlotRef
+from mlserve.frames import SlotRef
 from mlserve.handlers import get_custom_handlers
 from mlserve.layout import unpack_request
 from mlserve.loader import Loader, import_implementation
@@ -45,6 +47,7 @@ from mlserve.running_handlers import run_handler
 from mlserve.running_streams import begin_stream, run_stream
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, MetadataModelResponse
+from mlserve.wire.json_data import encodable
 from mlserve.worker_calls import Calls, LoadedModel
 from mlserve.worker_stream import Stream
 
@@ -70,14 +73,16 @@ class Worker:
         self._idle: list[Waiter] = []  # runners that wait for work
         self._searching = 0  # runners that will look into the inbox before they wait again
         self._taken = 0  # pieces of work since the start
+        self._failure: Exception | None = None  # what came could not be taken in
 
     async def run(self) -> None:
-        """Serves until the pool's end of the channel closes, or says stop."""
+        """Serves until the pool's end of the channel closes, or says stop. Raises what kept it from reading on."""
         with anyio.CancelScope() as self._life:
             self._outbox = Outbox(self._channel, self._views, self._life.cancel)
             self._calls = Calls(
                 self._progress, self._views, self._reply_slots, self._outbox, self._give_way, self._is_ending
             )
+            self._attaching = Attaching(self._channel, self._views, self._outbox.put)
             sink = _MetricsSink(self._outbox)
             bind_sink(sink)
             if self._values is None:
@@ -91,6 +96,8 @@ class Worker:
                 self._outbox.put(frames.Hello(os.getpid(), sys.version.split()[0]))
         await self._unload_all()
         self._views.close()
+        if self._failure is not None:
+            raise self._failure
 
     # -- frames in ----------------------------------------------------------------------------------------------------
 
@@ -101,22 +108,39 @@ class Worker:
     def _on_readable(self) -> bool:
         self._end_stray_child()
         try:
-            self._accept(self._channel.receive(wait_for_descriptors=True))
+            self._receive()
         except ChannelClosed:
             return False
         return True
+
+    def _receive(self) -> None:
+        """Takes in what has come. ChannelClosed also where that failed: calls may be lost with it, and so this worker
+        ends, which fails those that had begun and lets others run the rest.
+        """
+        try:
+            self._accept(self._channel.receive(wait_for_descriptors=True))
+        except ChannelClosed:
+            raise
+        except Exception as error:
+            self._failure = error
+            self._life.cancel()
+            raise ChannelClosed from error
 
     def _accept(self, incoming: list[Any]) -> None:
         """Files new frames: work into the inbox; the rest is done at once."""
         for frame in incoming:
             kind = type(frame)
             if kind is frames.Infer:
-                self._attach(frame.request.slot)
-                self._inbox.append(frame)
+                if frame.request.slot is None or self._attaching.attach([frame.request.slot]):
+                    self._inbox.append(frame)
+                else:
+                    self._calls.skip(frame)
             elif kind is frames.Batch:
-                for one in frame.calls:
-                    self._attach(one.request.slot)
-                self._inbox.append(frame)
+                if self._attaching.attach([one.request.slot for one in frame.calls]):
+                    self._inbox.append(frame)
+                else:
+                    for one in frame.calls:
+                        self._calls.skip(one)
             elif kind is frames.Open:
                 self._calls.streams[frame.call] = Stream(frame.call, frame.credit)
                 self._inbox.append(frame)
@@ -133,11 +157,9 @@ class Worker:
             if not self._calls.cancel(frame.call) and self._is_waiting(frame.call):
                 self._dropped.add(frame.call)
         elif kind is frames.Attach:
-            for slot in frame.slots:
-                self._attach(slot)
+            self._attaching.attach(frame.slots)
         elif kind is frames.Grant:
-            self._attach(frame.slot)
-            self._grants.append(frame.slot)
+            self._take_grant(frame.slot)
         elif kind is frames.Return:
             surplus = self._reply_slots.give_back(frame.slots)
             if surplus:
@@ -149,15 +171,19 @@ class Worker:
             self._outbox.put(frames.Pong())
         elif kind is frames.Stop:
             self._tasks.start_soon(self._end)
+        elif kind is Unreadable:
+            raise RuntimeError(f"a frame of the server cannot be read: {frame.reason}")
         else:
             self._stream_control(frame)
 
     def _stream_control(self, frame: Any) -> None:
         stream = self._calls.streams.get(frame.call)
         if isinstance(frame, frames.Push):
-            self._attach(frame.request.slot)
             request: InferenceRequest | MLServeError
             try:
+                if not self._attaching.attach([frame.request.slot]):
+                    self._calls.drop(frame.request)
+                    raise MLServeError("the worker can take no more large requests; another takes its place", 503)
                 request = unpack_request(frame.request, self._calls.find)
             except MLServeError as error:
                 request = error
@@ -299,6 +325,7 @@ class Worker:
             metadata = _metadata_json(await _maybe_await(model.metadata()))
             details = _details(model)
             loaded = LoadedModel(model, modules)  # it reads the annotations of methods, which may be wrong
+            ready = bool(model.ready)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._is_ending():
                 raise
@@ -306,7 +333,7 @@ class Worker:
             self._outbox.put(_load_failure(frame.model, error))
             return
         self._models[frame.model] = loaded
-        self._outbox.put(frames.Loaded(frame.model, bool(model.ready), metadata, details))
+        self._outbox.put(frames.Loaded(frame.model, ready, metadata, details))
 
     def _is_ending(self) -> bool:
         return self._life.cancel_called
@@ -330,9 +357,11 @@ class Worker:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def _attach(self, slot: SlotRef | None) -> None:
-        if slot is not None and slot.fresh:
-            self._views.attach(slot.number, self._channel.descriptors.popleft(), slot.size_bytes)
+    def _take_grant(self, slot: SlotRef | None) -> None:
+        if slot is not None and not self._attaching.attach([slot]):
+            self._views.drop(slot.number)
+            slot = None
+        self._grants.append(slot)
 
     def _ask_for_slot(self, size_bytes: int) -> SlotRef | None:
         """Asks the pool for a slot to answer in, and waits for it. Rare: such slots are kept and used again."""
@@ -343,7 +372,7 @@ class Worker:
             ready.register(self._channel.sock, select.POLLIN | (select.POLLOUT if self._channel.backlog else 0))
             ready.poll()
             self._outbox.flush()
-            self._accept(self._channel.receive(wait_for_descriptors=True))
+            self._receive()
         return self._grants.popleft()
 
 
@@ -359,7 +388,7 @@ class _MetricsSink:
         self._put(frames.Registered(name, description))
 
     def observe(self, model_name: str, model_version: str, values: dict[str, float]) -> None:
-        self._put(frames.Observed(model_name, model_version, values))
+        self._put(frames.Observed(str(model_name), str(model_version), values))  # a model may have made them anything
 
     def counted(self, cell: int, series: Series) -> None:
         self._put(frames.Counted(cell, series))
@@ -384,7 +413,7 @@ def _load_failure(number: int, error: BaseException) -> frames.LoadFailed:
     if isinstance(error, ModelLoadError) and isinstance(error.__cause__, (ModuleNotFoundError, AttributeError)):
         return frames.LoadFailed(number, message, http_status, "")  # the message says all of it
     detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return frames.LoadFailed(number, message, http_status, detail)
+    return frames.LoadFailed(number, message, http_status, encodable(detail))
 
 
 def _metadata_json(metadata: Any) -> bytes:

@@ -187,7 +187,7 @@ class Calls:
     def drop(self, message: Message) -> None:
         """Gives the slot of a request back that nobody will look at."""
         if message.slot is not None:
-            self._views.hold(message.slot.number)
+            self._views.drop(message.slot.number)
 
     def skip(self, frame: frames.Infer) -> None:
         """Leaves a call alone that the pool has given to another worker."""

@@ -14,8 +14,9 @@ import sys
 import anyio
 
 from mlserve import compat, logs, malloc, osdep
+from mlserve.channel import Channel
 from mlserve.counted import CELLS_BYTES
-from mlserve.frames import Channel, ToWorker
+from mlserve.frames import ToWorker
 from mlserve.progress import Progress
 from mlserve.settings import Settings
 from mlserve.worker import Worker

@@ -12,8 +12,9 @@ import anyio.abc
 
 from mlserve import frames
 from mlserve.arena import Arena
+from mlserve.channel import Channel
 from mlserve.eventloop import watch
-from mlserve.frames import Channel, ToPool, ToWorker
+from mlserve.frames import ToPool, ToWorker
 from mlserve.launch import ProcessLauncher
 from mlserve.pool import Pool
 from mlserve.progress import SIZE_BYTES

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mlserve import frames
-from mlserve.frames import Channel, ChannelClosed, Message, Part, SlotRef
+from mlserve.channel import Channel, ChannelClosed
+from mlserve.frames import Message, Part, SlotRef
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_descriptors_arrive_beside_their_frames_in_order(ends):
         received += worker.receive(wait_for_descriptors=True)
     for number, (_, writer) in enumerate(pipes):
         os.write(writer, bytes([number]))
-        fd = worker.descriptors.popleft()
+        [fd] = worker.take(1)
         assert os.read(fd, 1) == bytes([number])
         assert not os.get_inheritable(fd)
         os.close(fd)

@@ -57,7 +57,7 @@ ROOMS = [
         "layout",
     ],
     ["model", "artifacts", "loop_thread", "repository", "merging", "environments", "extra", "thread_limits"],
-    ["tabular", "named_tensors", "written_out"],
+    ["tabular", "named_tensors", "written_out", "channel"],
     [
         "calls",
         "urgency",
@@ -70,7 +70,7 @@ ROOMS = [
         "outbox",
         "worker_stream",
     ],
-    ["observing", "progress", "sending", "handler_answer"],
+    ["observing", "progress", "sending", "asking", "attaching", "handler_answer"],
     ["worker_calls", "running", "running_handlers", "running_streams", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],

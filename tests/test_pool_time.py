@@ -13,8 +13,8 @@ from trio.testing import MockClock
 from mlserve import frames
 from mlserve.batching import Rule
 from mlserve.bounds import Bounds
+from mlserve.channel import ChannelClosed
 from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError, NoWorker, WorkerDied
-from mlserve.frames import ChannelClosed
 from mlserve.pool import Pool
 from mlserve.progress import LOADING, Progress
 from tests.engine import request

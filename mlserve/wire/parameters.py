@@ -13,7 +13,7 @@ from mlserve.types.dumping import dump
 __all__ = ["sendable"]
 
 _AS_THEY_ARE = frozenset((str, float, bool))  # None, as absent, is not among parameters
-_INTEGERS = range(-(1 << 63), 1 << 64)
+_LEAST, _MOST = -(1 << 63), (1 << 64) - 1  # no range: `in` walks through one for what is no plain int, as of an enum
 
 
 def sendable(parameters: Parameters | None) -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def _in_json(name: str, value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return value  # NaN, which JSON has not, has a form over gRPC
-    if isinstance(value, int) and value not in _INTEGERS:
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
         raise _unsendable(name, "an integer of more than 64 bits")
     try:
         return dump(value, json=True)

@@ -394,3 +394,26 @@ def test_a_caller_that_leaves_ends_its_explanation(world: Any) -> None:
 
 def test_its_modules_have_mlservers_names() -> None:
     check_old_names("mlserver_alibi_explain")
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "words"),
+    [
+        ("anchor_tabular", {"coverage_samples": 5_000_000}, "'coverage_samples' is at most 100000 in a request, got"),
+        ("anchor_tabular", {"batch_size": 2001}, "'batch_size' is at most 2000 in a request, got 2001"),
+        ("anchor_tabular", {"tau": 1e-9}, "'tau' is at least 0.01 in a request, got 1e-09"),
+        ("kernel_shap", {"nsamples": 5e6}, "'nsamples' is at most 20000 in a request, got 5000000.0"),
+        ("partial_dependence", {"grid_resolution": 10**6}, "'grid_resolution' is at most 300 in a request"),
+        ("permutation_importance", {"n_repeats": float("nan")}, "'n_repeats' is at most 500 in a request, got nan"),
+    ],
+)
+def test_an_argument_that_would_cost_gigabytes_is_refused(kind: str, argument: dict[str, Any], words: str) -> None:
+    """Before the explainer is asked; the settings may go further, here to batches of 2000."""
+    settings = {"explain_parameters": {"batch_size": 2000}}
+    extra = {"explainer_type": kind, "infer_uri": "http://127.0.0.1:1/v2/models/x/infer", **settings}
+    model = AlibiExplainRuntime(
+        ModelSettings(name="why", implementation=AlibiExplainRuntime, parameters={"extra": extra})
+    )
+    with pytest.raises(MLServeError, match=re.escape(words)) as refused:
+        anyio.run(model.predict, request_of(X[:1], **argument))
+    assert refused.value.status_code == 400

@@ -75,7 +75,7 @@ def batch_key(request: InferenceRequest) -> Hashable | None:
     outputs = request.outputs
     return (
         tuple((one.name, str(one.datatype), tuple(one.shape[1:]), _shaping(one.parameters)) for one in inputs),
-        None if outputs is None else tuple((one.name, _shaping(one.parameters)) for one in outputs),
+        None if outputs is None else tuple((one.name, _all_of(one.parameters)) for one in outputs),
         _shaping(request.parameters),
     )
 
@@ -84,6 +84,11 @@ def _shaping(parameters: Parameters | None) -> Hashable:
     if parameters is None:
         return ()
     return tuple((name, str(parameters[name])) for name in _SHAPING if name in parameters)
+
+
+def _all_of(parameters: Parameters | None) -> Hashable:
+    """Those of a requested output say what is wanted of it (Triton's `classification`): a batch has one set of them."""
+    return tuple(sorted((name, repr(value)) for name, value in dict.items(parameters))) if parameters else ()
 
 
 class _Group:

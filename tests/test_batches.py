@@ -11,7 +11,7 @@ from mlserve.batching import Rule
 from mlserve.errors import MLServeError
 from mlserve.settings import ModelSettings
 from mlserve.tensors import TensorData
-from mlserve.types import InferenceRequest, Parameters, RequestInput
+from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 from tests.engine import request, running_pool, until, values, write_models
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +38,18 @@ class Batched(MLModel):
         if (rows == 99).any():
             rows = rows[1:]
         out = ResponseOutput(name="y", shape=list(rows.shape), datatype="FP32", data=rows * 2, parameters=one.parameters)
+        return InferenceResponse(model_name=self.name, outputs=[out])
+
+
+class Asked(MLModel):
+    """Gives what the requested output says it wants."""
+
+    def predict(self, request):
+        with open(Path(__file__).with_name("sizes.txt"), "a") as sizes:
+            sizes.write(f"{request.inputs[0].shape[0]}\\n")
+        wanted = float(request.outputs[0].parameters.classification)
+        rows = [wanted] * request.inputs[0].shape[0]
+        out = ResponseOutput(name="y", shape=[len(rows)], datatype="FP32", data=rows)
         return InferenceResponse(model_name=self.name, outputs=[out])
 
 
@@ -91,6 +103,19 @@ async def test_calls_that_wait_for_a_worker_run_as_one(tmp_path):
         answers = await _ask_all(pool, [request([float(n)]) for n in range(9)])
         assert answers == [[2.0 * n] for n in range(9)]
         assert _sizes(tmp_path) == [1, 8], "the first finds an idle worker, the others wait and come together"
+
+
+async def test_each_gets_what_the_parameters_of_its_requested_outputs_say(tmp_path):
+    async with running_pool() as (pool, _):
+        await _batched_pool(pool, tmp_path, "Asked", calls=2, wait_seconds=1000.0, eager=False)
+        asked = [1, 2, 1, 2]
+        requests = [
+            request([0.0], outputs=[RequestOutput(name="y", parameters=Parameters(classification=one))])
+            for one in asked
+        ]
+        with anyio.fail_after(60):
+            assert await _ask_all(pool, requests) == [[float(one)] for one in asked]
+        assert _sizes(tmp_path) == [2, 2]
 
 
 @pytest.mark.parametrize("rule", [{"wait_seconds": 1000.0}, {"wait_seconds": 0.0, "target_seconds": 1000.0}])

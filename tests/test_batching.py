@@ -215,6 +215,9 @@ async def test_a_call_put_back_is_first_again():
     "different",
     [
         {"outputs": [{"name": "y"}]},
+        {"outputs": [{"name": "x", "parameters": {"classification": 1}}]},
+        {"outputs": [{"name": "x", "parameters": {"classification": [1]}}]},
+        {"outputs": [{"name": "x", "parameters": {"binary_data": True}}]},
         {"parameters": {"content_type": "pd"}},
         {"parameters": {"binary_data_output": True}},
         {"inputs": [{"name": "z", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]},
@@ -228,9 +231,18 @@ async def test_a_call_put_back_is_first_again():
 )
 def test_what_the_model_would_see_differently_separates_groups(different):
     inputs = [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}]
-    plain = InferenceRequest(inputs=inputs)
-    other = InferenceRequest(**{"inputs": inputs, **different})
+    plain = InferenceRequest(inputs=inputs, outputs=[{"name": "x", "parameters": {"classification": 3}}])
+    other = InferenceRequest(**{"inputs": inputs, "outputs": plain.outputs, **different})
     assert batch_key(plain) != batch_key(other)
+
+
+@pytest.mark.parametrize("parameters", [[None, {}], [{"a": 1, "b": [2]}, {"b": [2], "a": 1}]])
+def test_requested_outputs_with_the_same_parameters_come_together(parameters):
+    one, other = (
+        InferenceRequest(inputs=request([1.0]).inputs, outputs=[{"name": "x", "parameters": given}])
+        for given in parameters
+    )
+    assert batch_key(one) == batch_key(other) and hash(batch_key(one)) == hash(batch_key(other))
 
 
 def test_other_parameters_and_ids_do_not_separate():

@@ -7,6 +7,7 @@ docs/batching.md explains the rules and where they come from.
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from mlserve.side_by_side import Flight, Turns
 
@@ -31,13 +32,14 @@ _VERDICT_SECONDS = 5.0  # and so much time
 class _Size:
     """What is known of batches of about one size, in logarithms, so that one outlier moves a mean by little."""
 
-    __slots__ = ("at_least", "count", "rows", "seconds", "seen_at")
+    __slots__ = ("at_least", "count", "lately", "rows", "seconds", "seen_at")
 
     def __init__(self, rows: float, seconds: float) -> None:
         self.count = 0
         self.rows = rows
         self.seconds = seconds
         self.seen_at = 0.0
+        self.lately: deque[float] = deque(maxlen=_FAMILIAR)  # when the last ones were measured
         self.at_least = -math.inf  # what smaller sizes take
 
     def likely(self, doubt_seconds: float) -> float:
@@ -71,11 +73,13 @@ class Cost:
             surprise = min(max(y - expected, -1.0), 1.0)
             self._deviation += _WEIGHT * (abs(surprise) - self._deviation)
             if size.count >= _FAMILIAR:  # a pause of the machine is no news about this size
-                self.pause_seconds += _PAUSE_WEIGHT * (seconds - math.exp(expected + surprise) - self.pause_seconds)
+                pause = max(0.0, seconds - math.exp(expected + surprise))  # what is quicker than ever had none
+                self.pause_seconds += _PAUSE_WEIGHT * (pause - self.pause_seconds)
                 self._doubt_seconds = max(0.99 * self._doubt_seconds, seconds - math.exp(expected))
             y = expected + surprise
         size.count += 1
         size.seen_at = now
+        size.lately.append(now)
         weight = max(1 / size.count, _WEIGHT)
         size.rows += weight * (x - size.rows)
         size.seconds += weight * (y - size.seconds)
@@ -83,11 +87,19 @@ class Cost:
         fresh = now - _FORGET_SECONDS
         self._sizes = {key: one for key, one in self._sizes.items() if one.seen_at > fresh or key == smallest}
         self._points = sorted(self._sizes.values(), key=lambda one: one.rows)
+        self._correct_smaller(size)
         at_least = -math.inf
         for one in self._points:
             one.at_least = at_least
             if one.count >= _FAMILIAR:
                 at_least = max(at_least, one.seconds)
+
+    def _correct_smaller(self, size: _Size) -> None:
+        """Fewer rows take no longer: what was measured of them before is out of date, such as a slow spell's."""
+        if size.count >= _FAMILIAR:
+            for one in self._points:
+                if one.rows < size.rows and one.seen_at < size.lately[0]:
+                    one.seconds = min(one.seconds, size.seconds)
 
     def seconds(self, rows: float) -> float:
         """What is to be expected. Beyond what was tried it goes on as before; below, as if nothing were saved."""

@@ -174,3 +174,15 @@ def test_sizes_that_are_nearly_the_same_say_nothing_about_larger_ones(rows):
             auto.served(float(step), rows + step % 2, 0.01 * rng.uniform(0.3, 3), 0.0)
             assert auto.cost.seconds(2 * rows) < 0.01 * 3 * 4 * 2
             assert auto.decide(step + 0.5, float(step), 4 * rows)[0] >= 1
+
+
+@pytest.mark.parametrize(("slow", "fast", "calls", "first", "then"), [(0.5, 0.01, 8, 1, 1), (1.0, 0.02, 10, 1, 64)])
+def test_a_slow_beginning_is_forgotten_also_of_sizes_that_do_not_run_again(slow, fast, calls, first, then):
+    auto, now = Auto(0.5), 0.0
+    for number in range(calls + 200):
+        seconds, waiting = (slow, first) if number < calls else (fast, then)
+        now += seconds
+        auto.served(now, max(1, min(auto.rows, waiting)), seconds, 0.0005)
+        assert auto.cost.pause_seconds >= 0.0 and auto.rows >= 1
+    for rows in (first, then):
+        assert auto.cost.seconds(rows) == pytest.approx(fast, rel=0.2)

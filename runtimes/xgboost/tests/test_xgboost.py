@@ -248,6 +248,28 @@ def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: P
     assert np.array_equal(ask(TRIAL.load(tmp_path), numbers)["predict"].ravel(), fitted.predict(TABLE))
 
 
+@pytest.mark.parametrize("kind", ["int64", "int8"])
+def test_categories_that_are_whole_numbers_go_as_numbers(tmp_path: Path, kind: str) -> None:
+    shop = pd.Categorical(np.array([40, 10, 30, 10] * 5, kind))
+    table = TABLE.assign(shop=shop)
+    fitted = xgboost.XGBRegressor(enable_categorical=True, **OPTIONS).fit(table, [1.0, 5, 9, 5] * 5)
+    fitted.save_model(tmp_path / "model.json")
+    model = TRIAL.load(tmp_path, content_type="pd", extra={"signature": True})
+    if not model.input_check().numbered:  # files before 3.1 name no categories
+        assert tuple(map(int, xgboost.__version__.split(".")[:2])) < (3, 1)
+        return
+    assert [(one.name, one.datatype) for one in model.inputs][-1] == ("shop", "FP32")
+    some = table.iloc[[2, 0]].astype({"city": object})
+    wanted = fitted.predict(table.iloc[[2, 0]])
+    for sent in ("int64", "float32", "uint8"):
+        assert np.array_equal(ask(model, some.astype({"shop": sent}))["predict"].ravel(), wanted)
+    lacking = some.assign(shop=[np.nan, 40.0])
+    assert np.array_equal(ask(model, lacking)["predict"].ravel()[1], wanted[1])
+    for wrong, told in {(10.5, 40.0): "10.5 in row 0", ("ten", "40"): "ten in row 0", (10, 20): "20 in row 1"}.items():
+        words = refusal(model, some.assign(shop=wrong))
+        assert "'shop' holds categories that are whole numbers" in words and told in words
+
+
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
     CLASSIFIER.save_model(tmp_path / "model.ubj")
     model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})

@@ -183,9 +183,9 @@ class Models:
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    def expect_all(self) -> list[Model]:
+    async def expect_all(self) -> list[Model]:
         """Every model of the repository, which is LOADING from now on. For `load_all`."""
-        expected = [self._made(settings, wanted=True) for settings in self._repository.list()]
+        expected = [self._made(settings, wanted=True) for settings in await self._read(self._repository.list)]
         for model in expected:
             self._put(model)
         return expected

@@ -68,6 +68,7 @@ class Server:
             if self._tracing is None
             else TracedPlane(settings, self.models, self.metrics, self._tracing)
         )
+        self._expected: list[Model] = []  # what was in the repository at the start, if it is to be loaded
         self.addresses: dict[str, tuple[str, int]] = {}  # where it listens: "http", "grpc", "metrics"
         self._stop_asked = anyio.Event()
         self._stop_now = anyio.Event()
@@ -83,11 +84,12 @@ class Server:
         self._end_at = math.inf
         async with anyio.create_task_group() as tasks:
             async with anyio.create_task_group() as transports:
-                expected = self.models.expect_all() if self.settings.load_models_at_startup else []
+                if self.settings.load_models_at_startup:
+                    await self._until_stopped(self._expect_models)
                 await self._start_transports(transports)
                 await tasks.start(self.models.run)
                 await self._until_stopped(partial(tasks.start, self.pools.run))
-                await self._until_stopped(partial(self._load_models, expected))
+                await self._until_stopped(self._load_models)
                 task_status.started(self)
                 transports.start_soon(self._give_memory_back)
                 await self._stop_asked.wait()
@@ -116,9 +118,12 @@ class Server:
             await work()
             tasks.cancel_scope.cancel()
 
-    async def _load_models(self, expected: list[Model]) -> None:
+    async def _expect_models(self) -> None:
+        self._expected = await self.models.expect_all()
+
+    async def _load_models(self) -> None:
         """Tries all models of the repository."""
-        await self.models.load_all(expected)
+        await self.models.load_all(self._expected)
         self._tell_unused()
         self.dataplane.started = True
 

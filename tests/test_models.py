@@ -14,6 +14,7 @@ from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository
+from mlserve.server import Server
 from mlserve.settings import Settings
 from mlserve.types import State
 from tests.engine import request, until, values
@@ -61,7 +62,7 @@ async def _starting(folder):
     metrics = Metrics()
     pools = Pools(settings, metrics)
     models = Models(ModelRepository(folder), pools, settings)
-    expected = models.expect_all()
+    expected = await models.expect_all()
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
         await tasks.start(models.run)
@@ -105,7 +106,7 @@ async def test_every_model_is_told_as_loading_from_the_first_moment(folder):
 async def test_they_are_loading_before_the_first_worker_is_up(folder):
     settings = Settings(parallel_workers=0)
     models = Models(ModelRepository(folder), Pools(settings, Metrics()), settings)
-    models.expect_all()
+    await models.expect_all()
     assert [one.state for one in await models.index()] == [State.LOADING, State.LOADING]
     with pytest.raises(ModelNotReady):
         models.ready("a")
@@ -212,6 +213,19 @@ async def test_reading_the_repository_holds_up_nobody(folder, ask):
         assert {one.name for one in await models.index()} == {"a", "b"}
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", pytest.param("trio", marks=pytest.mark.own_process)])
+async def test_a_server_that_starts_can_be_stopped_while_its_repository_is_read(folder, anyio_backend):
+    repository = _Slow(folder)
+    made = Settings(parallel_workers=0, host="127.0.0.1", http_port=0, grpc_port=0, metrics_endpoint=None)
+    server = Server(made, repository)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        await until(repository.began.is_set, 60)
+        server.stop()
+    assert not list(server.models)
+    repository.go.set()
+
+
 async def test_whoever_asks_for_the_repository_may_leave_while_it_is_read(folder):
     repository = _Slow(folder)
     async with _running(repository) as models:
@@ -235,7 +249,7 @@ async def test_what_nobody_foresaw_in_one_models_load_fails_that_model_only(fold
     settings = Settings(parallel_workers=0)
     pools = Pools(settings, Metrics())
     models = Models(ModelRepository(folder), pools, settings)
-    expected = models.expect_all()
+    expected = await models.expect_all()
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
         await tasks.start(models.run)

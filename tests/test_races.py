@@ -35,7 +35,7 @@ async def _plane(folder, workers=0):
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
         await tasks.start(models.run)
-        await models.load_all(models.expect_all())
+        await models.load_all(await models.expect_all())
         yield DataPlane(settings, models, metrics), models, pools
         models.stop()
         await pools.stop(3.0)

@@ -82,7 +82,7 @@ async def _plane(place, workers=0, shutdown_timeout_seconds=25.0):
     async with anyio.create_task_group() as tasks:
         await tasks.start(pools.run)
         await tasks.start(models.run)
-        await models.load_all(models.expect_all())
+        await models.load_all(await models.expect_all())
         try:
             yield DataPlane(settings, models, metrics), models, pools
         finally:

@@ -119,7 +119,7 @@ def answer_for_want_of_descriptors() -> list[tuple[str, str]]:
     return [*_HEADERS, *_status("UNAVAILABLE", NO_DESCRIPTORS), ("grpc-retry-pushback-ms", "1000")]
 
 
-class Call:
+class Call(AsyncIterator[Any]):
     """What a handler gets: messages in and out, the client's metadata, and trailing metadata to fill."""
 
     def __init__(
@@ -215,12 +215,15 @@ class Call:
         share, self._share = self._share, Share(self.intake)
         return share
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        while True:
-            message = await self.recv_message()
-            if message is None:
-                return
-            yield message
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message, which is not kept here."""
+        message = await self.recv_message()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
     async def send_message(self, message: Any) -> None:
         """Sends a message: the chunks of one, or a betterproto message. Waits while the client does not read."""

@@ -165,6 +165,7 @@ class _TritonStream:
             async for data in self._call:
                 await self._slots.acquire()
                 await self._open(data)
+                del data  # it counts until its call has ended, and shall not be there for longer
                 while self._bodies_bytes > self._call.intake.limit_bytes * _BODIES_SHARE:
                     await asyncio.wait(set(self._calls), return_when=asyncio.FIRST_COMPLETED)
         except Exception as error:

@@ -20,11 +20,13 @@ from mlserve.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 from mlserve.intake import Intake
 from mlserve.metrics import Metrics
 from mlserve.rest.app import RestApp
+from mlserve.rest.h1_server import Limits
 from mlserve.settings import Settings
 from mlserve.types import InferenceRequest, InferenceResponse
 from tests import http_edge
 from tests.fake_dataplane import FakeDataPlane
 from tests.grpc_edge import BACKENDS, DATA, END_HEADERS, PREFACE, SETTINGS, FakePlane, frame, serving, talk
+from tests.h2_client import H2Client
 from tests.test_grpc_frames import headers
 from tests.unread import until
 
@@ -102,6 +104,54 @@ def test_a_body_counts_where_the_server_below_does_not_count(kind: str, model: G
                 return str(client.send(http_edge.post(b"/v2/models/gated/infer", fields, text)).response().status)
 
         _three_fit(model, ask, "429", "200")
+
+
+@pytest.mark.parametrize("kind", http_edge.FAST)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_body_over_http2_counts_too(kind: str, packed: bool, model: Gated) -> None:
+    limits = Limits(intake=model.intake)
+    app = RestApp(FakeDataPlane(gated=model), Metrics(), Settings(), intake=model.intake)
+    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a" * SIZE]}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    fields = [("content-type", "application/json"), *([("content-encoding", "gzip")] if packed else [])]
+    with http_edge.running(kind, app, limits=limits) as edge:
+
+        def ask() -> str:
+            with H2Client(edge.address) as client:
+                stream = client.ask("/v2/models/gated/infer", method="POST", end=False, extra=fields)
+                _upload(client, stream, gzip.compress(text) if packed else text)
+                client.h2.end_stream(stream)
+                client.send()
+                client.until_ended(stream)
+                return client.heads[stream][":status"]
+
+        _three_fit(model, ask, "429", "200")
+
+
+def _upload(client: H2Client, stream: int, content: bytes) -> None:
+    """Sends a body, as far as the windows let it."""
+    while content:
+        client.until(lambda: client.h2.local_flow_control_window(stream) > 0)
+        room = min(1 << 14, client.h2.local_flow_control_window(stream))
+        client.h2.send_data(stream, content[:room])
+        client.send()
+        content = content[room:]
+
+
+@pytest.mark.parametrize("kind", http_edge.FAST)
+def test_bodies_that_never_end_over_http2_count_and_those_without_room_are_refused(kind: str, model: Gated) -> None:
+    limits = Limits(intake=model.intake)
+    app = RestApp(FakeDataPlane(gated=model), Metrics(), Settings(), intake=model.intake)
+    with http_edge.running(kind, app, limits=limits) as edge:
+        with H2Client(edge.address) as client:
+            streams = [client.ask("/v2/models/gated/infer", method="POST", end=False) for _ in range(8)]
+            for stream in streams:
+                _upload(client, stream, bytes(SIZE))
+            client.until_ended(*streams[4:])
+            assert {client.heads[stream][":status"] for stream in streams[4:]} == {"429"}
+            assert 2 * SIZE < model.intake.held_bytes <= LIMIT
+            assert client.get("/v2/health/live") == b""
+        until(lambda: model.intake.held_bytes == 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

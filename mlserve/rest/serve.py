@@ -4,8 +4,9 @@ HTTP/1.1 (h1.py) and HTTP/2 with prior knowledge (h2.py) are our own. The fast p
 where the installed version is not the one they were tested with, stock Hypercorn serves both protocols, with one
 warning. What differs then: the scope has no "mlserve.*" extensions, requests that stock lets pass are not refused
 (tests/test_h1.py has the list), and on trio an error inside stock Hypercorn (a WebSocket handshake with another request
-behind it makes one) ends the whole server, clients that do not read are not disconnected, and over HTTP/2 a stream that
-is given up may break its connection (docs/decisions.md).
+behind it makes one) ends the whole server, clients that do not read are not disconnected, uploads that stop are not
+given up, of bodies only those for inference count as memory, and over HTTP/2 a stream that is given up may break its
+connection (docs/decisions.md).
 """
 
 from __future__ import annotations

@@ -60,8 +60,10 @@ class Recycling:
         """Stays with a worker until it is worn out, has a successor, and has finished."""
         why = await until_worn(link, self._wear)
         if link.full:
-            message = "worker %d of pool %s %s. Until a fresh one takes its seat, all it is sent travels in the frames"
-            _logger.error(message, link.pid, self._pool_name, why)
+            message = (
+                "worker %d of pool %s %s: %s. Until a fresh one takes its seat, all it is sent travels in the frames"
+            )
+            _logger.error(message, link.pid, self._pool_name, why, link.full)
             await anyio.sleep(max(0.0, _AGAIN_SECONDS - link.ready_seconds))  # or one after the other, if full at once
         async with self._places:
             await self._exchange(link, why, start_successor)
@@ -108,7 +110,7 @@ async def until_worn(link: Link, wear: Wear) -> str:
         await link.worn.wait()
         tasks.cancel_scope.cancel()
     if link.full:
-        return f"can look at no more shared memory: {link.full}"
+        return "can look at no more shared memory"
     sent = link.next_number - 1
     return f"has had {sent} calls" if 0 < wear.calls <= sent else f"has grown beyond {wear.memory_bytes} bytes"
 

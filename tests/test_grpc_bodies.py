@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import weakref
 from collections.abc import Iterator
-from typing import Any
 
 import anyio
 import pytest
 
 from mlserve.grpc import dataplane_pb2 as pb
-from mlserve.grpc.call import Call
 from mlserve.intake import Intake
 from mlserve.types import InferenceRequest, InferenceResponse
 from tests.grpc_edge import BACKENDS, FakePlane, serving
@@ -28,7 +24,6 @@ class Plane:
 
     def __init__(self) -> None:
         self.intake = Intake(LIMIT)
-        self.asked: FakePlane
         self.begun: list[str] = []
         self.go = threading.Event()
 
@@ -46,8 +41,7 @@ def plane() -> Plane:
 
 @pytest.fixture(params=BACKENDS)
 def talk(request: pytest.FixtureRequest, plane: Plane) -> Iterator[Talk]:
-    plane.asked = FakePlane(slow=plane.slow)
-    with serving(request.param, plane.asked, intake=plane.intake) as running:
+    with serving(request.param, FakePlane(slow=plane.slow), intake=plane.intake) as running:
         made = Talk(running.address)
         yield made
         plane.go.set()
@@ -89,36 +83,3 @@ def test_nothing_counts_any_more_when_the_client_has_left(talk: Talk, plane: Pla
     until(lambda: len(plane.begun) == 4)
     talk.leave()
     until(lambda: plane.intake.held_bytes == 0)
-
-
-def test_a_request_is_gone_when_its_call_is_over(talk: Talk, plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also while the stream waits for the next one: it does not count any more."""
-    received: list[weakref.ref[Any]] = []
-    receive = Call.recv_message
-
-    async def noting(call: Call) -> Any:
-        message = await receive(call)
-        if not isinstance(message, bytes | memoryview):
-            return message
-        noted = memoryview(_Noted(message))
-        received.append(weakref.ref(noted.obj))
-        return noted
-
-    monkeypatch.setattr(Call, "recv_message", noting)
-    plane.go.set()
-    for name in ("a", "b"):
-        _ask(talk, name)
-        assert talk.hear() == name
-    until(lambda: plane.intake.held_bytes == 0)
-    plane.asked.calls.clear()
-
-    def all_gone() -> bool:
-        round_trips(talk.address)  # an event loop may keep what it ran last
-        gc.collect()
-        return [one() for one in received] == [None, None]
-
-    until(all_gone)
-
-
-class _Noted(bytearray):
-    """Bytes of which one can tell whether they are still there."""

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from math import inf
 from typing import Any
 
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, REGISTRY
@@ -36,16 +37,31 @@ _TOGETHER: dict[str, Callable[[_Reading, _Reading], _Reading]] = {
 
 
 class _Totals:
-    """Values by what they count."""
+    """Values by what they count, as many as there may be."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = inf) -> None:
         self.values: dict[_Key, tuple[Series, _Reading]] = {}
+        self._most = most
+        self._has_warned = False
 
     def add(self, key: _Key, series: Series, reading: _Reading) -> None:
         known = self.values.get(key)
         if known is not None:
             reading = _TOGETHER[series.mode.removeprefix("live")](known[1], reading)
+        elif len(self.values) >= self._most:
+            self._warn(series)
+            return
         self.values[key] = series, reading
+
+    def _warn(self, series: Series) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "workers that have ended leave more than %d series of models' metrics: what %s and others counted with "
+                "further labels is not kept; give labels few values",
+                self._most,
+                series.family,
+            )
 
 
 class WorkerValues:
@@ -83,7 +99,7 @@ class ModelValues:
     def __init__(self) -> None:
         self.in_process: Callable[[], bool] = lambda: False  # whether models run in this process: set by the server
         self._workers: list[WorkerValues] = []
-        self._ended = _Totals()
+        self._ended = _Totals(_MOST_ENDED)
         self._lock = threading.Lock()  # held while cells are read, and while they go
 
     def of_worker(self, pid: int, memory: Any) -> WorkerValues:
@@ -96,8 +112,7 @@ class ModelValues:
         """Keeps what a worker has counted."""
         with self._lock:
             self._workers.remove(worker)
-            if len(self._ended.values) < _MOST_ENDED:
-                worker.into(self._ended, ended=True)
+            worker.into(self._ended, ended=True)
 
     def collect(self) -> Iterator[Metric]:
         """All families, as prometheus_client wants them."""

@@ -123,7 +123,7 @@ def output_of(
         shape=list(array.shape),
         datatype=datatype_of(array.dtype),
         parameters=Parameters(content_type=content_type, **parameters),
-        data=TensorData(array),
+        data=TensorData.encoded(array),
     )
 
 

@@ -42,6 +42,7 @@ class Payload:
         "_checked",
         "_datatype",
         "_form",
+        "_is_list",
         "_list",
         "_payload",
         "_shape",
@@ -51,6 +52,7 @@ class Payload:
     _payload: Any
     _datatype: str | None
     _shape: Sequence[int] | None
+    _is_list: bool  # The array that it holds stands for the flat list of its values.
     _list: Any  # The values as Python has them, once somebody asked; else UNSET.
     _array: Array | None  # The last array made that nobody writes into, and the datatype it was asked in.
     _array_type: str | None
@@ -87,6 +89,13 @@ class Payload:
         return cls(array if is_masked(array) else np.asarray(array))
 
     @classmethod
+    def encoded(cls, array: Array) -> Self:
+        """From an array that stands for the flat list of its values, as codecs encode it; not copied."""
+        made = cls(array)
+        made._is_list = True
+        return made
+
+    @classmethod
     def joined(cls, array: Array, datatype: str, parts: Sequence[Self]) -> Self:
         """From the rows of several tensors, laid under each other. As a list it is theirs, one after the other: as
         nested as they are, with the values that came rather than those rounded to the datatype."""
@@ -103,6 +112,7 @@ class Payload:
         made._payload = payload
         made._datatype = datatype
         made._shape = shape
+        made._is_list = False
         made._list = UNSET
         made._array = None
         made._array_type = None
@@ -208,10 +218,11 @@ class Payload:
     def root(self) -> Any:
         """Plain Python: what the JSON says, as nested as there; a flat list of the other forms; or the object itself.
 
-        A list that is handed out here becomes the payload, so that changing it changes the tensor.
+        A list that is handed out here becomes the payload, so that changing it changes the tensor; that of an array
+        of text does not, since it has the bytes of the text.
         """
         value = self.tolist()
-        if value is self._list and isinstance(value, list):
+        if isinstance(value, list) and (value is self._list or _is_numbers(self._payload)):
             self.root = value
         return value
 
@@ -225,7 +236,7 @@ class Payload:
         self._payload = value if value.__class__ is np.ndarray or not is_masked(value) else without_mask(value)
         self._datatype = self._shape = self._array = self._array_type = None
         self._list = UNSET
-        self._checked = False
+        self._is_list = self._checked = False
 
     def tolist(self) -> Any:
         """Plain Python values like `root`'s, for reading only. Of an array that was put in, NaN is None here, as it is
@@ -325,7 +336,9 @@ class Payload:
             return json_data.flat_numbers(self._octets())
         if type(self._list) is _Joined:
             return self._list.flat_numbers()
-        if self._form == "object" or self._datatype == BYTES:
+        if self._form == "object":
+            return self._payload.ravel() if self._is_list and _is_numbers(self._payload) else None
+        if self._datatype == BYTES:
             return None
         values: Array = self._values()
         return values
@@ -359,6 +372,10 @@ class _Joined(list[Payload]):
         arrays = [one for one in map(Payload._flat_numbers, self) if one is not None]
         alike = len(arrays) == len(self) and len({one.dtype for one in arrays}) == 1
         return np.concatenate(arrays) if alike else None
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
 def plain_list(flat: Array) -> list[Any]:

@@ -73,11 +73,9 @@ class TensorData(Payload, InPydantic):
     # -- list behaviour -----------------------------------------------------------------------------------------------
 
     def __bytes__(self) -> bytes:
-        """The bytes of a bare bytes value."""
+        """The bytes of a bare bytes value, or of a list of integers that are bytes."""
         value = self.tolist()
-        if not isinstance(value, bytes):
-            raise TypeError(f"the data is {type(value).__name__}, not bytes; to_raw() gives the binary form")
-        return value
+        return value if isinstance(value, bytes) else bytes(self._as_list())
 
     def __len__(self) -> int:
         array = self._value_array
@@ -114,7 +112,7 @@ class TensorData(Payload, InPydantic):
         """What numpy and pandas ask of objects that are arrays: there for an array that was put in, which it gives,
         and for flat lists of numbers, of which it makes what numpy makes of the list. All else they read as lists."""
         held = self._held() if self._form == "object" and self._list is UNSET else None
-        if isinstance(held, np.ndarray):
+        if isinstance(held, np.ndarray) and not self._is_list:
             return partial(_array, held)
         numbers = self._flat_numbers()
         if numbers is None or (numbers.dtype == np.uint64 and numbers.max(initial=0) > _INT64_MAX):
@@ -151,12 +149,13 @@ class TensorData(Payload, InPydantic):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TensorData:
         if self._form == "object":
-            return TensorData(copy.deepcopy(self._held(), memo))
+            held = copy.deepcopy(self._held(), memo)
+            return TensorData.encoded(held) if self._is_list else TensorData(held)
         return self._make(self._form, bytes(self._octets()), self._datatype, self._shape)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         if self._form == "object":
-            return TensorData, (self._held(),)
+            return (TensorData.encoded if self._is_list else TensorData), (self._held(),)
         return _remade, (self._form, bytes(self._octets()), self._datatype, self._shape)
 
     # -- inside -------------------------------------------------------------------------------------------------------

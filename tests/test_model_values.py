@@ -8,6 +8,7 @@ import struct
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from mlserve import model_values
 from mlserve.counted import Series
 from mlserve.metrics import Metrics
 from mlserve.model_values import WorkerValues
@@ -50,6 +51,21 @@ def test_counters_are_sums_over_workers_and_outlive_them() -> None:
         worker.values.close()
     assert value_of(metrics, "hits_total", model="m") == 9
     assert types_of(metrics)["hits_total"] == "counter"
+
+
+def test_known_series_go_on_where_ended_workers_have_left_too_many(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_values, "_MOST_ENDED", 2)
+    metrics = Metrics()
+    for pid in range(4):
+        worker = Worker(metrics, pid)
+        worker.has(HITS, 5)
+        worker.has(Series("counter", "hits", "hits_total", {"model": f"user-{pid}"}, "Hits."), 1)
+        worker.values.close()
+    assert value_of(metrics, "hits_total", model="m") == 20
+    assert value_of(metrics, "hits_total", model="user-0") == 1
+    assert len([record for record in caplog.records if "give labels few values" in record.message]) == 1
 
 
 @pytest.mark.parametrize(

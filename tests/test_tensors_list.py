@@ -111,6 +111,14 @@ def test_a_bare_scalar_is_one_element(scalar: Any) -> None:
     assert from_text(scalar).to_numpy(datatype, [1]).tolist() == [scalar]
 
 
+def test_a_list_of_octets_is_bytes_to_who_asks_for_them() -> None:
+    octets = np.array([137, 80, 78, 71], np.uint8)
+    for data in (TensorData([137, 80, 78, 71]), TensorData(octets), TensorData.from_raw(octets, "UINT8", [4])):
+        assert bytes(data) == b"\x89PNG"
+    with pytest.raises(TypeError):
+        bytes(TensorData(["a"]))
+
+
 def test_a_bare_string_passes_for_a_string() -> None:
     for data in (from_text("10101"), TensorData("10101")):
         assert isinstance(data, str)

@@ -76,7 +76,7 @@ class NumpyCodec(InputCodec):
             shape=shape,
             datatype=datatype,
             parameters=Parameters(content_type=cls.ContentType),
-            data=TensorData(array),
+            data=_data(array),
         )
 
     @classmethod
@@ -88,7 +88,7 @@ class NumpyCodec(InputCodec):
             shape=shape,
             datatype=datatype,
             parameters=Parameters(content_type=cls.ContentType),
-            data=TensorData(array),
+            data=_data(array),
         )
 
 
@@ -131,6 +131,10 @@ def _encode(name: str, payload: Any) -> tuple[Any, Datatype, list[int]]:
     if len(shape) < 2:
         shape = [shape[0], 1] if shape else [1]
     return array.copy(), datatype, shape  # the caller may go on writing into its own
+
+
+def _data(array: Any) -> TensorData:
+    return TensorData.encoded(array) if array.__class__ is np.ndarray else TensorData(array)
 
 
 def _encode_masked(name: str, payload: Any) -> tuple[Any, Datatype, list[int]]:

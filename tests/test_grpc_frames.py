@@ -13,6 +13,7 @@ from mlserve.http2 import HEADER_BYTES, ServerConnection, StatelessEncoder
 from mlserve.types import InferenceRequest
 from mlserve.wire.v2proto import decode_response, encode_request
 from tests.grpc_edge import (
+    ACK,
     BACKENDS,
     CONTINUATION,
     DATA,
@@ -22,6 +23,7 @@ from tests.grpc_edge import (
     HEADERS,
     PADDED,
     PING,
+    PREFACE,
     PRIORITIZED,
     PUSH,
     RST,
@@ -240,6 +242,10 @@ CLOSED: dict[str, tuple[Callable[[Encoder], bytes], int]] = {
     ),
     "a flood of settings": (lambda e: frame(SETTINGS, 0, 0) * 5000, ENHANCE_YOUR_CALM),
     "a flood of pings": (lambda e: frame(PING, 0, 0, bytes(8)) * 5000, ENHANCE_YOUR_CALM),
+    "a flood of empty data": (lambda e: headers(e) + frame(DATA, 0, 1) * 5000, ENHANCE_YOUR_CALM),
+    "a flood of windows": (lambda e: headers(e) + frame(WINDOW, 0, 1, b"\0\0\0\1") * 5000, ENHANCE_YOUR_CALM),
+    "a flood of what nobody knows": (lambda e: frame(0x40, 0, 0) * 5000, ENHANCE_YOUR_CALM),
+    "too many headers": (lambda e: frame(HEADERS, END_HEADERS, 1, e.encode(FIELDS) + b"\x95" * 300), ENHANCE_YOUR_CALM),
     "a client that reports an error": (
         lambda e: headers(e) + frame(GOAWAY, 0, 0, bytes(7) + b"\2") + frame(DATA, END_STREAM, 1, message()),
         PROTOCOL_ERROR,
@@ -301,6 +307,45 @@ def test_a_client_that_resets_many_calls_but_finishes_as_many_is_welcome(server:
 
     heard = talk(server.port, mixed, lambda heard: sum(kind == "DATA" for kind in heard.kinds) == 100)
     assert heard.goaway() is None
+
+
+def test_calls_that_are_reset_pay_for_no_others(server: Running) -> None:
+    """Although each is over before the next ones come."""
+    encoder = Encoder()
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as sock:
+        sock.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        stream, received = 1, bytearray()
+        for pongs in range(1, 100):
+            resets = b"".join(
+                headers(encoder, at) + frame(RST, 0, at, bytes(4)) for at in range(stream, stream + 100, 2)
+            )
+            stream += 100
+            sock.sendall(resets + frame(PING, 0, 0, bytes(8)))
+            while received.count(frame(PING, ACK, 0, bytes(8))) < pongs:
+                data = sock.recv(65536)
+                received += data
+                if not data:
+                    assert frame_code(received) == ENHANCE_YOUR_CALM
+                    return
+    raise AssertionError(f"{stream // 2} calls were reset, and the connection is still open")
+
+
+def frame_code(received: bytearray) -> int:
+    """Of the GOAWAY at the end."""
+    return int.from_bytes(received[-4:], "big")
+
+
+def test_a_message_in_tiny_frames_is_read(server: Running) -> None:
+    """More of them than are kept while they wait for their turn."""
+    data = message("x" * 30_000)
+
+    def tiny(encoder: Encoder) -> bytes:
+        frames = [frame(DATA, 0, 1, data[at : at + 1]) for at in range(len(data))]
+        return headers(encoder) + b"".join(frames) + frame(DATA, END_STREAM, 1)
+
+    heard = talk(server.port, tiny, answered)
+    assert heard.status() == "0"
+    assert decode_response(heard.data()[5:]).id == "x" * 30_000
 
 
 def test_a_client_that_measures_its_line_with_pings_is_welcome(server: Running) -> None:

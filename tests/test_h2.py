@@ -14,10 +14,26 @@ from h2.errors import ErrorCodes
 
 from mlserve.rest.h1_exchange import LAST_WORDS
 from mlserve.rest.h1_server import Limits
+from tests.grpc_edge import ACK, DATA, END_STREAM, GOAWAY, PADDED, PING, PRIORITY, SETTINGS, WINDOW, frame
 from tests.h2_client import PATIENCE, H2Client, statuses
 from tests.http_edge import FAST, Application, Edge, answer, read_all, running
 
 AMPLE = 1 << 30  # windows that are never full
+
+
+FLOODS = {
+    "pings": frame(PING, 0, 0, bytes(8)),
+    "settings": frame(SETTINGS, 0, 0),
+    "empty data": frame(DATA, 0, 1),
+    "padding": frame(DATA, PADDED, 1, b"\0"),
+    "data after its end": frame(DATA, 0, 1, b"x"),
+    "windows": frame(WINDOW, 0, 1, b"\0\0\0\1"),
+    "priorities": frame(PRIORITY, 0, 1, bytes(5)),
+    "answers to pings": frame(PING, ACK, 0, bytes(8)),
+    "answers to settings": frame(SETTINGS, ACK, 0),
+    "goodbyes": frame(GOAWAY, 0, 0, bytes(8)),
+    "what nobody knows": frame(0x40, 0, 0),
+}
 
 
 class Place(Application):
@@ -60,6 +76,15 @@ class Place(Application):
     async def at_large(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         await read_all(receive)
         await answer(send, bytes(int(scope["query_string"])))
+
+    async def at_pieces(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """How much has come, in how many pieces."""
+        self.events.put("began")
+        total, pieces, more = 0, 0, True
+        while more:
+            message = await receive()
+            total, pieces, more = total + len(message["body"]), pieces + 1, message["more_body"]
+        await answer(send, b"%d %d" % (total, pieces))
 
     async def at_odd_headers(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         odd = [(b"Connection", b"close"), (b"Transfer-Encoding", b"chunked"), (b"Keep-Alive", b"5"), (b"X-A", b"b")]
@@ -288,15 +313,20 @@ def test_a_connection_without_streams_is_closed_after_a_while(kind: str) -> None
         client.read_to_the_end()
 
 
-def test_a_client_that_only_resets_and_pings_is_sent_away(edge: Edge, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_client_that_sends_much_that_carries_nothing_is_sent_away(
+    edge: Edge, flood: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with H2Client(edge.address) as client, H2Client(edge.address) as other:
-        for _ in range(3000):
-            client.h2.ping(bytes(8))
+        stream = client.ask("/callback", b"x", method="POST", end=False)
+        assert edge.app.next_event() == "waiting"
+        if flood == "data after its end":
+            client.give_up(stream)
         with suppress(ConnectionError):  # what was not read resets the connection
-            client.send()
+            client.sock.sendall(FLOODS[flood] * 5000)
             client.read_to_the_end()
         assert client.goodbye is None or client.goodbye.error_code == ErrorCodes.ENHANCE_YOUR_CALM
-        assert "pings" in caplog.text
+        assert "in a row" in caplog.text
         assert other.get("/alive") == b"GET /alive 0 "
 
 
@@ -309,6 +339,18 @@ def test_a_frame_that_is_none_ends_its_connection_only(edge: Edge) -> None:
         broken.until(lambda: broken.goodbye)
         assert held not in broken.ends
         assert other.get("/alive") == b"GET /alive 0 "
+
+
+def test_a_flood_of_small_frames_takes_many_turns_of_the_loop(edge: Edge) -> None:
+    """In which others are served, here the one who reads the body: it comes in many pieces, and whole."""
+    with H2Client(edge.address) as client:
+        stream = client.ask("/pieces", method="POST", end=False)
+        assert edge.app.next_event() == "began"
+        client.sock.sendall(frame(DATA, 0, stream, b"x") * 30_000 + frame(DATA, END_STREAM, stream))
+        client.until_ended(stream)
+        total, pieces = map(int, client.bodies[stream].split())
+        assert total == 30_000
+        assert pieces > 30
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from typing import Any, cast
 from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol, Stream
 from h2.errors import ErrorCodes
-from h2.events import Event, PingReceived, RemoteSettingsChanged, StreamReset
-from h2.exceptions import ProtocolError, StreamClosedError
+from h2.events import Event
+from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
 
 from mlserve.grpc.inbox import Inbox
-from mlserve.http2 import CHURN_LIMIT, Churn, ServerConnection, data_frame_head, goaway_frame
+from mlserve.http2 import ServerConnection, goaway_frame
 from mlserve.unsent import Reading
 from mlserve.wire.protowire import Chunk
 
@@ -99,7 +99,6 @@ class HttpStream(Stream):
             await connection.write_ready.wait()
         if self._transport.is_closing():
             raise StreamClosedError(self.id)
-        connection.pings.clear()
         connection.flush()  # What h2 still holds was said before.
         h2 = cast(ServerConnection, self._h2_connection)
         self._transport.write(h2.headers_frame(self.id, headers, end_stream))
@@ -113,7 +112,8 @@ class HttpStream(Stream):
         h2 would copy each byte four times on its way. It still keeps the windows and says whether the stream is open.
         """
         assert self.id is not None
-        connection, stream_id, h2 = cast(GrpcConnection, self.connection), self.id, self._h2_connection
+        connection, stream_id = cast(GrpcConnection, self.connection), self.id
+        h2 = cast(ServerConnection, self._h2_connection)
         write = self._transport.write
         rest = [memoryview(chunk) for chunk in chunks if len(chunk)]
         rest.reverse()
@@ -132,12 +132,9 @@ class HttpStream(Stream):
                 continue
             shut_at = None
             take = min(room, h2.max_outbound_frame_size, left)
-            h2.outbound_flow_control_window -= take
-            state.outbound_flow_control_window -= take
             left -= take
-            connection.pings.clear()
             connection.flush()
-            write(data_frame_head(take, stream_id))
+            write(h2.data_head(stream_id, take, end_stream=False))
             while take:
                 chunk = rest.pop()
                 if len(chunk) > take:
@@ -163,10 +160,6 @@ class HttpStream(Stream):
 class GrpcConnection(Connection):
     """grpclib's Connection with our streams."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.pings = Churn()
-
     def create_stream(self, *, stream_id: int | None = None, wrapper: Any = None) -> HttpStream:
         """A stream that the client has opened."""
         return HttpStream(self, self._connection, self._transport, stream_id=stream_id, wrapper=wrapper)
@@ -184,12 +177,7 @@ class GrpcConnection(Connection):
 
 
 class _Events(EventsProcessor):
-    """grpclib's EventsProcessor, deaf to frames that nobody needs and quick to tire of those that only cost."""
-
-    def __init__(self, handler: AbstractHandler, connection: GrpcConnection) -> None:
-        super().__init__(handler, connection)
-        self._loop = asyncio.get_running_loop()
-        self._churn = Churn()  # of resets and settings
+    """grpclib's EventsProcessor, deaf to frames that nobody needs."""
 
     def process(self, event: Event) -> None:
         """Acts on one event of h2. Unknown frames must be ignored; grpclib raises for them."""
@@ -197,30 +185,6 @@ class _Events(EventsProcessor):
         if processors is None or event.__class__ not in processors:
             return
         processors[event.__class__](event)
-
-    def process_stream_reset(self, event: StreamReset) -> None:
-        """The client gave up a call."""
-        super().process_stream_reset(event)
-        self._count(self._churn)
-
-    def process_ping_received(self, event: PingReceived) -> None:
-        """h2 has answered already."""
-        self._count(cast(GrpcConnection, self.connection).pings)
-
-    def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
-        """Windows may have changed."""
-        super().process_remote_settings_changed(event)
-        self._count(self._churn)
-
-    def call_finished(self) -> None:
-        """Pays for one reset or settings frame."""
-        self._churn.pay()
-
-    def _count(self, churn: Churn) -> None:
-        if churn.add(self._loop.time()):
-            logger.warning("closing a gRPC connection: more than %d resets, pings or settings in a row", CHURN_LIMIT)
-            cast(GrpcConnection, self.connection).goaway(ErrorCodes.ENHANCE_YOUR_CALM)
-            self.close("too many resets, pings or settings")
 
 
 class GrpcProtocol(H2Protocol):
@@ -239,8 +203,9 @@ class GrpcProtocol(H2Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says hello with our settings."""
-        loop = asyncio.get_running_loop()
-        h2 = ServerConnection(max_streams=_MAX_STREAMS, checks_headers=False)  # call.py reads them
+        loop = self._loop = asyncio.get_running_loop()
+        self._read_paused = False
+        h2 = self._h2 = ServerConnection(max_streams=_MAX_STREAMS, checks_headers=False)  # call.py reads them
         h2.initiate_connection()
         transport = self.transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
@@ -258,13 +223,33 @@ class GrpcProtocol(H2Protocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Feeds h2 and acts on what it says."""
+        """Acts on what the client said: at once, or behind the frames that wait for their turn."""
+        if not self._h2.has_more():
+            self._read(data)
+        elif not (self._h2.hold(data) or self._read_paused or self.connection.is_closing()):
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def _read(self, data: bytes) -> None:
+        """A flood of small frames takes many turns of the loop, so that other connections have theirs."""
+        self._feed(data)
+        if self.connection.is_closing():
+            return
+        self.connection.flush()
+        if self._h2.has_more():
+            self._loop.call_soon(self._read, b"")
+        elif self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
         if self.connection.is_closing():
             return
         try:
             events = self.connection.feed(data)
         except ProtocolError as error:
-            logger.debug("closing a gRPC connection: %s", error)
+            level = logging.WARNING if isinstance(error, DenialOfServiceError) else logging.DEBUG
+            logger.log(level, "closing a gRPC connection: %s", error)
             self.connection.flush()  # The GOAWAY that says why.
             self.processor.close("protocol error")
             return
@@ -275,8 +260,6 @@ class GrpcProtocol(H2Protocol):
             return
         for event in events:
             self.processor.process(event)
-        if not self.connection.is_closing():
-            self.connection.flush()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Ends the calls of a client that is gone."""

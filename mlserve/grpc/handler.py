@@ -102,8 +102,6 @@ class CallHandler(AbstractHandler):
             logger.error("a gRPC call ended without an answer", exc_info=task.exception())
         release_stream()
         cast(HttpStream, stream).inbox.drop()  # of a client that has left it would count for ever
-        if self.protocol is not None:
-            self.protocol.processor.call_finished()
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:

@@ -21,21 +21,21 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+import anyio.lowlevel
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
-    PingReceived,
     RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import ProtocolError, StreamClosedError
+from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
 
-from mlserve.http2 import CHURN_LIMIT, Churn, ServerConnection, goaway_frame
+from mlserve.http2 import ServerConnection, goaway_frame
 from mlserve.rest.h1_body import Body
 from mlserve.rest.h1_server import LEAVE_SECONDS, H1Server, Transport, host_and_port
 from mlserve.rest.h2_exchange import Fields, H2Exchange, Stream
@@ -65,8 +65,7 @@ class H2Connection(asyncio.BufferedProtocol):
         self._leaving = False  # no more streams are taken
         self._said_goodbye = False
         self._since = time.monotonic()  # when the last stream ended
-        self._churn = Churn()  # of resets and settings
-        self._pings = Churn()  # with nothing of ours between them
+        self._read_paused = False  # too many frames wait for their turn
         self._client: tuple[str, int] | None = None
         self._address: tuple[str, int] | None = None
         self._client_reads = Reading(server.limits.send_seconds, server.limits.unsent)
@@ -91,12 +90,34 @@ class H2Connection(asyncio.BufferedProtocol):
         self.feed(bytes(self._server.read_buffer[:nbytes]))
 
     def feed(self, data: bytes) -> None:
-        """Act on what the client said."""
+        """Act on what the client said: at once, or behind the frames that wait for their turn."""
+        if self._h2.has_more():
+            if not (self._h2.hold(data) or self._read_paused or self._closing):
+                self._read_paused = True
+                self._transport.pause_reading()
+        else:
+            self._read(data)
+            if self._h2.has_more() and not self._closing:
+                self._server.spawn(self._read_on)
+
+    async def _read_on(self) -> None:
+        """A flood of small frames takes many turns of the loop, so that other connections have theirs."""
+        while self._h2.has_more() and not self._closing:
+            await anyio.lowlevel.checkpoint()
+            self._read(b"")
+        if self._read_paused and not self._closing:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         self._gathering = True
         try:
-            self._read(data)
+            for event in () if self._closing else self._h2.receive_data(data):
+                if not self._closing:
+                    self._on(event)
         except ProtocolError as error:
-            log.debug("%s: closed for an error of the protocol: %s", self._client, error)
+            level = logging.WARNING if isinstance(error, DenialOfServiceError) else logging.DEBUG
+            log.log(level, "%s: closed for an error of the protocol: %s", self._client, error)
             self._said_goodbye = True  # by h2, which says why
             self._close()
         except Exception:  # an odd client must not reach anything but its own connection
@@ -106,17 +127,13 @@ class H2Connection(asyncio.BufferedProtocol):
             self._gathering = False
         self._flush()
 
-    def _read(self, data: bytes) -> None:
-        for event in () if self._closing else self._h2.receive_data(data):
-            if not self._closing:
-                self._on(event)
-
     def eof_received(self) -> bool:
         """A client that says no more opens no windows either: it has left."""
         self.abort()
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._closing = True
         self._lose_all()
         self._server.leave(self)
 
@@ -247,14 +264,10 @@ class H2Connection(asyncio.BufferedProtocol):
                     stream.exchange.arrived()
                     self._forget_if_over(stream)
             case StreamReset():
-                self._count(self._churn)
                 if stream := self._streams.get(event.stream_id):
                     self._forget(stream, lost=True)
             case RemoteSettingsChanged():
-                self._count(self._churn)
                 self._on_room(0)
-            case PingReceived():
-                self._count(self._pings)
             case ConnectionTerminated():  # for an error that it sees; after a GOAWAY in peace it still reads
                 self.abort()
 
@@ -310,11 +323,6 @@ class H2Connection(asyncio.BufferedProtocol):
                 stream.is_ready = True
                 self._ready.append(stream)
 
-    def _count(self, churn: Churn) -> None:
-        if churn.add(time.monotonic()):
-            log.warning("%s: closed for more than %d resets, pings or settings in a row", self._client, CHURN_LIMIT)
-            self._close(ErrorCodes.ENHANCE_YOUR_CALM)
-
     # -- out -------------------------------------------------------------------------------------------------------
 
     def _put(self, frame: bytes) -> None:
@@ -340,9 +348,7 @@ class H2Connection(asyncio.BufferedProtocol):
             stream.is_ready = False
             if not (stream.id in self._streams and (sent := stream.put_frame(self._h2, out))):
                 continue  # gone, or waits for its client
-            self._pings.clear()
             if stream.done:
-                self._churn.pay()
                 self._forget_if_over(stream)
             else:
                 stream.is_ready = True

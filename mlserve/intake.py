@@ -63,11 +63,15 @@ class Share:
     def take(self, size_bytes: int) -> None:
         """Counts bytes in. Overloaded if there is no room; CallerLeft if closed, for a thread that nobody waits for."""
         with self.intake.lock:
-            if self._closed:
-                raise CallerLeft("the call has ended")
+            self.check()
             if not self.intake.take(size_bytes):
                 raise self.intake.refusal()
             self.held_bytes += size_bytes
+
+    def check(self) -> None:
+        """CallerLeft if closed."""
+        if self._closed:
+            raise CallerLeft("the call has ended")
 
     def give(self, size_bytes: int) -> None:
         """Counts bytes out."""

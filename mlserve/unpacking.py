@@ -14,7 +14,10 @@ Buffer = bytes | bytearray | memoryview
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits
 CODINGS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 _STEP_BYTES = 256 * 1024
-_TAKEN_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024  # by a step, however little comes out
+_FIRST_PIECE_BYTES = 4 * 1024  # of a member; later ones are larger. zlib copies what follows the member's end.
+_MOST_PIECE_BYTES = 64 * 1024
+_MOST_MEMBERS = 100_000  # block gzip has 16 a MiB; each costs as much time as some KiB of content
 
 
 class Unpacker:
@@ -35,6 +38,8 @@ class Unpacker:
         self._data = memoryview(data)
         self._at = 0  # what lies before it was given to zlib, but for what is in _taken
         self._taken: Buffer = b""  # a little at a time: zlib copies what it has no use for yet
+        self._piece_bytes = _FIRST_PIECE_BYTES
+        self._members = 1
         self._limit = limit_bytes
         self._share = share
         self._counted = 0  # bytes in our share: what is there, and the step that is under way
@@ -54,15 +59,22 @@ class Unpacker:
         return self._whole
 
     def step(self, wanted_bytes: int) -> bool:
-        """Unpacks so many bytes, if there are so many; True if that was all."""
+        """Unpacks up to so many bytes, and reads no more than a little for them; True if that was all.
+
+        CallerLeft if the share was closed: nobody waits for the rest.
+        """
         whole = self._whole
         end = len(whole) + wanted_bytes
+        self._share.check()
         if end > COUNTED_FROM_BYTES:
             self._count(end)
-        while len(whole) < end:
+        unread = _READ_BYTES
+        while len(whole) < end and unread > 0:
             if not self._taken:
-                self._taken = self._data[self._at : self._at + _TAKEN_BYTES]
+                self._taken = self._data[self._at : self._at + self._piece_bytes]
                 self._at += len(self._taken)
+                self._piece_bytes = min(2 * self._piece_bytes, _MOST_PIECE_BYTES)
+                unread -= len(self._taken)
             try:
                 piece = self._stream.decompress(self._taken, end - len(whole))
             except zlib.error as error:
@@ -86,7 +98,12 @@ class Unpacker:
             return True
         if self._window != _GZIP or bytes(rest[:2]) != b"\x1f\x8b":
             raise self._damaged(f"{len(rest)} bytes follow its end")
+        self._members += 1
+        if self._members > _MOST_MEMBERS:
+            raise self._damaged(f"it has more than {_MOST_MEMBERS} members, as many as are read; pack it as one")
         self._stream = zlib.decompressobj(_GZIP)
+        self._taken = b""  # zlib may keep what follows the end there, too
+        self._piece_bytes = _FIRST_PIECE_BYTES
         return False
 
     def _count(self, size_bytes: int) -> None:

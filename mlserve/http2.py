@@ -133,6 +133,10 @@ class ServerConnection(H2Connection):
         """Whether frames have come that wait for the next `receive_data`, so that others have their turn first."""
         return self.incoming_buffer.has_more
 
+    def in_a_frame(self) -> bool:
+        """Whether a part of a frame has come, and not yet the whole."""
+        return self.incoming_buffer.held_bytes > 0 and not self.has_more()
+
     def hold(self, data: bytes) -> bool:
         """Takes data while there are frames that wait; False if so much is held that no more should be read."""
         self.incoming_buffer.add_data(data)
@@ -180,6 +184,14 @@ class ServerConnection(H2Connection):
             for at in rest
         ]
         return b"".join(parts)
+
+    def continue_frame(self, stream_id: int) -> bytes:
+        """100 Continue, behind which the client sends its body; StreamClosedError if the stream is gone."""
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.closed:
+            raise StreamClosedError(stream_id)
+        stream.state_machine.process_input(StreamInputs.SEND_INFORMATIONAL_HEADERS)
+        return _frame(_HEADERS, _END_HEADERS, stream_id, self.encoder.encode([(":status", "100")]))
 
     def _end(self, stream: H2Stream) -> None:
         stream.state_machine.process_input(StreamInputs.SEND_END_STREAM)

@@ -13,6 +13,7 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    InformationalResponseReceived,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -40,6 +41,7 @@ class H2Client:
         self.heads: dict[int, dict[str, str]] = {}
         self.bodies: dict[int, bytes] = {}
         self.ends: dict[int, str | int] = {}  # "whole", or the code of a reset
+        self.continued: set[int] = set()  # streams whose body the server asks for
         self.goodbye: ConnectionTerminated | None = None
         self.send()
 
@@ -80,6 +82,8 @@ class H2Client:
     def _note(self, event: Event) -> None:
         if isinstance(event, ResponseReceived):
             self.heads[event.stream_id] = {str(k): str(v) for k, v in event.headers}
+        elif isinstance(event, InformationalResponseReceived):
+            self.continued.add(event.stream_id)
         elif isinstance(event, DataReceived):
             self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
             if self.gives_windows_back:

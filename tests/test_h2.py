@@ -259,6 +259,22 @@ def test_a_body_that_nobody_reads_holds_its_client_up_and_no_other_stream(edge: 
         assert client.bodies[stream] == b"%d" % sent
 
 
+@pytest.mark.parametrize("path", ["/echo", "/read-body"])
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(edge: Edge, path: str) -> None:
+    """When the application wants it: who refuses the request without it saves the client the way."""
+    expects = [("expect", "100-Continue"), ("content-length", "3")]
+    with H2Client(edge.address) as client:
+        refused = client.ask("/refuse", method="POST", end=False, extra=expects)
+        stream = client.ask(path, method="POST", end=False, extra=expects)
+        client.until(lambda: stream in client.continued)
+        client.h2.send_data(stream, b"abc", end_stream=True)
+        client.send()
+        client.until_ended(stream, refused)
+        assert statuses(client, [stream, refused]) == ["200", "413"]
+        assert b"3 " in client.bodies[stream]
+        assert client.continued == {stream}
+
+
 def test_a_body_over_the_limit_is_refused_as_it_comes(edge: Edge) -> None:
     with H2Client(edge.address) as client:
         announced = client.ask("/read-body?10", b"x", method="POST", end=False, extra=[("content-length", "11")])

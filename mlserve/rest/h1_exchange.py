@@ -213,10 +213,13 @@ class Exchange:
     async def _wait_for_arrival(self) -> None:
         if self._expects_continue and not self.body.complete and not self.head_sent:
             self._expects_continue = False
-            self._link.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._say_continue()
         if self._arrival is None:  # several tasks may wait
             self._arrival = anyio.Event()
         await self._arrival.wait()
+
+    def _say_continue(self) -> None:
+        self._link.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # -- told by the connection ------------------------------------------------------------------------------------
 

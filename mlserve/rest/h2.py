@@ -65,6 +65,7 @@ class H2Connection(asyncio.BufferedProtocol):
         self._leaving = False  # no more streams are taken
         self._said_goodbye = False
         self._since = time.monotonic()  # when the last stream ended
+        self._heard = 0.0  # when a part of a frame came; streams behind it have to wait
         self._read_paused = False  # too many frames wait for their turn
         self._client: tuple[str, int] | None = None
         self._address: tuple[str, int] | None = None
@@ -115,6 +116,8 @@ class H2Connection(asyncio.BufferedProtocol):
             for event in () if self._closing else self._h2.receive_data(data):
                 if not self._closing:
                     self._on(event)
+            if self._h2.in_a_frame():
+                self._heard = time.monotonic()
         except ProtocolError as error:
             level = logging.WARNING if isinstance(error, DenialOfServiceError) else logging.DEBUG
             log.log(level, "%s: closed for an error of the protocol: %s", self._client, error)
@@ -169,11 +172,11 @@ class H2Connection(asyncio.BufferedProtocol):
         if stream.unsent_bytes and 0 < limits.send_seconds < now - stream.moved:
             self.reset(stream, ErrorCodes.CANCEL)
         elif stream.waits_for_body():
-            exchange = stream.exchange
+            exchange, quiet = stream.exchange, now - max(stream.heard, self._heard)
             if exchange.answered:
-                if now - stream.heard > limits.linger_seconds:
+                if quiet > limits.linger_seconds:
                     self.reset(stream, ErrorCodes.NO_ERROR)
-            elif now - stream.heard > limits.body_pause_seconds:
+            elif quiet > limits.body_pause_seconds:
                 self._refuse_body(stream, f"nothing of the request's body came for {limits.body_pause_seconds:g} s")
 
     def _refuse_body(self, stream: Stream, reason: str) -> None:
@@ -223,6 +226,11 @@ class H2Connection(asyncio.BufferedProtocol):
     def put_head(self, stream: Stream, fields: Fields) -> None:
         with suppress(StreamClosedError):  # the client has reset it in the packet that is being read
             self._put(self._h2.headers_frame(stream.id, fields, end_stream=False))
+
+    def say_continue(self, stream: Stream) -> None:
+        with suppress(StreamClosedError):  # as above
+            self._put(self._h2.continue_frame(stream.id))
+            self._flush()
 
     def has_data(self, stream: Stream) -> None:
         if not stream.is_ready:
@@ -283,10 +291,15 @@ class H2Connection(asyncio.BufferedProtocol):
             self._h2.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         scope = self._scope(event.headers)
-        length = next((int(value) for name, value in scope["headers"] if name == b"content-length"), None)
+        length, expects_continue = None, False
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"expect":
+                expects_continue = value.lower() == b"100-continue"
         stream = self._streams[event.stream_id] = Stream(self, event.stream_id)
         body = Body(length, self._server.limits.intake)
-        stream.exchange = H2Exchange(self._server.app, stream, scope, body, keep_alive=True, expects_continue=False)
+        stream.exchange = H2Exchange(self._server.app, stream, scope, body, True, expects_continue)
         if scope["path"].startswith(("/", "*")):
             self._server.spawn(stream.exchange.run)
         else:

@@ -39,6 +39,9 @@ class Connection(Protocol):
     def put_head(self, stream: Stream, fields: Fields) -> None:
         """Send the head of an answer, before anything that is put in later."""
 
+    def say_continue(self, stream: Stream) -> None:
+        """Tell the client to send its body."""
+
     def has_data(self, stream: Stream) -> None:
         """The stream has something to send, or has said all."""
 
@@ -80,6 +83,10 @@ class Stream:
         """Send the head of the answer; with what follows, if that is written at once."""
         if not self.done:
             self._connection.put_head(self, fields)
+
+    def say_continue(self) -> None:
+        if not self.done:
+            self._connection.say_continue(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.put(memoryview(data), last=False)
@@ -214,6 +221,9 @@ class H2Exchange(Exchange):
         if fields is not None:
             self._link.put_head(fields)
         self._link.put(data, last=last and not left)
+
+    def _say_continue(self) -> None:
+        self._link.say_continue()
 
     def say_error(self, status: int, reason: str) -> None:
         start = {"status": status, "headers": [(b"content-type", b"application/json")]}

@@ -3,14 +3,59 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from mlserve.errors import CallerLeft, Overloaded
+from mlserve.eventloop import Waiter, waiter_type
 
-__all__ = ["COUNTED_FROM_BYTES", "PAUSE_SECONDS", "Intake", "Share"]
+__all__ = ["COUNTED_FROM_BYTES", "PAUSE_SECONDS", "Intake", "Places", "Share"]
 
 COUNTED_FROM_BYTES = 64 * 1024  # smaller ones are bounded by the number of connections, and not worth counting
 _UNPACKED_AT_ONCE = 4
 PAUSE_SECONDS = 60.0  # without a byte of a body or message that is half there, it is given up
+
+
+class Places:
+    """A few tasks at a time, in order. No semaphore of a library: tasks of trio and of trio-asyncio share one."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[Waiter] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Places {self._free} free, {len(self._waiting)} wait>"
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """A place; waits until there is one."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait()
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self) -> None:
+        waiter = waiter_type()()
+        self._waiting.append(waiter)
+        try:
+            await waiter.wait()
+        except BaseException:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            else:  # the place came with the cancellation
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._free += 1
 
 
 class Intake:
@@ -21,7 +66,7 @@ class Intake:
         self.held_bytes = 0
         self.lock = threading.RLock()  # unpacking counts from threads
         # More bodies at once than a few would share the room that there is, and all be refused half unpacked.
-        self.unpacking = threading.BoundedSemaphore(_UNPACKED_AT_ONCE)
+        self.unpacking = Places(_UNPACKED_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Intake {self.held_bytes} of {self.limit_bytes} bytes>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Awaitable, Callable
 
 from mlserve.errors import BodyTooLarge, InvalidRequest
 from mlserve.intake import COUNTED_FROM_BYTES, Share
@@ -45,11 +46,22 @@ class Unpacker:
         self._counted = 0  # bytes in our share: what is there, and the step that is under way
         self._whole = bytearray()  # grows in small steps: joining pieces would keep other threads out for long
 
+    async def finish_in(self, in_thread: Callable[[Callable[[], bytearray]], Awaitable[bytearray]]) -> bytearray:
+        """Unpacks all, by what runs a function in a thread; waits, without a thread, while too many do the same.
+
+        Whoever is cancelled need not wait for the thread, which sees at its next step that the share is closed.
+        """
+        async with self._share.intake.unpacking.one():
+            try:
+                return await in_thread(self.finish)
+            except BaseException:
+                self._share.close()
+                raise
+
     def finish(self) -> bytearray:
-        """Unpacks all; what there is. For a thread: it waits while too many others do the same."""
-        with self._share.intake.unpacking:
-            while not self.step(_STEP_BYTES):
-                pass
+        """Unpacks all; what there is. For a thread."""
+        while not self.step(_STEP_BYTES):
+            pass
         return self.result()
 
     def result(self) -> bytearray:

@@ -268,7 +268,8 @@ class Call(AsyncIterator[Any]):
         if unpacking.step(_UNPACKED_HERE_BYTES):
             message = unpacking.result()
         else:
-            message = await asyncio.get_running_loop().run_in_executor(None, unpacking.finish)
+            in_thread = partial(asyncio.get_running_loop().run_in_executor, None)
+            message = await unpacking.finish_in(in_thread)
         if len(data) > COUNTED_FROM_BYTES:  # and is not needed any more
             self._share.give(len(data))
         # grpcio says of every client that it reads gzip. Only one that packs itself thinks that it pays.

@@ -63,8 +63,7 @@ class InferEndpoints:
 
     async def unary(self, http: Request) -> Reply:
         """The answer to one request. Any MLServeError; ClientGone, which also cancels the call."""
-        timeout = timeout_seconds(http.headers)
-        request = await self._read(http)
+        request, timeout = await self._read(http)
         infer = partial(self._dataplane.infer, request, *http.model, timeout_seconds=timeout)
         on_leave = http.on_leave
         if on_leave is None:
@@ -76,8 +75,7 @@ class InferEndpoints:
 
     async def stream(self, http: Request) -> None:
         """Sends the answers as events. Any MLServeError before the first event; ClientGone."""
-        timeout = timeout_seconds(http.headers)
-        request = await self._read(http)
+        request, timeout = await self._read(http)
         if request.id is None:  # over gRPC a stream's requests stay without, as MLServer has it
             request.id = str(uuid.uuid4())
 
@@ -92,14 +90,17 @@ class InferEndpoints:
 
         await http.while_connected(events)
 
-    async def _read(self, http: Request) -> InferenceRequest:
-        """The request in the body, with the headers as the model will see them."""
+    async def _read(self, http: Request) -> tuple[InferenceRequest, float | None]:
+        """The request in the body, with the headers as the model will see them; how much time its caller gives."""
+        timeout = timeout_seconds(http.headers)
         header_length = json_length(http.headers)
-        http.inference = request = read_or_seal(await http.json_body(self._limit_bytes), header_length)
+        http.inference = request = read_or_seal(await http.json_body(self._limit_bytes, timeout), header_length)
         if request.parameters is None:
             request.parameters = Parameters()
         request.parameters["headers"] = http.headers  # Not what the client put there: it speaks for itself in HTTP.
-        return request
+        if timeout is not None:
+            timeout = max(0.0, timeout - http.unpacked_seconds)
+        return request, timeout
 
 
 class _Only:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from mlserve.errors import BodyTooLarge, CallerLeft
+from mlserve.errors import BodyTooLarge, CallerLeft, DeadlineExceeded
 from mlserve.intake import COUNTED_FROM_BYTES, Intake, Share
 from mlserve.leaving import while_connected
 from mlserve.rest.h1_exchange import BODY_EXTENSION, DISCONNECT_EXTENSION, ClientGone
 from mlserve.rest.headers import check_content_type, read_headers
-from mlserve.rest.packing import unpack
+from mlserve.rest.packing import THREAD_BYTES, unpack_in_thread, unpacker
 from mlserve.types import InferenceRequest
 
 __all__ = ["ClientGone", "Request", "patient_send"]
@@ -27,10 +28,11 @@ class Request:
     """What an endpoint sees of a request. `params` are the parts of its path that have names.
 
     `send` is for endpoints that send their answer themselves; `inference` is set once the body has been read as one.
-    Whoever made it closes its `share`, if it has one, when it is answered.
+    Whoever made it closes its `share`, if it has one, when it is answered. `unpacked_seconds` is what unpacking took of
+    the caller's time, where that was long enough to count.
     """
 
-    __slots__ = ("_intake", "_receive", "headers", "inference", "params", "scope", "send", "share")
+    __slots__ = ("_intake", "_receive", "headers", "inference", "params", "scope", "send", "share", "unpacked_seconds")
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, params: dict[str, Any], intake: Intake | None = None
@@ -41,6 +43,7 @@ class Request:
         self.send = send
         self.inference: InferenceRequest | None = None
         self.share: Share | None = None  # of the memory for bodies, beyond what the edge below counts itself
+        self.unpacked_seconds = 0.0
         self._intake = intake
         self._receive = receive
 
@@ -49,18 +52,32 @@ class Request:
         """Name and version in the path."""
         return self.params["model_name"], self.params.get("model_version")
 
-    async def json_body(self, limit_bytes: int) -> Buffer:
-        """The body, unpacked, that may hold JSON by its headers.
+    async def json_body(self, limit_bytes: int, seconds: float | None = None) -> Buffer:
+        """The body, unpacked within so many seconds, that may hold JSON by its headers.
 
         InvalidRequest (415) for other content types, BodyTooLarge where it is, packed or unpacked, over the limit,
-        Overloaded if there is no memory for it, ClientGone if the client leaves before it is complete.
+        Overloaded if there is no memory for it, DeadlineExceeded, ClientGone if the client leaves meanwhile.
         """
         headers = self.headers
         check_content_type(headers)
         read = (self.scope.get("extensions") or {}).get(BODY_EXTENSION)
         body: Buffer = await (self._read(limit_bytes) if read is None else read(limit_bytes))
         coding = headers.get("content-encoding")
-        return body if coding is None else await unpack(body, coding, limit_bytes, self._shared())
+        return body if coding is None else await self._unpack(body, coding, limit_bytes, seconds)
+
+    async def _unpack(self, body: Buffer, coding: str, limit_bytes: int, seconds: float | None) -> Buffer:
+        """A small body at once; a large one in a thread, for as long as its client waits."""
+        work = unpacker(body, coding, limit_bytes, self._shared())
+        if work is None:
+            return body
+        if work.step(THREAD_BYTES):
+            return work.result()
+        started = anyio.current_time()
+        with anyio.move_on_after(seconds):
+            unpacked = await self.while_connected(partial(unpack_in_thread, work))
+            self.unpacked_seconds = anyio.current_time() - started
+            return unpacked
+        raise DeadlineExceeded(f"the call's time of {seconds:g} s was over before its body was unpacked")
 
     def _shared(self) -> Share:
         if self.share is None:

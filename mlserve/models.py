@@ -26,7 +26,7 @@ import msgspec
 from mlserve import frames
 from mlserve.batching import Line, rule_of
 from mlserve.bounds import Bounds
-from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, from_exception
+from mlserve.errors import MLServeError, ModelLoadError, ModelNotFound, ModelNotReady, ServerStopping, from_exception
 from mlserve.pool import Pool
 from mlserve.pools import Pools
 from mlserve.repository import ModelRepository, version_key
@@ -185,7 +185,7 @@ class Models:
 
     async def expect_all(self) -> list[Model]:
         """Every model of the repository, which is LOADING from now on. For `load_all`."""
-        expected = [self._made(settings, wanted=True) for settings in await self._read(self._repository.list)]
+        expected = [self._made(settings, wanted=True) for settings in await _in_thread(self._repository.list)]
         for model in expected:
             self._put(model)
         return expected
@@ -292,8 +292,32 @@ class Models:
                 del self._locks[name]
 
     async def _read(self, ask: Callable[..., list[ModelSettings]], *names: str) -> list[ModelSettings]:
-        """Asks the repository in a thread: a thousand files or a slow network must not hold up anybody's call."""
-        return await anyio.to_thread.run_sync(ask, *names, abandon_on_cancel=True, limiter=self._reading)
+        """Asks the repository, once no others read. ServerStopping if it is given up meanwhile.
+
+        A reading is a task of ours, since its thread cannot be cancelled: its place is taken until the thread has
+        ended, whether or not somebody still waits.
+        """
+        done = anyio.Event()
+        found: list[list[ModelSettings]] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                found.append(await _in_thread(ask, *names))
+            except Exception as error:
+                errors.append(error)
+            finally:
+                self._reading.release_on_behalf_of(done)
+                done.set()
+
+        await self._reading.acquire_on_behalf_of(done)
+        self._tasks.start_soon(run)
+        await done.wait()
+        if errors:
+            raise errors[0]
+        if not found:
+            raise ServerStopping("the server is stopping")
+        return found[0]
 
     def _made(self, settings: ModelSettings, *, wanted: bool = False) -> Model:
         model = Model(next(self._numbers), settings)
@@ -394,6 +418,11 @@ class Models:
         versions = self._models[name].values()
         candidates = [one for one in versions if one.state is State.READY] or list(versions)
         self._default[name] = max(candidates, key=lambda one: version_key(one.version or ""))
+
+
+async def _in_thread(ask: Callable[..., list[ModelSettings]], *names: str) -> list[ModelSettings]:
+    """Asks a repository: a thousand files or a slow network must not hold up anybody's call. Cancelled, it is left."""
+    return await anyio.to_thread.run_sync(ask, *names, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
 
 def _first(value: Any, otherwise: Any) -> Any:

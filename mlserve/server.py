@@ -86,8 +86,8 @@ class Server:
             async with anyio.create_task_group() as transports:
                 if self.settings.load_models_at_startup:
                     await self._until_stopped(self._expect_models)
-                await self._start_transports(transports)
                 await tasks.start(self.models.run)
+                await self._start_transports(transports)
                 await self._until_stopped(partial(tasks.start, self.pools.run))
                 await self._until_stopped(self._load_models)
                 task_status.started(self)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mlserve.dataplane import DataPlane
-from mlserve.errors import ModelLoadError, ModelNotFound, ModelNotReady
+from mlserve.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServerStopping
 from mlserve.metrics import Metrics
 from mlserve.models import Models
 from mlserve.pools import Pools
@@ -107,9 +107,12 @@ async def test_they_are_loading_before_the_first_worker_is_up(folder):
     settings = Settings(parallel_workers=0)
     models = Models(ModelRepository(folder), Pools(settings, Metrics()), settings)
     await models.expect_all()
-    assert [one.state for one in await models.index()] == [State.LOADING, State.LOADING]
-    with pytest.raises(ModelNotReady):
-        models.ready("a")
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(models.run)
+        assert [one.state for one in await models.index()] == [State.LOADING, State.LOADING]
+        with pytest.raises(ModelNotReady):
+            models.ready("a")
+        models.stop()
 
 
 async def test_a_model_that_is_loaded_by_hand_before_its_turn_is_not_loaded_twice(folder):
@@ -188,6 +191,8 @@ class _Slow(ModelRepository):
     def __init__(self, root):
         super().__init__(root)
         self.began, self.go = threading.Event(), threading.Event()
+        self.lock = threading.Lock()
+        self.inside = self.most = 0
 
     def list(self):
         self._wait()
@@ -198,8 +203,13 @@ class _Slow(ModelRepository):
         return super().find(name)
 
     def _wait(self):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
         self.began.set()
         assert self.go.wait(60), "the event loop waits for us"
+        with self.lock:
+            self.inside -= 1
 
 
 @pytest.mark.parametrize("ask", ["index", "load"])
@@ -235,6 +245,38 @@ async def test_whoever_asks_for_the_repository_may_leave_while_it_is_read(folder
             tasks.cancel_scope.cancel()
         repository.go.set()
         assert len(await models.index()) == 2
+
+
+async def test_those_who_leave_while_the_repository_is_read_cost_one_thread_in_all(folder):
+    repository = _Slow(folder)
+    async with _running(repository) as models:
+        for _ in range(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(models.index)
+                await until(repository.began.is_set, 60)
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+            assert models._reading.borrowed_tokens == 1, "by the thread that still reads"
+        repository.go.set()
+        assert len(await models.index()) == 2
+        assert repository.most == 1
+        await anyio.wait_all_tasks_blocked()
+        assert models._reading.borrowed_tokens == 0
+
+
+async def test_whoever_asks_for_the_repository_when_the_server_stops_is_told(folder):
+    repository = _Slow(folder)
+    async with _running(repository) as models:
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                with pytest.raises(ServerStopping):
+                    await models.index()
+
+            tasks.start_soon(ask)
+            await until(repository.began.is_set, 60)
+            models.stop()
+        repository.go.set()
 
 
 async def test_what_nobody_foresaw_in_one_models_load_fails_that_model_only(folder, caplog, monkeypatch):

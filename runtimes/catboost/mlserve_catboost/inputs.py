@@ -19,7 +19,6 @@ class InputCheck(ColumnCheck):
         super().__init__(len(names), names if names != [str(at) for at in range(len(names))] else None)
         self.categorical = {names[at] for at in estimator.get_cat_feature_indices()}
         self.text = {names[at] for at in estimator.get_text_feature_indices()}
-        self.embeddings = {names[at] for at in estimator.get_embedding_feature_indices()}
         if self.categorical or self.text:  # an array of objects or text may hold them
             self.kinds = "fiubOUS"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlserve.codecs import NumpyCodec, to_datatype
+from mlserve.codecs import to_datatype
 from mlserve.tabular import column_tensors
-from mlserve.types import Datatype, MetadataTensor, Parameters
+from mlserve.types import Datatype, MetadataTensor
 from mlserve_catboost.inputs import InputCheck
 
 __all__ = ["signature"]
@@ -20,14 +20,7 @@ def signature(
     """Inputs and outputs, the default output first."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
     outputs = [_output(estimator, name) for name in names if hasattr(estimator, name)]
-    inputs = column_tensors(check, Datatype.FP64, check.categorical | check.text)
-    return [_embedding(one.name) if one.name in check.embeddings else one for one in inputs], outputs
-
-
-def _embedding(name: str) -> MetadataTensor:
-    """A column with several numbers a row, which the content type keeps together. The file does not say how many."""
-    parameters = Parameters(content_type=NumpyCodec.ContentType)
-    return MetadataTensor(name=name, datatype=Datatype.FP64, shape=[-1, -1], parameters=parameters)
+    return column_tensors(check, Datatype.FP64, check.categorical | check.text), outputs
 
 
 def _output(estimator: Any, name: str) -> MetadataTensor:

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 
-from mlserve.codecs import NumpyCodec, StringRequestCodec
+from mlserve.codecs import StringRequestCodec
 from mlserve.errors import InferenceError, InvalidModelURI, ModelLoadError
 from mlserve.testing import check_runtime
-from mlserve.types import InferenceRequest, RequestInput, RequestOutput
+from mlserve.types import InferenceRequest
 from mlserve_catboost import CatboostModel
 from tests.old_runtimes import check_old_names
 from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
@@ -303,26 +303,3 @@ def test_the_short_name_leads_to_the_class() -> None:
 
 def test_its_modules_have_mlservers_names() -> None:
     check_old_names("mlserver_catboost")
-
-
-def test_embeddings_are_declared_and_taken_as_a_tensor(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    vectors, z = generator.normal(size=(60, 4)), generator.normal(size=60)
-    frame = pd.DataFrame({"e": list(vectors), "z": z})
-    fitted = catboost.CatBoostClassifier(iterations=5, verbose=False, allow_writing_files=False)
-    fitted.fit(catboost.Pool(frame, (z + vectors[:, 0] > 0).astype(int), embedding_features=["e"]))
-    fitted.save_model(str(tmp_path / "model.cbm"))
-    wanted = fitted.predict_proba(frame.head(3))
-    one = TRIAL.load(tmp_path, content_type="pd", extra={"signature": True})
-    assert [(i.name, i.datatype, i.shape) for i in one.inputs] == [("e", "FP64", [-1, -1]), ("z", "FP64", [-1, 1])]
-    column = NumpyCodec.encode_input("z", z[:3])
-    column.parameters = None
-    flat = {"name": "e", "shape": [3, 4], "datatype": "FP64", "data": vectors[:3].ravel().tolist()}
-    for model, tensor in (
-        (one, flat),
-        (TRIAL.load(tmp_path, content_type="pd"), {**flat, "parameters": {"content_type": "np"}}),
-        (TRIAL.load(tmp_path, content_type="pd"), {**flat, "data": vectors[:3].tolist()}),
-    ):
-        outputs = [RequestOutput(name="predict_proba")]
-        found = model.predict(InferenceRequest(inputs=[RequestInput(**tensor), column], outputs=outputs))
-        assert np.array_equal(arrays(found)["predict_proba"], wanted)

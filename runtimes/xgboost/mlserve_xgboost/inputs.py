@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def _numbers(column: Any, known: np.ndarray[Any, Any]) -> Any:
     missing = column.isna().to_numpy()
     present = column.to_numpy()[~missing]
     known_values = frozenset(known.tolist())
-    wrong = ~np.array([one in known_values for one in present.tolist()], bool)
+    wrong = ~np.array([isinstance(one, Hashable) and one in known_values for one in present.tolist()], bool)
     if wrong.any():
         row = int(np.flatnonzero(~missing)[wrong.argmax()])
         raise InferenceError(
@@ -76,6 +77,8 @@ def _numbers(column: Any, known: np.ndarray[Any, Any]) -> Any:
             f"{present[wrong.argmax()]} in row {row} was none in training"
         )
     used, places = np.unique(present.astype(known.dtype), return_inverse=True)
+    if not len(used):  # the type of the categories matters also where all are missing
+        used = known
     codes = np.full(len(column), -1)
     codes[~missing] = places
     return pd.Series(pd.Categorical.from_codes(codes, used), index=column.index)

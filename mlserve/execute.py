@@ -56,12 +56,10 @@ def _check(model: MLModel, response: InferenceResponse) -> None:
                 f"model '{model.name}' returned outputs[{place}] with name {output.name!r:.80} and datatype "
                 f"{output.datatype!r:.80}; a text and one of the protocol's datatypes were expected"
             )
-        if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
+        if not isinstance(shape, list) or not all(
+            isinstance(size, int) and size.__class__ is not bool and abs(size) < 2**63 for size in shape
+        ):
             raise ModelError(f"model '{model.name}' returned output '{output.name}' with shape {shape!r:.80}")
-
-
-def _is_size(size: object) -> bool:
-    return isinstance(size, int) and size.__class__ is not bool and abs(size) < 2**63
 
 
 def _check_parameters(model: MLModel, owner: Any) -> None:

@@ -128,5 +128,6 @@ class Share:
     def close(self) -> None:
         """Counts out what is left."""
         with self.intake.lock:
-            self.give(self.held_bytes)
+            if self.held_bytes:
+                self.give(self.held_bytes)
             self._closed = True

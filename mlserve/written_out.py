@@ -21,8 +21,10 @@ class WrittenOut:
     def check(self, output: str, rows: int, columns: int) -> None:
         """InferenceError for an answer of more numbers."""
         if rows * columns > self._most:
+            fit = self._most // columns
+            instead = f"send at most {fit} rows at a time" if fit else "ask for another output"
             raise InferenceError(
                 f"model '{self._name}': '{output}' is sparse, and would be {rows} rows of {columns} numbers each when "
                 f"it is written out; this model answers at most {self._most} numbers "
-                f"(parameters.extra.max_answer_numbers): send at most {self._most // columns} rows at a time"
+                f"(parameters.extra.max_answer_numbers): {instead}"
             )

@@ -33,6 +33,8 @@ from tests.unread import until
 MIB = 1 << 20
 SIZE = 3 * MIB
 LIMIT = 10 * MIB  # room for three
+TENSOR = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a" * SIZE]}
+TEXT = json.dumps({"inputs": [TENSOR]}).encode()
 EDGES = [
     pytest.param(kind, marks=pytest.mark.own_process) if kind.startswith("trio") else kind for kind in http_edge.KINDS
 ]
@@ -76,34 +78,26 @@ def _three_fit(model: Gated, ask: Callable[[], str], refused: str, well: str) ->
     until(lambda: model.intake.held_bytes == 0)
 
 
-@pytest.mark.parametrize("kind", EDGES)
-def test_a_packed_body_counts_as_what_it_is_unpacked(kind: str, model: Gated) -> None:
+def _three_fit_over_http(kind: str, model: Gated, body: bytes, coding: bytes) -> None:
     app = RestApp(FakeDataPlane(gated=model), Metrics(), Settings(), intake=model.intake)
-    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a" * SIZE]}
-    packed = gzip.compress(json.dumps({"inputs": [tensor]}).encode())
-    fields = b"Content-Encoding: gzip\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(packed)
+    fields = b"Content-Encoding: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (coding, len(body))
     with http_edge.running(kind, app) as edge:
 
         def ask() -> str:
             with edge.connect() as client:
-                return str(client.send(http_edge.post(b"/v2/models/gated/infer", fields, packed)).response().status)
+                return str(client.send(http_edge.post(b"/v2/models/gated/infer", fields, body)).response().status)
 
         _three_fit(model, ask, "429", "200")
+
+
+@pytest.mark.parametrize("kind", EDGES)
+def test_a_packed_body_counts_as_what_it_is_unpacked(kind: str, model: Gated) -> None:
+    _three_fit_over_http(kind, model, gzip.compress(TEXT), b"gzip")
 
 
 @pytest.mark.parametrize("kind", ["uvloop-stock", pytest.param("trio-stock", marks=pytest.mark.own_process)])
 def test_a_body_counts_where_the_server_below_does_not_count(kind: str, model: Gated) -> None:
-    app = RestApp(FakeDataPlane(gated=model), Metrics(), Settings(), intake=model.intake)
-    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a" * SIZE]}
-    text = json.dumps({"inputs": [tensor]}).encode()
-    fields = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(text)
-    with http_edge.running(kind, app) as edge:
-
-        def ask() -> str:
-            with edge.connect() as client:
-                return str(client.send(http_edge.post(b"/v2/models/gated/infer", fields, text)).response().status)
-
-        _three_fit(model, ask, "429", "200")
+    _three_fit_over_http(kind, model, TEXT, b"identity")
 
 
 @pytest.mark.parametrize("kind", http_edge.FAST)
@@ -111,15 +105,13 @@ def test_a_body_counts_where_the_server_below_does_not_count(kind: str, model: G
 def test_a_body_over_http2_counts_too(kind: str, packed: bool, model: Gated) -> None:
     limits = Limits(intake=model.intake)
     app = RestApp(FakeDataPlane(gated=model), Metrics(), Settings(), intake=model.intake)
-    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a" * SIZE]}
-    text = json.dumps({"inputs": [tensor]}).encode()
     fields = [("content-type", "application/json"), *([("content-encoding", "gzip")] if packed else [])]
     with http_edge.running(kind, app, limits=limits) as edge:
 
         def ask() -> str:
             with H2Client(edge.address) as client:
                 stream = client.ask("/v2/models/gated/infer", method="POST", end=False, extra=fields)
-                _upload(client, stream, gzip.compress(text) if packed else text)
+                _upload(client, stream, gzip.compress(TEXT) if packed else TEXT)
                 client.h2.end_stream(stream)
                 client.send()
                 client.until_ended(stream)

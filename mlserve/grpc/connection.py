@@ -122,11 +122,10 @@ class HttpStream(Stream):
         while left:
             if not connection.write_ready.is_set():
                 await connection.write_ready.wait()
-            state = h2.streams.get(stream_id)
-            if state is None or state.closed or self._transport.is_closing():
+            room = h2.room(stream_id)
+            if room is None or self._transport.is_closing():
                 raise StreamClosedError(stream_id)
-            room = min(h2.outbound_flow_control_window, state.outbound_flow_control_window)
-            if room <= 0:
+            if not room:
                 shut_at = shut_at or loop.time()
                 await self._until_window(shut_at + seconds if seconds else None)
                 continue

@@ -30,7 +30,7 @@ _MOST = {
     "nsamples": 20_000,
 }
 _LEAST = {"tau": 0.01}  # the samples that an anchor takes, which are kept, grow with its inverse squared
-_ARRAYS = ("y", "Y", "baselines", "grid_points")  # arguments of explain that are arrays, lists in JSON
+_ARRAYS = ("y", "Y", "baselines")  # arguments of explain that are arrays, lists in JSON
 
 
 def instances_of(model: MLModel, kind: Kind, is_batch: bool, request: InferenceRequest) -> list[Any]:

@@ -250,17 +250,15 @@ class Metrics(Collector):
 
     # -- the scrape ---------------------------------------------------------------------------------------------------
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page and its content type: Prometheus' text form, or OpenMetrics where the Accept header asks for it."""
-        return self.write(self.read(), accept)
-
     def read(self) -> list[Metric]:
         """The server's own figures, as they are now."""
         return list(self.registry.collect())
 
     def write(self, own: list[Metric], accept: str = "") -> tuple[bytes, str]:
-        """The page with these figures, and those of the models. It may take its time, in a thread of its own: models
-        may have many series, and collectors that wait.
+        """The page with these figures and those of the models, and its content type.
+
+        Prometheus' text form, or OpenMetrics where the Accept header asks for it. It may take its time, in a thread of
+        its own: models may have many series, and collectors that wait.
         """
         encode, content_type = choose_encoder(accept)
         page = _Page(self._families(own))

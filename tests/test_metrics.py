@@ -21,7 +21,7 @@ GRPC_LABELS = {"grpc_type": GRPC[0], "grpc_service": GRPC[1], "grpc_method": GRP
 
 
 def samples_of(metrics: Metrics) -> Samples:
-    page = metrics.render()[0].decode()
+    page = metrics.write(metrics.read())[0].decode()
     return {
         (one.name, tuple(sorted(one.labels.items()))): one.value
         for family in parse_text(page)
@@ -34,7 +34,7 @@ def value_of(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def types_of(metrics: Metrics) -> dict[str, str]:
-    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics.render()[0].decode(), re.MULTILINE))
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics.write(metrics.read())[0].decode(), re.MULTILINE))
 
 
 def test_inferences_are_counted_by_model_and_version() -> None:
@@ -96,7 +96,7 @@ def test_methods_that_a_client_made_up_get_no_series() -> None:
     metrics = Metrics()
     metrics.rest_started("BREW")
     metrics.rest_done("BREW", "/v2", 405, 0.1)
-    assert "BREW" not in metrics.render()[0].decode()
+    assert "BREW" not in metrics.write(metrics.read())[0].decode()
 
 
 def test_the_prefix_of_rest_series_can_be_chosen() -> None:
@@ -149,7 +149,7 @@ def test_metrics_of_a_model_are_histograms_with_its_name() -> None:
     metrics.register_custom("my_metric", "Something else")
     metrics.observe_custom("m", "v1", {"my_metric": 34, "unregistered": 0.5})
     metrics.observe_custom("m", "", {"my_metric": 1})
-    page = metrics.render()[0].decode()
+    page = metrics.write(metrics.read())[0].decode()
     assert "# HELP my_metric What it is\n# TYPE my_metric histogram" in page
     assert value_of(metrics, "my_metric_sum", model_name="m", model_version="v1") == 34
     assert value_of(metrics, "my_metric_count", model_name="m", model_version="") == 1
@@ -161,11 +161,11 @@ def test_a_metric_of_a_model_with_an_impossible_name_is_left_out_with_one_warnin
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics()
-    before = metrics.render()[0].count(b"# TYPE")
+    before = metrics.write(metrics.read())[0].count(b"# TYPE")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             metrics.observe_custom("m", "", {name: 1})
-    assert metrics.render()[0].count(b"# TYPE") == before
+    assert metrics.write(metrics.read())[0].count(b"# TYPE") == before
     assert len(caplog.records) == 1
 
 
@@ -182,7 +182,7 @@ def test_the_page_comes_in_the_form_that_is_asked_for(accept: str, kind: str) ->
     metrics.infer_done('q"uo\\te\n', None, 0.1, True)
     metrics.rest_started("GET")
     metrics.rest_done("GET", "/v2", 200, 0.1)
-    page, content_type = metrics.render(accept)
+    page, content_type = metrics.write(metrics.read(), accept)
     assert content_type.startswith(kind)
     parse = parse_openmetrics if "openmetrics" in kind else parse_text
     families = {family.name: family for family in parse(page.decode())}

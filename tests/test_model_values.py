@@ -108,7 +108,8 @@ def test_histograms_add_up_bucket_by_bucket() -> None:
     assert value_of(metrics, "spent_count", model="m") == 9
     assert value_of(metrics, "spent_sum", model="m") == 1
     families = {
-        family.name: family for family in parse_openmetrics(metrics.render("application/openmetrics-text")[0].decode())
+        family.name: family
+        for family in parse_openmetrics(metrics.write(metrics.read(), "application/openmetrics-text")[0].decode())
     }
     assert families["spent"].type == "histogram"
 
@@ -121,7 +122,7 @@ def test_a_name_of_the_server_is_its_own(caplog: pytest.LogCaptureFixture) -> No
         worker.has(Series("counter", name, f"{name}_total", {}, "Of the model."), 1)
     worker.has(HITS, 1)
     with caplog.at_level(logging.WARNING):
-        pages = [metrics.render()[0].decode() for _ in range(2)]
+        pages = [metrics.write(metrics.read())[0].decode() for _ in range(2)]
     assert "Of the model." not in pages[1] and "hits_total" in pages[1]
     assert len(caplog.records) == 3
     assert "metric 'rest_server_requests' of a model is left out" in caplog.text

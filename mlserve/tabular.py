@@ -46,7 +46,7 @@ class TabularModel(MLModel):
     # the client names none.
     methods: ClassVar[tuple[str, ...]] = ("predict",)
     # What the model's methods raise for input that they cannot use.
-    input_errors: ClassVar[tuple[type[Exception], ...]] = (ValueError, TypeError, KeyError)
+    input_errors: ClassVar[tuple[type[Exception], ...]] = (ValueError, TypeError, KeyError, OverflowError)
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)

@@ -142,8 +142,9 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
         (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
         (np.array([["a", "b", "c", "d"]]), "the model takes numbers, got text"),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
+        (pd.DataFrame({"a": [10**400], "b": [2.0], "c": [3.0], "d": [4.0]}), "int too large to convert to float"),
     ],
-    ids=["features", "dimensions", "text", "columns"],
+    ids=["features", "dimensions", "text", "columns", "huge"],
 )
 def test_input_that_the_model_cannot_use_is_the_clients_fault(tmp_path: Path, data: Any, words: str) -> None:
     BOOSTER.save_model(tmp_path / "model.bst")

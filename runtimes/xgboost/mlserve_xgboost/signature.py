@@ -21,4 +21,4 @@ def signature(
     row = np.zeros((1, check.count), np.float32)  # zeros are numbers of categories too
     answers = [one for name in names for one in ask(name, row)]
     outputs = [MetadataTensor(name=one.name, datatype=one.datatype, shape=[-1, *one.shape[1:]]) for one in answers]
-    return column_tensors(check, Datatype.FP32, check.categorical - check.numbered.keys()), outputs
+    return column_tensors(check, Datatype.FP32, check.categorical - check.numbered), outputs

@@ -6,18 +6,28 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlserve.errors import ModelLoadError
+from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import Kind
+from mlserve_alibi_explain.requests import by_number
 
 __all__ = ["Maker", "quieten"]
 
 _logger = logging.getLogger("mlserve.model")
 _FILES = ("meta.dill", "explainer.dill")
+_OR_DATA = ", or name the data to fit it to there, an array that numpy.save wrote"
+_ANY_CLASS = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # PyTorch's own switch
+
+_BY_NUMBER = ("categorical_names", "cat_vars")  # of a column
+_TUPLES = {"shape", "feature_range", "eps", "clip"}
+_ARRAYS = {"no_info_val"}
 
 
 def quieten() -> None:
@@ -33,11 +43,21 @@ def quieten() -> None:
 class Maker:
     """Makes one model's explainer, given the model to explain."""
 
-    def __init__(self, name: str, kind: Kind, folder: Path | None, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        folder: Path | None,
+        arguments: dict[str, Any],
+        data: Path | None = None,
+        graph: Graph | None = None,
+    ) -> None:
         self._name = name
         self._kind = kind
         self._folder = folder  # None: from the arguments
         self._arguments = arguments
+        self._data = data  # what one made from the arguments is fitted to
+        self._graph = graph  # that it is made in
 
     def check(self) -> None:
         """Makes it with a model that is not there yet: finds what is wrong without asking a server that may not serve
@@ -55,7 +75,8 @@ class Maker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its libraries about each other
             try:
-                return self._build(predictor) if self._folder is None else self._read(self._folder, predictor)
+                with self._graph.entered() if self._graph is not None else nullcontext():
+                    return self._build(predictor) if self._folder is None else self._read(self._folder, predictor)
             except ModelLoadError:
                 raise
             except Exception as error:
@@ -64,18 +85,39 @@ class Maker:
     def _build(self, predictor: Callable[..., Any]) -> Any:
         from alibi import explainers
 
-        kind = self._kind
-        if kind.needs_fit:
+        kind, arguments = self._kind, _as_alibi_has_it(self._arguments)
+        if kind.needs_fit and self._data is None:
+            or_data = _OR_DATA if kind.is_fitted_to_data else ""
             raise ModelLoadError(
-                f"model '{self._name}': {kind.class_name} must be fitted to data, which parameters.extra."
-                f"init_parameters cannot do: fit and save one, and name its folder in parameters.uri"
+                f"model '{self._name}': {kind.class_name} must be fitted, which parameters.extra.init_parameters "
+                f"cannot do: fit and save one, and name its folder in parameters.uri{or_data}"
             )
-        explainer = getattr(explainers, kind.class_name)(predictor, **_with_language(self._arguments))
-        if kind.class_name == "TreeShap":
+        data = self._training_data(self._data) if self._data is not None else None
+        if self._graph is not None:
+            arguments["sess"] = self._graph.session
+        explainer = getattr(explainers, kind.class_name)(predictor, **arguments)
+        if data is not None:
+            explainer.fit(data)
+        elif kind.class_name == "TreeShap":
             explainer.fit()  # without background data
         return explainer
 
+    def _training_data(self, path: Path) -> Any:
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ModelLoadError(
+                f"model '{self._name}': parameters.uri: beside init_parameters it names the data that "
+                f"{self._kind.class_name} is fitted to, one array in a file that numpy.save wrote; {path} cannot be "
+                f"read as such: {error}"
+            ) from None
+
     def _read(self, folder: Path, predictor: Callable[..., Any]) -> Any:
+        if self._kind.is_graph:
+            raise ModelLoadError(
+                f"model '{self._name}': alibi cannot save a {self._kind.class_name}, so that no folder holds one: give "
+                f"the arguments of its class in parameters.extra.init_parameters"
+            )
         missing = [name for name in _FILES if not (folder / name).is_file()]
         if missing:
             raise ModelLoadError(
@@ -85,7 +127,11 @@ class Maker:
         self._check_saved(folder)
         from alibi.saving import load_explainer
 
-        return load_explainer(folder, predictor)
+        with _modules_allowed() if self._kind.has_modules else nullcontext():
+            explainer = load_explainer(folder, predictor)
+        if "device" in explainer.meta["params"]:
+            explainer.meta["params"]["device"] = str(explainer.meta["params"]["device"])  # alibi writes it as JSON
+        return explainer
 
     def _check_saved(self, folder: Path) -> None:
         import alibi
@@ -125,6 +171,31 @@ class _Absent:
     def __call__(self, *batch: Any) -> Any:
         self.was_asked = True
         raise RuntimeError("the model to explain is not asked before the first request")
+
+
+@contextmanager
+def _modules_allowed() -> Iterator[None]:
+    """PyTorch reads whole modules in here, as it did before 2.6; alibi does not ask for it."""
+    before = os.environ.get(_ANY_CLASS)
+    os.environ[_ANY_CLASS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ANY_CLASS]
+        else:
+            os.environ[_ANY_CLASS] = before
+
+
+def _as_alibi_has_it(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments in JSON as the classes take them: keys that are numbers, tuples, arrays, a spaCy pipeline."""
+    made = {name: by_number(name, value) if name in _BY_NUMBER else value for name, value in arguments.items()}
+    for name, value in made.items():
+        if name in _TUPLES and isinstance(value, list):
+            made[name] = tuple(np.asarray(one, "float32") if isinstance(one, list) else one for one in value)
+        elif name in _ARRAYS and isinstance(value, list):
+            made[name] = np.asarray(value)
+    return _with_language(made)
 
 
 def _with_language(arguments: dict[str, Any]) -> dict[str, Any]:

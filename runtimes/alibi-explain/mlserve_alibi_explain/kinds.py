@@ -16,8 +16,11 @@ class Kind(NamedTuple):
     name: str  # as MLServer's settings have it
     class_name: str
     is_blackbox: bool = True  # asks a served model, rather than looking into one that is loaded beside it
-    takes: str = "batch"  # "row" or "text": one instance a call; "batch"; "either": as explainer_batch says
-    needs_fit: bool = False  # so that it must have been fitted and saved
+    takes: str = "batch"  # "row", "text", or "one" (row, in a batch): an instance a call; "either": by explainer_batch
+    needs_fit: bool = False
+    is_fitted_to_data: bool = False  # which its init_parameters may have beside them
+    is_graph: bool = False  # made and asked in a graph of TensorFlow 1; alibi cannot save it
+    has_modules: bool = False  # of PyTorch, saved whole
     defaults: Mapping[str, Any] = {}  # arguments of its explain
 
 
@@ -25,9 +28,15 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("anchor_image", "AnchorImage", takes="row"),
-        Kind("anchor_tabular", "AnchorTabular", takes="row", needs_fit=True),
+        Kind("anchor_tabular", "AnchorTabular", takes="row", needs_fit=True, is_fitted_to_data=True),
         Kind("anchor_text", "AnchorText", takes="text"),
-        Kind("kernel_shap", "KernelShap", takes="either", needs_fit=True, defaults={"silent": True}),  # no progress bar
+        Kind(
+            *("kernel_shap", "KernelShap"),
+            takes="either",
+            needs_fit=True,
+            is_fitted_to_data=True,
+            defaults={"silent": True},  # no progress bar
+        ),
         Kind("integrated_gradients", "IntegratedGradients", is_blackbox=False),
         Kind("tree_shap", "TreeShap", is_blackbox=False),
         Kind("tree_partial_dependence", "TreePartialDependence", is_blackbox=False),
@@ -37,20 +46,16 @@ KINDS = {
         Kind("partial_dependence_variance", "PartialDependenceVariance"),
         Kind("permutation_importance", "PermutationImportance"),
         Kind("gradient_similarity", "GradientSimilarity", is_blackbox=False, needs_fit=True),
+        Kind("cem", "CEM", takes="one", is_fitted_to_data=True, is_graph=True),
+        Kind("counterfactual", "Counterfactual", takes="one", is_graph=True),
+        Kind("counterfactual_proto", "CounterfactualProto", takes="one", is_fitted_to_data=True, is_graph=True),
+        Kind("counterfactual_rl", "CounterfactualRL", needs_fit=True, has_modules=True),
+        Kind("counterfactual_rl_tabular", "CounterfactualRLTabular", needs_fit=True, has_modules=True),
     )
 }
 
-_GRAPH_MODE = "it needs the graph mode of TensorFlow 1 in the whole process, and alibi cannot save one"
-_NO_FOLDER = (
-    "alibi 0.9.6 cannot read back one that it has saved (with PyTorch 2.6 or later), nor write its answer as JSON"
-)
 # alibi's other classes, and why they are not served: by name, without its "_", in small letters.
 _NOT_SERVED = {
-    "cem": _GRAPH_MODE,
-    "counterfactual": _GRAPH_MODE,
-    "counterfactualproto": _GRAPH_MODE,
-    "counterfactualrl": _NO_FOLDER,
-    "counterfactualrltabular": _NO_FOLDER,
     "distributedanchortabular": "'anchor_tabular' explains the same; the server's workers share the requests",
     "protoselect": "it picks typical instances of a data set, and explains none",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve_alibi_explain.artifact import Maker, quieten
+from mlserve_alibi_explain.bounds import check_cost
+from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import kind_of
 from mlserve_alibi_explain.remote import RemoteModel
-from mlserve_alibi_explain.requests import arguments_of, check_shapes, instances_of
+from mlserve_alibi_explain.requests import arguments_of, as_alibi_has_it, check_shapes, instances_of
 from mlserve_alibi_explain.turns import in_turn
 from mlserve_alibi_explain.whitebox import read_model
 
@@ -32,7 +35,7 @@ __all__ = ["AlibiExplainRuntime"]
 _OUTPUT = "explanation"
 _INFER_SECONDS = 60
 # What an explainer raises for instances or arguments that it cannot take; shap checks by assert.
-_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, AssertionError)
+_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, AssertionError, ZeroDivisionError)
 
 
 class AlibiExplainRuntime(MLModel):
@@ -57,10 +60,11 @@ class AlibiExplainRuntime(MLModel):
         self._is_batch = self._kind.takes == "batch" or (self._kind.takes == "either" and is_batch)
         self._is_saved = extra.get("init_parameters") is None
         self._init_parameters = extra.mapping("init_parameters")
-        self._defaults = {**self._kind.defaults, **extra.mapping("explain_parameters")}
+        self._defaults = {**self._kind.defaults, **self._in_settings(extra.mapping("explain_parameters"))}
         self._seed = _seed_of(extra)
         self._threads = ThreadLimit(extra.threads())
         self._maker: Maker | None = None
+        self._graph: Graph | None = None
         self._predictor: Any = None
         self._explainer: Any = None
 
@@ -70,6 +74,12 @@ class AlibiExplainRuntime(MLModel):
             raise ModelParametersMissing(self.name, f"parameters.extra.{key} is not set")
         return value
 
+    def _in_settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return as_alibi_has_it(given)
+        except InferenceError as error:
+            raise ModelLoadError(f"model '{self.name}': parameters.extra.{error}") from None
+
     async def load(self) -> bool:
         """Reads the explainer. A black-box one asks its model for the first time at the first request, since that
         model may be loaded after this one. ModelLoadError if it cannot be served."""
@@ -78,14 +88,16 @@ class AlibiExplainRuntime(MLModel):
                 f"model '{self.name}': requests for explanations cannot be merged: each has arguments of its own, and "
                 f"one explanation may be for all rows of a request. Leave max_batch_size and max_batch_time out"
             )
-        folder = Path(local_artifact(self._settings)) if self._is_saved else None
+        place = self._place()
         if self._kind.is_blackbox:
             remote = (self._infer_uri, self._infer_output, self._infer_seconds, self._certificates)
-            self._predictor = RemoteModel(self.name, *remote)
+            self._predictor = RemoteModel(self.name, *remote, self._kind.class_name.startswith("Anchor"))
         quieten()
         await anyio.to_thread.run_sync(_import)
         self._threads.prepare()
-        self._maker = Maker(self.name, self._kind, folder, self._init_parameters)
+        self._graph = Graph() if self._kind.is_graph else None
+        folder, data = (place, None) if self._is_saved else (None, place)
+        self._maker = Maker(self.name, self._kind, folder, self._init_parameters, data, self._graph)
         with self._threads.held():
             if self._kind.is_blackbox:
                 self._maker.check()
@@ -94,8 +106,20 @@ class AlibiExplainRuntime(MLModel):
                 self._explainer = self._maker.make(self._predictor)
         return True
 
+    def _place(self) -> Path | None:
+        """The folder of a saved explainer, or the file of data that one is fitted to."""
+        parameters = self._settings.parameters
+        if self._is_saved:
+            return Path(local_artifact(self._settings))
+        if not self._kind.is_fitted_to_data or parameters is None or not parameters.uri:
+            return None
+        place = Path(local_artifact(self._settings))
+        return None if place.is_dir() else place  # the model's own folder, where the settings name no file
+
     async def unload(self) -> bool:
         """Drops the explainer, and closes the connections to its model."""
+        if self._graph is not None:
+            self._graph.close()
         if isinstance(self._predictor, RemoteModel):
             await self._predictor.aclose()
         self._explainer = self._predictor = None
@@ -128,12 +152,14 @@ class AlibiExplainRuntime(MLModel):
         """In a thread. The caller leaves or its time is over: the next call of the model ends it."""
         predictor = self._predictor
         predictor.failure = None
-        with self._threads.held():
+        with self._threads.held(), self._graph.entered() if self._graph is not None else nullcontext():
             try:
                 if self._explainer is None:
                     assert self._maker is not None
                     self._explainer = self._maker.make(predictor)
                 check_shapes(self, self._explainer, instances)
+                for one in instances:
+                    check_cost(self._explainer, one, arguments, self._defaults)
                 return [self._explain_one(one, arguments) for one in instances]
             except Exception as error:
                 if predictor.failure is not None:

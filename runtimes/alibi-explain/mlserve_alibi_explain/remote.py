@@ -28,9 +28,16 @@ class RemoteModel:
     """
 
     def __init__(
-        self, name: str, uri: str, output: str | None, timeout_seconds: float, certificates: str | None
+        self,
+        name: str,
+        uri: str,
+        output: str | None,
+        timeout_seconds: float,
+        certificates: str | None,
+        takes_texts: bool = False,
     ) -> None:
         self.uri = uri
+        self._takes_texts = takes_texts  # as answers: classes by name
         self.failure: MLServeError | None = None
         self._name = name
         self._output = output
@@ -61,8 +68,20 @@ class RemoteModel:
         if wanted is None or wanted not in outputs:
             missing = f"output '{wanted}'; it gave {', '.join(outputs)}" if outputs else "output at all"
             raise MLServeError(f"model '{self._name}': the model at {self.uri} gave no {missing}", 502)
-        values = np.asarray(NumpyCodec.decode_output(outputs[wanted]))
+        values = self._checked(np.asarray(NumpyCodec.decode_output(outputs[wanted])), len(batch), wanted)
         return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # [n, 1] is how [n] is sent
+
+    def _checked(self, values: Any, rows: int, output: str) -> Any:
+        """The values, if an explainer can use them: each has its own words for what it cannot, about other things."""
+        is_text = values.dtype.kind not in "biuf"
+        if values.ndim in (1, 2) and len(values) == rows and (self._takes_texts or not is_text):
+            return values
+        expected = f"{'' if self._takes_texts else 'numbers, '}[{rows}] or [{rows}, classes]"
+        raise MLServeError(
+            f"model '{self._name}': the model at {self.uri} gave output '{output}' with the shape {list(values.shape)}"
+            f"{' and texts in it' if is_text else ''} for {rows} instances: expected {expected}",
+            502,
+        )
 
     def _failed(self, error: MLServeError) -> MLServeError:
         """Whatever went wrong there is not the fault of who asks here, but an upstream's."""

@@ -12,25 +12,12 @@ from mlserve import MLModel
 from mlserve.codecs import NumpyRequestCodec, StringCodec
 from mlserve.errors import InferenceError
 from mlserve.types import InferenceRequest
+from mlserve_alibi_explain.bounds import check_numbers
 from mlserve_alibi_explain.kinds import Kind
 
-__all__ = ["arguments_of", "check_shapes", "instances_of"]
+__all__ = ["arguments_of", "as_alibi_has_it", "by_number", "check_shapes", "instances_of"]
 
-# Arguments of explain that memory grows with: ten times alibi's default. A grid of two features has its square.
-_MOST = {
-    "batch_size": 1000,
-    "beam_size": 10,
-    "binary_cache_size": 100_000,
-    "cache_margin": 10_000,
-    "coverage_samples": 100_000,
-    "grid_resolution": 300,
-    "min_samples_start": 1000,
-    "n_covered_ex": 100,
-    "n_repeats": 500,
-    "nsamples": 20_000,
-}
-_LEAST = {"tau": 0.01}  # the samples that an anchor takes, which are kept, grow with its inverse squared
-_ARRAYS = ("y", "Y", "baselines")  # arguments of explain that are arrays, lists in JSON
+_ARRAYS = ("y", "Y", "Y_t", "baselines", "sample_weight")  # arguments of explain that are arrays, lists in JSON
 
 
 def instances_of(model: MLModel, kind: Kind, is_batch: bool, request: InferenceRequest) -> list[Any]:
@@ -58,24 +45,26 @@ def instances_of(model: MLModel, kind: Kind, is_batch: bool, request: InferenceR
         )
     if is_batch:
         return [data]
-    if kind.takes == "either":
+    if kind.takes in ("one", "either"):
         return [data[place : place + 1] for place in range(len(data))]
     return list(data)
 
 
 def check_shapes(model: MLModel, explainer: Any, instances: list[Any]) -> None:
     """InferenceError for instances of another shape than the explainer's, where that one tells its shape."""
-    kind = type(explainer).__name__
+    kind, own = type(explainer).__name__, 0  # dimensions that an instance has beyond the shape of one
     if kind == "AnchorTabular":
         expected = (len(explainer.feature_names),)
     elif kind == "AnchorImage":
         expected = tuple(explainer.image_shape)
+    elif kind in ("CEM", "Counterfactual", "CounterfactualProto"):
+        expected, own = tuple(explainer.meta["params"]["shape"])[1:], 1
     else:
         return
     for instance in instances:
-        if instance.shape != expected:
+        if instance.shape[own:] != expected:
             raise InferenceError(
-                f"model '{model.name}' takes instances of shape {[-1, *expected]}, got {[-1, *instance.shape]}"
+                f"model '{model.name}' takes instances of shape {[-1, *expected]}, got {[-1, *instance.shape[own:]]}"
             )
 
 
@@ -89,25 +78,55 @@ def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: Inference
             raise InferenceError(f"explain_parameters: the text is no JSON: {error}") from None
     if given is not None and not isinstance(given, Mapping):
         raise InferenceError(f"explain_parameters: expected an object {{...}}, got {given!r:.80}")
-    _check_bounds(given or {}, defaults)
-    arguments = {**defaults, **(given or {})}
-    for name in _ARRAYS:
-        if isinstance(arguments.get(name), list):
-            arguments[name] = np.asarray(arguments[name])
+    asked = as_alibi_has_it(given or {})
+    check_numbers(asked, defaults)
+    arguments = {**defaults, **asked}
+    if arguments.get("grid_points"):
+        arguments["grid_points"] = dict(arguments["grid_points"])  # alibi sorts them in place
+    if arguments.get("method") == "exact" and isinstance(arguments.get("sample_weight"), np.ndarray):
+        arguments["sample_weight"] = arguments["sample_weight"].tolist()  # alibi asks whether it is empty
     return arguments
 
 
-def _check_bounds(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """InferenceError for a number beyond its bound, or beyond what the settings have where that is further."""
+def as_alibi_has_it(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `explain` in JSON as alibi takes them. InferenceError."""
+    made = dict(given)
     for name, value in given.items():
-        told = defaults.get(name)
-        bounds = [one for one in (_MOST.get(name), _LEAST.get(name), told) if isinstance(one, int | float)]
-        if name not in _MOST.keys() | _LEAST.keys() or not isinstance(value, int | float):
-            continue
-        bound = max(bounds) if name in _MOST else min(bounds)
-        if not (value <= bound if name in _MOST else value >= bound):
-            raise InferenceError(
-                f"explain_parameters: '{name}' is at {'most' if name in _MOST else 'least'} {bound} in a request, got "
-                f"{value}: memory grows with it. The model's settings may go further (parameters.extra."
-                f"explain_parameters), and requests then as far as they"
-            )
+        if name in _ARRAYS and isinstance(value, list):
+            made[name] = np.asarray(value)
+        elif name == "features" and isinstance(value, list):
+            made[name] = [tuple(one) if isinstance(one, list) else one for one in value]
+        elif name == "grid_points" and value is not None:
+            made[name] = _points(value)
+    return made
+
+
+def by_number(name: str, given: Any) -> dict[int, Any]:
+    """An object whose keys are numbers of columns, which JSON has as text. ValueError."""
+    try:
+        return {int(column): values for column, values in given.items()}
+    except (AttributeError, ValueError, TypeError):
+        raise ValueError(
+            f'{name}: expected an object from numbers of columns to lists, such as {{"0": [...]}}, got {given!r:.80}'
+        ) from None
+
+
+def _points(given: Any) -> dict[int, Any]:
+    """Points of a grid for each column. InferenceError."""
+    try:
+        return {column: _column(column, values) for column, values in by_number("grid_points", given).items()}
+    except ValueError as error:
+        raise InferenceError(f"explain_parameters: {error}") from None
+
+
+def _column(column: int, values: Any) -> Any:
+    is_list = isinstance(values, list) and len(values) > 0
+    if not is_list or not (_all(values, int | float) or _all(values, str)):
+        raise ValueError(
+            f"grid_points of column {column}: expected a list of numbers, or of names of categories, got {values!r:.80}"
+        )
+    return np.asarray(values)
+
+
+def _all(values: list[Any], kinds: Any) -> bool:
+    return all(isinstance(one, kinds) for one in values)

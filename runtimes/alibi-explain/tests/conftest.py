@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import joblib
+import numpy
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
@@ -22,6 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
     import spacy
     import tensorflow
+    import torch
     from alibi import explainers
 
 IRIS = load_iris()
@@ -31,6 +33,7 @@ SLIC = {"n_segments": 4, "compactness": 5, "sigma": 0.5, "start_label": 0}
 CODE = """
 import anyio
 import joblib
+import numpy as np
 import shapes
 from mlserve import MLModel
 from mlserve.codecs import NumpyCodec, StringCodec
@@ -55,6 +58,18 @@ class Plain(MLModel):
 class Failing(MLModel):
     def predict(self, payload):
         raise ZeroDivisionError("no luck")
+
+
+class Odd(MLModel):
+    # answers all but what was asked for
+
+    def predict(self, payload):
+        rows = len(payload.inputs[0].data) // payload.inputs[0].shape[-1]
+        shapes = {"few": (rows - 1, 3), "none": (0, 3), "deep": (rows, 3, 2)}
+        arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
+        outputs = [NumpyCodec.encode_output(name, value) for name, value in arrays.items()]
+        outputs.append(StringCodec.encode_output("texts", ["x"] * rows))
+        return InferenceResponse(model_name=self.name, outputs=outputs)
 
 
 class Slow(MLModel):
@@ -85,6 +100,7 @@ SERVED = [
     ("good", "Plain", {"class": "Good"}),
     ("failing", "Failing", {}),
     ("slow", "Slow", {}),
+    ("odd", "Odd", {}),
 ]
 
 
@@ -153,7 +169,9 @@ def _explainers(folder: Path, models: dict[str, Any]) -> None:
         "partial_dependence": explainers.PartialDependence(iris.predict_proba),
         "permutation_importance": explainers.PermutationImportance(iris.predict, score_fns=["accuracy"]),
         "gradient_similarity": _similarity(models["network"]),
+        "counterfactual_rl": _counterfactuals(iris),
     }
+    numpy.save(folder / "flowers.npy", X)
     for name, explainer in made.items():
         explainer.save(folder / name)
 
@@ -162,4 +180,14 @@ def _similarity(network: Any) -> Any:
     loss = tensorflow.keras.losses.sparse_categorical_crossentropy
     explainer = explainers.GradientSimilarity(network, loss_fn=loss, task="classification", backend="tensorflow")
     explainer.fit(X[:20], Y[:20])
+    return explainer
+
+
+def _counterfactuals(iris: Any) -> Any:
+    encoder, decoder = torch.nn.Linear(4, 3), torch.nn.Linear(3, 4)
+    steps = {"train_steps": 5, "batch_size": 10, "num_workers": 0, "backend": "pytorch", "seed": 0}
+    explainer = explainers.CounterfactualRL(
+        iris.predict_proba, encoder, decoder, latent_dim=3, coeff_sparsity=0.5, coeff_consistency=0.5, **steps
+    )
+    explainer.fit(X)
     return explainer

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import random
 import re
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import pytest
 from sklearn.datasets import load_iris
 
 from mlserve import ModelSettings
-from mlserve.codecs import NumpyRequestCodec, StringRequestCodec
 from mlserve.errors import MLServeError, ModelLoadError
-from mlserve.types import InferenceRequest, InferenceResponse, RequestOutput
+from mlserve.types import InferenceRequest, RequestOutput
 from mlserve_alibi_explain import AlibiExplainRuntime
 from mlserve_alibi_explain.kinds import kind_of
+from tests.explanations import explained, own, request_of, texts
 from tests.old_runtimes import check_old_names
 
 with warnings.catch_warnings():
@@ -41,54 +39,10 @@ SLIC = {"n_segments": 4, "compactness": 5, "sigma": 0.5, "start_label": 0}
 IMAGES = {"image_shape": [16, 16, 1], "segmentation_fn": "slic", "segmentation_kwargs": SLIC}
 
 
-def explained(extra: dict[str, Any], *requests: InferenceRequest, uri: Path | None = None) -> list[InferenceResponse]:
-    """Loads a model, asks it, unloads it: in one event loop, as a worker does."""
-
-    async def live() -> list[InferenceResponse]:
-        parameters = {"uri": str(uri) if uri is not None else None, "version": "v1", "extra": extra}
-        model = AlibiExplainRuntime(
-            ModelSettings(name="why", implementation=AlibiExplainRuntime, parameters=parameters)
-        )
-        assert await model.load()
-        try:
-            return [await model.predict(request) for request in requests]
-        finally:
-            await model.unload()
-
-    return anyio.run(live)
-
-
-def request_of(data: Any, **arguments: Any) -> InferenceRequest:
-    codec: Any = StringRequestCodec if isinstance(data, list) else NumpyRequestCodec
-    request: InferenceRequest = codec.encode_request(data)
-    if arguments:
-        assert request.parameters is not None
-        request.parameters["explain_parameters"] = arguments
-    return request
-
-
 def one_row() -> InferenceRequest:
     request = request_of(X[0])
     request.inputs[0].shape = [4]
     return request
-
-
-def own(make: Callable[[], Any], instance: Any, **arguments: Any) -> str:
-    """What alibi says itself."""
-    explainer = make()
-    np.random.seed(7)
-    random.seed(7)
-    text: str = explainer.explain(instance, **arguments).to_json()
-    return text
-
-
-def texts(response: InferenceResponse) -> list[str]:
-    (output,) = response.outputs
-    assert (output.name, output.datatype) == ("explanation", "BYTES")
-    assert output.parameters is not None
-    assert output.parameters.content_type == "str"
-    assert output.shape == [len(output.data), 1]
-    return [one.decode() if isinstance(one, bytes) else one for one in output.data]
 
 
 # -- explainers that ask a model ---------------------------------------------------------------------------------------
@@ -328,10 +282,11 @@ def test_each_class_of_alibi_is_served_or_has_a_reason_why_not() -> None:
             "anchor_tabular",
             "no explainer 'anchors' can be served; expected one of .*ale",
         ),
+        ({"explainer_type": "counterfactual_proto"}, "ale", "alibi cannot save a CounterfactualProto"),
         (
-            {"explainer_type": "counterfactual_proto"},
+            {"explainer_type": "distributed_anchor_tabular"},
             None,
-            r"\(it needs the graph mode of TensorFlow 1.*expected one of",
+            r"\('anchor_tabular' explains the same.*expected one of",
         ),
         ({"explainer_type": "alibi.prototypes.ProtoSelect"}, None, r"\(it picks typical instances of a data set"),
         ({"infer_uri": "localhost:8080"}, "anchor_tabular", "infer_uri: expected the address"),

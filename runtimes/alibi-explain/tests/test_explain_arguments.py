@@ -1,0 +1,117 @@
+"""Arguments of explain: what JSON cannot say as it is, and what a request may make an explanation cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+
+from mlserve.errors import MLServeError, ModelLoadError
+from tests.explanations import explained, own, request_of, texts
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its libraries
+    from alibi import explainers
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
+
+X = load_iris().data.astype("float32")
+Y = load_iris().target
+
+
+def settings(world: Any, kind: str, output: str = "predict_proba", **more: Any) -> dict[str, Any]:
+    return {"explainer_type": kind, "infer_uri": world.uri("iris"), "infer_output": output, "seed": 7, **more}
+
+
+@pytest.mark.parametrize("kind", ["ALE", "PartialDependence", "PartialDependenceVariance"])
+def test_points_of_a_grid_are_given_by_column(world: Any, kind: str) -> None:
+    """Keys of an object are text in JSON; alibi wants numbers, and arrays behind them."""
+    points = {"0": [5.0, 4.5, 6.0], "2": [2.0, 4.0]}
+    (found,) = explained(settings(world, kind, init_parameters={}), request_of(X, features=[0, 2], grid_points=points))
+    given = {int(column): np.array(values) for column, values in points.items()}
+    make = lambda: getattr(explainers, kind)(world.models["iris"].predict_proba)  # noqa: E731
+    assert json.loads(texts(found)[0])["data"] == json.loads(own(make, X, features=[0, 2], grid_points=given))["data"]
+
+
+def test_pairs_of_features_and_points_in_the_settings(world: Any) -> None:
+    told = {"features": [[0, 1]], "grid_points": {"0": [4.5, 5.0], "1": [3.0]}}
+    both = explained(
+        settings(world, "PartialDependence", init_parameters={}, explain_parameters=told),
+        *(request_of(X[:20]), request_of(X[:20], grid_points={"1": [2.0, 3.0]}, grid_resolution=3)),
+    )
+    shapes = [np.shape(json.loads(texts(one)[0])["data"]["pd_values"][0]) for one in both]
+    assert shapes == [(3, 2, 1), (3, 3, 2)]
+
+
+def test_names_of_categories_are_given_by_column(world: Any) -> None:
+    init = {"categorical_names": {"0": ["small", "big"]}}
+    rows = np.column_stack([np.arange(20) % 2, X[:20, 1:]]).astype("float32")
+    (found,) = explained(
+        settings(world, "PartialDependence", init_parameters=init),
+        request_of(rows, features=[0], grid_points={"0": ["big"]}),
+    )
+    assert json.loads(texts(found)[0])["data"]["feature_values"] == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"grid_points": {"a": [1]}}, "expected an object from numbers of columns to lists"),
+        ({"grid_points": [[1]]}, "expected an object from numbers of columns to lists"),
+        ({"grid_points": {"0": 1}}, "grid_points of column 0: expected a list of numbers"),
+        ({"grid_points": {"0": [[1], [2, 3]]}}, "grid_points of column 0: expected a list of numbers"),
+        ({"grid_points": {"0": []}}, "grid_points of column 0: expected a list of numbers"),
+        ({"grid_points": {"9": [1]}}, "are not a subset of the dataset features"),
+        ({"grid_points": {"0": list(range(301))}}, "'grid_points' of feature 0: at most 300 in a request, got 301"),
+        ({"features": [0, [0, 1, 2, 3]], "grid_resolution": 300}, "150 rows make PartialDependence keep"),
+        ({"features": [[0, "1"]]}, "cannot explain this"),
+        ({"features": [0] * 3000, "kind": "individual"}, "150 rows make PartialDependence keep"),
+        ({"features": [[0, 0, 0, 0, 0, 0, 0]]}, "150 rows make PartialDependence keep"),
+    ],
+)
+def test_grids_that_cannot_be_or_cost_too_much_are_refused(world: Any, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(MLServeError, match=re.escape(words)) as refused:
+        explained(settings(world, "PartialDependence", init_parameters={}), request_of(X, **arguments))
+    assert refused.value.status_code == 400
+
+
+def test_points_in_the_settings_are_told_when_it_is_loaded(world: Any) -> None:
+    told = {"grid_points": {"sepal": [1]}}
+    with pytest.raises(ModelLoadError, match=r"parameters\.extra\.explain_parameters: grid_points: expected an object"):
+        explained(settings(world, "PartialDependence", init_parameters={}, explain_parameters=told))
+
+
+def test_the_exact_importance_has_the_square_of_the_rows(world: Any) -> None:
+    """It is answered for a few, refused for many, and allowed where the settings ask for it themselves."""
+    extra = settings(world, "PermutationImportance", "predict", init_parameters={"score_fns": ["accuracy"]})
+    few = {"method": "exact", "y": Y[::10].tolist(), "sample_weight": [1.0] * 15}
+    (found,) = explained(extra, request_of(X[::10], **few))
+    make = lambda: explainers.PermutationImportance(world.models["iris"].predict, score_fns=["accuracy"])  # noqa: E731
+    assert texts(found) == [own(make, X[::10], **{**few, "y": Y[::10]})]
+    many = np.tile(X, (30, 1))
+    with pytest.raises(MLServeError, match="4500 rows make PermutationImportance keep 20250000 values") as refused:
+        explained(extra, request_of(many, method="exact", y=np.tile(Y, 30).tolist()))
+    assert refused.value.status_code == 400
+    (estimate,) = explained(extra, request_of(many, n_repeats=2, y=np.tile(Y, 30).tolist()))
+    assert texts(estimate)
+
+
+@pytest.mark.parametrize("output", ["few", "none", "deep", "texts"])
+def test_answers_of_a_model_that_no_explainer_can_use_are_the_models_fault(world: Any, output: str) -> None:
+    extra = {"explainer_type": "kernel_shap", "infer_uri": world.uri("odd"), "infer_output": output}
+    words = rf"the model at .*odd.* gave output '{output}' with the shape \[.*\] or \[20, classes\]"
+    with pytest.raises(MLServeError, match=words) as failed:
+        explained(extra, request_of(X[:1]), uri=world.folder / "kernel_shap")
+    assert failed.value.status_code == 502
+
+
+def test_an_argument_that_is_zero_where_alibi_divides_by_it_is_refused(world: Any) -> None:
+    extra = settings(world, "anchor_tabular", "predict")
+    with pytest.raises(MLServeError, match="ZeroDivisionError") as refused:
+        explained(extra, request_of(X[:1], verbose=True, verbose_every=0), uri=world.folder / "anchor_tabular")
+    assert refused.value.status_code == 400

@@ -11,8 +11,9 @@ import msgspec
 
 from mlserve.artifacts import foreign_kind
 from mlserve.errors import ModelLoadError
+from mlserve_catboost.embeddings import embedding_widths
 
-__all__ = ["load_estimator"]
+__all__ = ["load_estimator", "widths_of"]
 
 _TREES = frozenset({"oblivious_trees", "trees"})
 _RANKING = ("YetiRank", "PairLogit", "Query", "Stochastic", "LambdaMart", "GroupQuantile")
@@ -31,6 +32,20 @@ def load_estimator(path: str, name: str) -> Any:
     except (catboost.CatBoostError, ValueError, TypeError) as error:
         raise ModelLoadError(f"model '{name}': {path}: {_explain(error, form)}") from error
     return estimator
+
+
+def widths_of(estimator: Any, path: str, name: str) -> dict[int, int | None]:
+    """How many numbers each embedding has, by its column. ModelLoadError if the file of a model with some hides it."""
+    if not estimator.get_embedding_feature_indices():
+        return {}
+    try:
+        return embedding_widths(Path(path).read_bytes())
+    except ValueError as error:
+        raise ModelLoadError(
+            f"model '{name}': {path}: it has embeddings, but how many numbers they have cannot be read, without which "
+            f"a request could make CatBoost read beyond its own memory ({error}; CatBoost {catboost.__version__} is "
+            f"installed)"
+        ) from error
 
 
 def _form_of(path: Path, name: str) -> str:

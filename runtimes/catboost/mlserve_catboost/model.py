@@ -11,7 +11,7 @@ from mlserve.settings import ModelSettings
 from mlserve.tabular import TabularModel
 from mlserve.thread_limits import threads_of_process
 from mlserve.types import MetadataTensor
-from mlserve_catboost.artifact import load_estimator
+from mlserve_catboost.artifact import load_estimator, widths_of
 from mlserve_catboost.inputs import InputCheck
 from mlserve_catboost.signature import signature
 
@@ -28,16 +28,19 @@ class CatboostModel(TabularModel):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__(settings)
         self._options: dict[str, int] = {}
+        self._widths: dict[int, int | None] = {}
 
     def read(self, path: str) -> Any:
         """The estimator in a file."""
         threads = self.extra.threads() or threads_of_process()
         self._options = {} if threads is None else {"thread_count": threads}
-        return load_estimator(path, self.name)
+        estimator = load_estimator(path, self.name)
+        self._widths = widths_of(estimator, path, self.name)
+        return estimator
 
     def input_check(self) -> InputCheck:
         """What the model's file knows of its columns."""
-        return InputCheck(self._model)
+        return InputCheck(self._model, self._widths)
 
     def signature(self) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
         """Inputs and outputs, as far as the model's file has them."""
@@ -48,7 +51,7 @@ class CatboostModel(TabularModel):
         return method(data, **self._options)
 
     def words_of(self, error: Exception) -> str:
-        """CatBoost's complaint without the place in its source."""
+        """CatBoost's complaint without the place in its source, and without the whole of a long value."""
         text = super().words_of(error)
         place, _, message = text.partition(": ")
-        return message if ".cpp:" in place and message else text
+        return (message if ".cpp:" in place and message else text)[:500]

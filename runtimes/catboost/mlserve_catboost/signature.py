@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlserve.codecs import to_datatype
+from mlserve.codecs import NumpyCodec, to_datatype
 from mlserve.tabular import column_tensors
-from mlserve.types import Datatype, MetadataTensor
+from mlserve.types import Datatype, MetadataTensor, Parameters
 from mlserve_catboost.inputs import InputCheck
 
 __all__ = ["signature"]
@@ -17,10 +17,20 @@ __all__ = ["signature"]
 def signature(
     estimator: Any, check: InputCheck, default_output: str
 ) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-    """Inputs and outputs, the default output first."""
+    """Inputs and outputs, the default output first. No inputs if embeddings are among columns without names."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
     outputs = [_output(estimator, name) for name in names if hasattr(estimator, name)]
-    return column_tensors(check, Datatype.FP64, check.categorical | check.text), outputs
+    if check.embeddings and check.names is None:
+        return [], outputs
+    inputs = column_tensors(check, Datatype.FP64, check.categorical | check.text)
+    return [_embedding(one, check) if one.name in check.embeddings else one for one in inputs], outputs
+
+
+def _embedding(column: MetadataTensor, check: InputCheck) -> MetadataTensor:
+    """A column with several numbers a row, which the content type keeps together."""
+    shape = [-1, check.embeddings[column.name] or -1]
+    parameters = Parameters(content_type=NumpyCodec.ContentType)
+    return MetadataTensor(name=column.name, datatype=Datatype.FP64, shape=shape, parameters=parameters)
 
 
 def _output(estimator: Any, name: str) -> MetadataTensor:

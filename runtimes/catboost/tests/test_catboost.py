@@ -222,6 +222,26 @@ def test_what_is_missing_in_a_category_is_told_by_its_row(tmp_path: Path) -> Non
     assert "cat_features must be integer or string" in str(told)
 
 
+def test_a_frame_for_columns_without_names_keeps_whole_numbers_as_categories(tmp_path: Path) -> None:
+    rows = [[1, 0.5], [2, 1.5], [3, 2.5]] * 10
+    fitted = save(tmp_path, catboost.CatBoostClassifier(**OPTIONS).fit(rows, [0, 1, 0] * 10, cat_features=[0]))
+    frame = pd.DataFrame(rows[:3], columns=["any", "other"])
+    found = ask(TRIAL.load(tmp_path), frame, "predict_proba")["predict_proba"]
+    assert np.array_equal(found, fitted.predict_proba(rows[:3]))
+
+
+def test_numbers_that_are_too_large_for_a_category_are_the_clients_fault(tmp_path: Path) -> None:
+    save(tmp_path, tabular())
+    told = refusal(TRIAL.load(tmp_path, content_type="pd"), TABLE.assign(rooms=[10**30] * 20))
+    assert "too large" in told
+
+
+def test_a_long_value_is_not_told_in_full(tmp_path: Path) -> None:
+    save(tmp_path, CLASSIFIER)
+    frame = pd.DataFrame({"a": ["x" * 10**5], "b": [2.0], "c": [2.0], "d": [2.0]})
+    assert len(refusal(TRIAL.load(tmp_path), frame)) < 600
+
+
 def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path, CLASSIFIER)
     model = TRIAL.load(tmp_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from typing import Any
 
+from mlserve.errors import InferenceError
 from mlserve.tabular import ColumnCheck
 
 __all__ = ["InputCheck"]
@@ -19,6 +21,8 @@ class InputCheck(ColumnCheck):
         # Trained on an array, the columns are named by LightGBM: those are no names that a client would know.
         super().__init__(count, names if names != [f"Column_{at}" for at in range(count)] else None)
         self.has_categories = bool(booster.pandas_categorical)
+        self.categorical = _categories_of(booster, names) if self.has_categories else {}
+        self.text = {name for name, known in self.categorical.items() if all(isinstance(one, str) for one in known)}
         # An array for an estimator that was fitted on a frame is what most clients send: its columns go by position.
         warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
 
@@ -27,8 +31,45 @@ class InputCheck(ColumnCheck):
         return column.replace(" ", "_")
 
     def categories(self, frame: Any) -> Any:
-        """Text as categories: which there are, the model knows; which columns they are in, only their type can tell."""
+        """Categories as such, which LightGBM goes by. Where the file does not tell their columns, those of text."""
         if not self.has_categories:
             return frame
-        text = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
-        return frame.astype(dict.fromkeys(text, "category"))
+        columns = {
+            name: self._as_categories(frame[name]) for name in frame.columns if self._is_categorical(frame[name])
+        }
+        return frame.assign(**columns)
+
+    def _is_categorical(self, column: Any) -> bool:
+        return self.spelled(str(column.name)) in self.categorical if self.categorical else _is_text(column)
+
+    def _as_categories(self, column: Any) -> Any:
+        import pandas as pd
+
+        name = self.spelled(str(column.name))
+        if name in self.text and not _is_text(column) and not column.isna().all():
+            raise InferenceError(f"column '{column.name}' holds categories that are text, got numbers")
+        if column.dtype.kind == "O":
+            for row, one in enumerate(column):
+                if not isinstance(one, Hashable):
+                    kind = type(one).__name__
+                    raise InferenceError(f"column '{column.name}' holds categories, and has a {kind} in row {row}")
+        return pd.Series(pd.Categorical(column, categories=self.categorical.get(name)), index=column.index)
+
+
+def _is_text(column: Any) -> bool:
+    return column.dtype.kind not in "fiub"
+
+
+def _categories_of(booster: Any, names: list[str]) -> dict[str, list[Any]]:
+    """What each column of categories can hold; empty if the file does not tell which columns those are.
+
+    It has their values in order and, apart from that, which features the trees take for categories, by their codes.
+    These are the same, unless numbers were declared to be categories too; of a feature of one value nothing is told.
+    """
+    told = booster.dump_model(num_iteration=1)["feature_infos"]
+    columns = {name: told[name]["values"] for name in names if told.get(name, {}).get("values")}
+    known: list[list[Any]] = booster.pandas_categorical
+    if len(told) < len(names) or len(columns) != len(known):
+        return {}
+    fits = all(max(codes) < len(values) for codes, values in zip(columns.values(), known))
+    return dict(zip(columns, known)) if fits else {}

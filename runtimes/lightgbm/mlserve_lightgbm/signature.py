@@ -15,10 +15,11 @@ __all__ = ["signature"]
 def signature(
     model: Any, booster: Any, check: InputCheck, default_output: str
 ) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-    """Inputs and outputs, the default output first. No inputs where some are categories: the file hides which."""
+    """Inputs and outputs, the default output first. No inputs where the file hides which are categories."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
     outputs = [_output(model, booster, name) for name in names if hasattr(model, name)]
-    return ([] if check.has_categories else column_tensors(check, Datatype.FP64)), outputs
+    hidden = check.has_categories and not check.categorical
+    return ([] if hidden else column_tensors(check, Datatype.FP64, check.text)), outputs
 
 
 def _output(model: Any, booster: Any, name: str) -> MetadataTensor:

@@ -173,6 +173,60 @@ def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
     assert "columns are missing: 'the_age'" in refusal(model, rows[["city"]])
 
 
+KINDS = {"text": ["x", "y", "z"], "numbers": [10, 20, 30], "decimals": [1.5, 2.5, 3.5], "truth": [False, True]}
+
+
+def of_kind(categories: list[Any], **more: Any) -> tuple[Any, pd.DataFrame]:
+    """A Booster to which each category and a missing one mean another value, and what it was trained on."""
+    codes = np.arange(-1, len(categories)).repeat(30)
+    kinds = pd.Categorical.from_codes(codes, categories)
+    table = pd.DataFrame({"the age": np.arange(len(codes)) % 7.0, "kind": kinds, **more})
+    options = {**OPTIONS, "num_leaves": 9, "cat_smooth": 0, "objective": "regression"}
+    return lightgbm.train(options, lightgbm.Dataset(table, codes * 5.0 + table["the age"]), 5), table
+
+
+@pytest.mark.parametrize("categories", list(KINDS.values()), ids=list(KINDS))
+def test_categories_of_any_kind_are_those_of_training_also_where_all_are_missing(
+    tmp_path: Path, categories: list[Any]
+) -> None:
+    trained, table = of_kind(categories)
+    trained.save_model(tmp_path / "model.bst")
+    model = TRIAL.load(tmp_path, content_type="pd", extra={"signature": True})
+    kind = "BYTES" if isinstance(categories[0], str) else "FP64"
+    assert [(one.name, one.datatype) for one in model.inputs] == [("the_age", "FP64"), ("kind", kind)]
+    plain = table.assign(kind=table["kind"].astype(object))
+    for rows in ([40, 0, 80], [70], [0, 5]):
+        some = plain.iloc[rows]
+        wanted = trained.predict(table.iloc[rows])
+        assert np.array_equal(ask(model, some)["predict"].ravel(), wanted)
+        if some["kind"].isna().all():
+            assert np.array_equal(ask(model, some.assign(kind=np.nan))["predict"].ravel(), wanted)
+
+
+def test_what_can_be_no_category_is_the_clients_fault(tmp_path: Path) -> None:
+    trained, table = of_kind(KINDS["text"])
+    trained.save_model(tmp_path / "model.bst")
+    model = TRIAL.load(tmp_path, content_type="pd")
+    some = table.astype({"kind": object}).iloc[[40, 70]]
+    for wrong, kind in (([["x"], "y"], "list in row 0"), (["x", {}], "dict in row 1")):
+        assert f"column 'kind' holds categories, and has a {kind}" in refusal(model, some.assign(kind=wrong))
+    assert "column 'kind' holds categories that are text, got numbers" in refusal(model, some.assign(kind=1.0))
+    swapped = some.rename(columns={"kind": "the age", "the age": "kind"})
+    assert "holds categories that are text" in refusal(model, swapped)
+
+
+def test_where_the_file_hides_the_columns_of_categories_text_is_taken_for_them(tmp_path: Path) -> None:
+    trained, table = of_kind(KINDS["text"], other=pd.Categorical(["same"] * 120))
+    trained.save_model(tmp_path / "model.bst")
+    model = TRIAL.load(tmp_path, content_type="pd", extra={"signature": True})
+    assert model.inputs == []
+    some = table.iloc[[40, 70]]
+    assert np.array_equal(
+        ask(model, some.astype({"kind": object, "other": object}))["predict"].ravel(), trained.predict(some)
+    )
+    assert "holds categories, and has a list" in refusal(model, some.assign(kind=[["x"], ["y"]]))
+
+
 def test_predict_fn_chooses_the_output(tmp_path: Path) -> None:
     joblib.dump(CLASSIFIER, tmp_path / "model.joblib")
     model = TRIAL.load(tmp_path, extra={"predict_fn": "predict_proba"})

@@ -48,12 +48,17 @@ class InputCheck(ColumnCheck):
         name = self.spelled(str(column.name))
         if name in self.text and not _is_text(column) and not column.isna().all():
             raise InferenceError(f"column '{column.name}' holds categories that are text, got numbers")
-        if column.dtype.kind == "O":
-            for row, one in enumerate(column):
-                if not isinstance(one, Hashable):
-                    kind = type(one).__name__
-                    raise InferenceError(f"column '{column.name}' holds categories, and has a {kind} in row {row}")
-        return pd.Series(pd.Categorical(column, categories=self.categorical.get(name)), index=column.index)
+        values = column.tolist()
+        for row, one in enumerate(values):
+            if not isinstance(one, Hashable):
+                kind = type(one).__name__
+                raise InferenceError(f"column '{column.name}' holds categories, and has a {kind} in row {row}")
+        if name not in self.categorical:
+            return column.astype("category")
+        known = self.categorical[name]
+        places = {one: at for at, one in enumerate(known)}
+        codes = [places.get(one, -1) for one in values]  # 1.0 finds 1 and true, as missing ones beside make them
+        return pd.Series(pd.Categorical.from_codes(codes, known), index=column.index)
 
 
 def _is_text(column: Any) -> bool:

@@ -214,5 +214,7 @@ def _takes_arrays(detector: Any) -> bool:
 
 
 def _reference(detector: Any) -> np.ndarray[Any, Any] | None:
-    reference = getattr(getattr(detector, "_detector", detector), "x_ref", None)
+    reference: Any = getattr(getattr(detector, "_detector", detector), "x_ref", None)
+    if hasattr(reference, "cpu"):  # online detectors have a tensor of their backend
+        reference = np.asarray(reference.cpu())
     return reference if isinstance(reference, np.ndarray) else None

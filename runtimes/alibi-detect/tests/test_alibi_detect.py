@@ -182,6 +182,15 @@ def test_rows_of_another_shape_are_refused(detectors: dict[str, Path], data: Any
     assert caught.value.http_status == 400
 
 
+def test_rows_of_another_shape_are_refused_by_an_online_detector(detectors: dict[str, Path], tmp_path: Path) -> None:
+    """Its reference data are a tensor of PyTorch, whose own words for this are a trace of its interpreter."""
+    model = load(shutil.copytree(detectors["online"], tmp_path / "online"), signature=True)
+    with pytest.raises(InferenceError, match=r"takes an array of shape \[-1, 3\], got \[20, 2\]"):
+        ask(model, NEAR[:, :2])
+    assert [(one.datatype, one.shape) for one in model.inputs] == [("FP32", [-1, 3])]
+    assert len(values(ask(model, NEAR[:2]))["is_drift"]) == 2
+
+
 def test_one_row_that_a_permutation_test_cannot_divide_is_refused(detectors: dict[str, Path]) -> None:
     with pytest.raises(InferenceError, match="cannot use this input"):
         ask(load(detectors["mmd"]), NEAR[:1])

@@ -35,7 +35,7 @@ __all__ = ["AlibiExplainRuntime"]
 _OUTPUT = "explanation"
 _INFER_SECONDS = 60
 # What an explainer raises for instances or arguments that it cannot take; shap checks by assert.
-_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, AssertionError, ZeroDivisionError)
+_INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, AssertionError, ZeroDivisionError, NotImplementedError)
 
 
 class AlibiExplainRuntime(MLModel):

@@ -17,7 +17,8 @@ from mlserve_alibi_explain.kinds import Kind
 
 __all__ = ["arguments_of", "as_alibi_has_it", "by_number", "check_shapes", "instances_of"]
 
-_ARRAYS = ("y", "Y", "Y_t", "baselines", "sample_weight")  # arguments of explain that are arrays, lists in JSON
+_LABELS = ("y", "Y", "Y_t")
+_ARRAYS = (*_LABELS, "baselines", "sample_weight")  # arguments of explain that are arrays, lists in JSON
 
 
 def instances_of(model: MLModel, kind: Kind, is_batch: bool, request: InferenceRequest) -> list[Any]:
@@ -94,6 +95,10 @@ def as_alibi_has_it(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name in _ARRAYS and isinstance(value, list):
             made[name] = np.asarray(value)
+        elif name in _LABELS and isinstance(value, int | float):
+            made[name] = np.asarray([value])
+        elif name == "C" and isinstance(value, list) and not _all(value, dict):
+            made[name] = np.asarray(value)  # a condition as numbers
         elif name == "features" and isinstance(value, list):
             made[name] = [tuple(one) if isinstance(one, list) else one for one in value]
         elif name == "grid_points" and value is not None:

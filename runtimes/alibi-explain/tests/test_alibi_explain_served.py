@@ -42,13 +42,17 @@ def explanation(response: InferenceResponse) -> dict[str, Any]:
 
 
 def write_explainers(folder: Path, world: Any, http_port: int, grpc_port: int, **more: Any) -> None:
-    """One that asks its model over REST, one over gRPC; both ask this server."""
+    """One that asks its model over REST, one over gRPC, one that computes in a graph; all ask this server."""
     rest, grpc = f"http://127.0.0.1:{http_port}/v2/models/iris/infer", f"grpc://127.0.0.1:{grpc_port}/iris"
     anchors = {"explainer_type": "anchor_tabular", "infer_uri": rest, "infer_output": "predict"}
     shap = {"explainer_type": "kernel_shap", "infer_uri": grpc, "infer_output": "predict_proba"}
     for name, kind, extra in (("a-anchors", "anchor_tabular", anchors), ("a-shap", "kernel_shap", shap)):
         parameters = {"uri": str(world.folder / kind), "version": "v1", "extra": extra, **more}
         write_model(folder, name, "mlserver_alibi_explain.AlibiExplainRuntime", parameters=parameters)
+    made = {"mode": "PN", "shape": [1, 4], "max_iterations": 5, "c_steps": 2, "no_info_val": 0.0}
+    contrasts = {**shap, "explainer_type": "cem", "init_parameters": made}
+    parameters = {"version": "v1", "extra": contrasts, **more}
+    write_model(folder, "a-cem", "alibi-explain", parameters=parameters)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -62,7 +66,7 @@ def test_a_model_in_the_same_worker_is_explained(world: Any, tmp_path: Path, wor
     ports = ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
     with serving(tmp_path, "--parallel-workers", workers, *ports, start_seconds=START_SECONDS) as server:
         models = f"{server.rest}/v2/models"
-        for name, kind in (("a-anchors", "AnchorTabular"), ("a-shap", "KernelShap")):
+        for name, kind in (("a-anchors", "AnchorTabular"), ("a-shap", "KernelShap"), ("a-cem", "CEM")):
             answer = httpx.post(f"{models}/{name}/infer", content=flowers().json(), timeout=60)
             assert answer.status_code == 200, answer.text
             assert explanation(InferenceResponse.parse_raw(answer.content))["meta"]["name"] == kind
@@ -99,6 +103,7 @@ def test_it_explains_from_its_own_environment_an_ordinary_model_of_the_same_serv
         ]
         assert effects == pytest.approx(beside.expected[:3], abs=1e-4)  # what SHAP promises
         assert explanation(beside.infer("a-anchors", {"inputs": [tensor]}))["data"]["raw"]["prediction"] == [0]
+        assert explanation(beside.infer("a-cem", {"inputs": [tensor]}))["meta"]["name"] == "CEM"
         beside.check_neighbours()
         assert beside.server.stop() == 0
 

@@ -82,8 +82,11 @@ def test_a_graph_explainer_and_one_that_is_eager_live_in_one_process(world: Any)
 def test_counterfactuals_by_reinforcement_learning_are_read_and_written(world: Any) -> None:
     uri = world.folder / "counterfactual_rl"
     extra = {"explainer_type": "counterfactual_rl", "infer_uri": world.uri("iris"), "infer_output": "predict_proba"}
-    (found,) = explained(extra, request_of(X[:2], Y_t=[1], batch_size=10), uri=uri)
+    found, again = explained(
+        extra, request_of(X[:2], Y_t=[1], batch_size=10), request_of(X[:2], Y_t=1, batch_size=10), uri=uri
+    )
     (text,) = texts(found)
+    assert texts(again) == [text]
     answer = json.loads(text)
     assert answer["meta"]["params"]["device"] in ("cpu", "cuda")
     with pytest.MonkeyPatch.context() as patch:

@@ -110,6 +110,14 @@ def test_answers_of_a_model_that_no_explainer_can_use_are_the_models_fault(world
     assert failed.value.status_code == 502
 
 
+def test_what_alibi_does_not_do_is_refused(world: Any) -> None:
+    """Losses of a model can only be explained with data to fit to."""
+    extra = {"explainer_type": "tree_shap", "infer_uri": str(world.folder / "forest.joblib"), "init_parameters": {}}
+    with pytest.raises(MLServeError, match="NotImplementedError: Loss values") as refused:
+        explained(extra, request_of(X[:1], y=[0]))
+    assert refused.value.status_code == 400
+
+
 def test_an_argument_that_is_zero_where_alibi_divides_by_it_is_refused(world: Any) -> None:
     extra = settings(world, "anchor_tabular", "predict")
     with pytest.raises(MLServeError, match="ZeroDivisionError") as refused:

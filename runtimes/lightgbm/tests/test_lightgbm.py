@@ -142,7 +142,7 @@ def test_null_is_a_missing_value(tmp_path: Path) -> None:
         (np.ones((1, 4, 1)), "shape [rows, 4], got [1, 4, 1]"),
         (np.array([["a", "b", "c", "d"]]), "the model takes numbers, got text"),
         (pd.DataFrame({"a": [1.0], "b": [2.0]}), "the model takes 4 columns, got 2"),
-        (pd.DataFrame({"a": [10**400], "b": [2.0], "c": [3.0], "d": [4.0]}), "int too large to convert to float"),
+        (pd.DataFrame([[10**400, 2.0, 3.0, 4.0]], dtype=object), "int too large to convert to float"),
     ],
     ids=["features", "dimensions", "text", "columns", "huge"],
 )

@@ -60,11 +60,6 @@ class Call:
         self.batch: Batch | None = None  # that it was sent with
 
     @property
-    def company(self) -> int:
-        """How many calls run as one with it, itself included."""
-        return 1 if self.batch is None else len(self.batch.calls)
-
-    @property
     def is_wanted(self) -> bool:
         """Whether somebody waits for what it still does."""
         return not self.abandoned
@@ -78,11 +73,16 @@ class Call:
         self.done.set()
 
     def result(self) -> InferenceResponse:
-        """The response, or the error, once `done` is set."""
+        """The response, or the error, once `done` is set. The error is raised once."""
         if self.error is not None:
-            raise self.error
+            raise self._take_error(self.error)
         assert self.response is not None, "result() is asked for after done"
         return self.response
+
+    def _take_error(self, error: MLServeError) -> MLServeError:
+        """Lets go of the error: with its traceback, which leads here, it would be a circle around the request."""
+        self.error = None
+        return error
 
 
 class Batch:
@@ -150,7 +150,7 @@ class ChunkedCall(Call, Generic[T]):
         chunks = list(self.chunks)
         self.chunks.clear()
         if not chunks and self.error is not None:
-            raise self.error
+            raise self._take_error(self.error)
         if self.taken_credit >= CHUNK_CREDIT // 2 and self.link is not None:  # not for each chunk: it costs a write
             self.link.took(self, self.taken_credit)
             self.taken_credit = 0

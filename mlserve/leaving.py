@@ -23,19 +23,22 @@ async def while_connected(receive: Callable[[], Awaitable[Any]], work: Callable[
     errors: list[Exception] = []  # Raised outside the task group, which would wrap them.
 
     async def cancel_when_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        tasks.cancel_scope.cancel()
+        with watching:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
 
+    watching = anyio.CancelScope(shield=True)  # a task that its group cancels leaves a circle behind, on asyncio
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(cancel_when_gone)
         try:
             results.append(await work())
         except Exception as error:
             errors.append(error)
-        tasks.cancel_scope.cancel()
+        finally:
+            watching.cancel()
     if errors:
-        raise errors[0]
+        raise errors.pop()  # kept here, it would be a circle with its traceback
     if not results:
         raise CallerLeft("the client left before its answer was there")
     return results[0]

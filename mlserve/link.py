@@ -174,15 +174,17 @@ class Link:
         call = self.calls.get(number)
         if call is None:
             return None
-        if call.batch is not None:  # first: if that fails, the call is still here, and not forgotten
-            busy_seconds = call.batch.leaves(busy_seconds, answered)
+        batch = call.batch
+        if batch is not None:  # first: if that fails, the call is still here, and not forgotten
+            busy_seconds = batch.leaves(busy_seconds, answered)
         del self.calls[number]
         self.running[call.model] -= 1
         self.given_up.discard(number)
         placed = call  # what takes the place in the window
-        if call.batch is not None:
-            placed = call.batch.calls[0]
-            if call.batch.left:
+        if batch is not None:
+            call.batch = None  # a circle with it would keep the requests of all until the garbage is collected
+            placed = batch.calls[0]
+            if batch.left:
                 return call
         if not placed.waiting:
             self.open -= 1

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from mlserve import compat, logs, malloc, osdep
+from mlserve import compat, garbage, logs, malloc, osdep
 from mlserve.cli.table import ModelRow, startup_table
 from mlserve.dataplane import DataPlane
 from mlserve.errors import StartupError, first_of_ours
@@ -269,6 +269,7 @@ async def _run_until_signalled(server: Server) -> int:
         await tasks.start(_stop_on_signals, server)
         async with anyio.create_task_group() as serving:
             await serving.start(server.run)
+            garbage.spare()
             if server.dataplane.started:
                 print(server.table(), file=sys.stderr, flush=True)
             failed = server.dataplane.started and server.nothing_loaded()

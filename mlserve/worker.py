@@ -26,7 +26,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from mlserve import execute, frames, malloc, shared_values
+from mlserve import execute, frames, garbage, malloc, shared_values
 from mlserve.arena import Views
 from mlserve.attaching import Attaching
 from mlserve.channel import Channel, ChannelClosed, Unreadable
@@ -305,6 +305,7 @@ class Worker:
             await self._load(frame)
         else:
             await self._unload(frame.model)
+            garbage.look_again()
             self._outbox.put(frames.Unloaded(frame.model))
 
     async def _load(self, frame: frames.Load) -> None:
@@ -333,6 +334,7 @@ class Worker:
             self._outbox.put(_load_failure(frame.model, error))
             return
         self._models[frame.model] = loaded
+        garbage.set_aside()
         self._outbox.put(frames.Loaded(frame.model, ready, metadata, details))
 
     def _is_ending(self) -> bool:

@@ -13,7 +13,7 @@ import sys
 
 import anyio
 
-from mlserve import compat, logs, malloc, osdep
+from mlserve import compat, garbage, logs, malloc, osdep
 from mlserve.channel import Channel
 from mlserve.counted import CELLS_BYTES
 from mlserve.frames import ToWorker
@@ -30,6 +30,7 @@ def main() -> None:
     settings = Settings.model_validate_json(sys.stdin.buffer.read())
     logs.configure(settings)
     malloc.tune()
+    garbage.spare()
     compat.install()
     channel = Channel(socket.socket(fileno=sock_fd), ToWorker)
     memory = memoryview(mmap.mmap(progress_fd, mmap.PAGESIZE + CELLS_BYTES))

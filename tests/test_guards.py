@@ -24,6 +24,7 @@ ROOMS = [
         "osdep",
         "cores",
         "plain_streams",
+        "garbage",
         "malloc",
         "mapping",
         "tally",

@@ -89,10 +89,11 @@ class Inbox:
         return size
 
     def drop(self) -> None:
-        """Forgets what lies here unread."""
+        """Forgets what lies here unread, and whom to tell of it: a call refers to its inbox, and is over."""
         self._chunks.clear()
         self._size = 0
         self._count()
+        self._on_full = _ignore
 
     async def message(
         self, limit_bytes: int, hold: Callable[[int], None] | None = None, pause_seconds: float = 0.0

@@ -10,6 +10,7 @@ The status goes out with the first event, so that a call that fails before it ha
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 
 import anyio
 import msgspec
@@ -47,15 +48,21 @@ class EventStream:
         failure = await (self._send_beside_comments(answers) if self._keep_alive_seconds else self._send(answers))
         if failure is not None:
             if not self._started or isinstance(failure, ConnectionError):
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # a circle with its traceback
             await self._put(_error(failure, request_id))
         await self._put(b"", more=False)  # no comment may come behind it
 
     async def _send_beside_comments(self, answers: Answers) -> Exception | None:
+        comments = anyio.CancelScope(shield=True)  # a task that its group cancels leaves a circle behind, on asyncio
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_alive)
-            failure = await self._send(answers)
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(self._keep_alive, comments)
+            try:
+                failure = await self._send(answers)
+            finally:
+                comments.cancel()
         return failure
 
     async def _send(self, answers: Answers) -> Exception | None:
@@ -87,16 +94,14 @@ class EventStream:
                 await self._http.send({"type": "http.response.body", "body": b"", "more_body": True})
         await self._http.send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _keep_alive(self) -> None:
+    async def _keep_alive(self, scope: anyio.CancelScope) -> None:
         """Sends comments so that there is no silence longer than this: proxies take silence for death."""
-        while True:
-            self._silent = True
-            await anyio.sleep(self._keep_alive_seconds / 2)
-            if self._silent and not self._sending:
-                try:
+        with scope, suppress(ConnectionError):  # whoever sends the chunks will see that too
+            while True:
+                self._silent = True
+                await anyio.sleep(self._keep_alive_seconds / 2)
+                if self._silent and not self._sending:
                     await self._write_comment()
-                except ConnectionError:
-                    return  # whoever sends the chunks will see it too
 
     async def _write_comment(self) -> None:
         self._comment_left = anyio.Event()

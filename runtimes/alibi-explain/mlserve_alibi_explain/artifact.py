@@ -25,6 +25,8 @@ _FILES = ("meta.dill", "explainer.dill")
 _OR_DATA = ", or name the data to fit it to there, an array that numpy.save wrote"
 _ANY_CLASS = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # PyTorch's own switch
 
+# They warn at each explanation that finds nothing, which its answer says.
+_SEARCHES = tuple(f"alibi.explainers.{name}" for name in ("cem", "counterfactual", "cfproto"))
 _BY_NUMBER = ("categorical_names", "cat_vars")  # of a column
 _TUPLES = {"shape", "feature_range", "eps", "clip"}
 _ARRAYS = {"no_info_val"}
@@ -34,10 +36,11 @@ def quieten() -> None:
     """Keeps progress bars and messages of each load out of the log, unless somebody has asked for them."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("alibi", "shap"):
+    levels = dict.fromkeys(("alibi", "shap"), logging.WARNING) | dict.fromkeys(_SEARCHES, logging.ERROR)
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
-            logger.setLevel(logging.WARNING)
+            logger.setLevel(level)
 
 
 class Maker:

@@ -52,7 +52,7 @@ def write_explainers(folder: Path, world: Any, http_port: int, grpc_port: int, *
     made = {"mode": "PN", "shape": [1, 4], "max_iterations": 5, "c_steps": 2, "no_info_val": 0.0}
     contrasts = {**shap, "explainer_type": "cem", "init_parameters": made}
     parameters = {"version": "v1", "extra": contrasts, **more}
-    write_model(folder, "a-cem", "alibi-explain", parameters=parameters)
+    write_model(folder, "a-cem", "mlserver_alibi_explain.AlibiExplainRuntime", parameters=parameters)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -16,6 +16,8 @@ import pytest
 from tests.serving import Running, serving
 from tests.test_handler_streams import Place, told, waited, write
 
+pytestmark = pytest.mark.slow
+
 WAYS = ["async", "plain", "fastapi"]
 
 

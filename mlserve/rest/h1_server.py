@@ -97,11 +97,6 @@ class H1Server:
     def __repr__(self) -> str:
         return f"<H1Server: {len(self._open)} connections{' | stopping' if self.stopping else ''}>"
 
-    @property
-    def open_connections(self) -> int:
-        """How many connections are open, HTTP/2 included."""
-        return len(self._open)
-
     def enter(self, connection: OpenConnection) -> None:
         """Count a connection in; one that comes after the end is closed."""
         self._open.add(connection)

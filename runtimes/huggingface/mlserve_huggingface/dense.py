@@ -1,8 +1,7 @@
-"""Pipelines that make a mask of the picture's own size for each label or object: within a bound on all their pixels."""
+"""Pipelines that make a mask of the picture's own size for each label or object: one after the other, and as files."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,91 +12,86 @@ from transformers.image_utils import load_image
 
 from mlserve.errors import InferenceError
 from mlserve_huggingface.codecs.text import png_text
+from mlserve_huggingface.one_by_one import OneByOne
 
-__all__ = ["CLASSES", "MOST_MASK_PIXELS", "MaskGeneration", "Segmentation"]
+__all__ = ["MaskGeneration", "Segmentation"]
 
-MOST_MASK_PIXELS = 250_000_000  # of all masks of a picture: they take some five bytes each
-_BLOCK = 2**24  # of a picture's labels at once; above, one label after the other
-# The processors whose maps of labels are the greatest logit at each pixel, after scaling each label alone.
-_PLAIN = frozenset({"beit", "dpt", "mobilenet_v2", "mobilevit", "segformer"})
+_KINDS = ("panoptic", "instance", "semantic")  # in the order in which transformers prefers them
+_AT_ONCE = 150_000_000  # pixels of the masks of points that are looked at together, some nine bytes each
 _POINT_MASKS = 3  # of each point, small, medium and large
+_BETWEEN = 1024**2  # pixels to which SAM scales a mask first
 
 
 class Segmentation(ImageSegmentationPipeline):  # type: ignore[misc]  # transformers is not typed
-    """transformers' own, whose answers have the masks as text, and which keeps within `max_mask_pixels`."""
-
-    def __init__(self, *parts: Any, max_mask_pixels: int, **more: Any) -> None:
-        super().__init__(*parts, **more)
-        self._most = max_mask_pixels
+    """transformers' own, whose answers have the masks as text; it never has all of them at once."""
 
     def postprocess(
-        self, model_outputs: Any, subtask: str | None = None, threshold: float = 0.9, **more: Any
+        self,
+        model_outputs: Any,
+        subtask: str | None = None,
+        threshold: float = 0.9,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.5,
     ) -> list[dict[str, Any]]:
-        """What was found. InferenceError if its masks would have too many pixels."""
-        ((height, width),) = model_outputs["target_size"]
-        masks, is_few = self._masks(model_outputs, subtask, threshold)
-        if masks * height * width > _BLOCK and self._is_plain(subtask) and model_outputs["logits"].is_contiguous():
-            return self._labelled(_label_map(model_outputs["logits"], (height, width)))
-        _check(masks, height, width, self._most, ", or raise 'threshold', which keeps fewer objects" if is_few else "")
-        found = super().postprocess(model_outputs, subtask=subtask, threshold=threshold, **more)
-        return [{**one, "mask": png_text(one["mask"])} for one in found]
-
-    def _masks(self, outputs: Any, subtask: str | None, threshold: float) -> tuple[int, bool]:
-        """How many masks are scaled to the size of the picture, and whether they are those of what was found alone."""
-        seen = outputs.get("class_queries_logits")
-        seen = outputs["logits"] if seen is None else seen
-        if seen.ndim == 4:  # a label in each, and no objects
-            return int(seen.shape[1]), False
-        if subtask == "semantic":
-            return int(seen.shape[-1]) - 1, False
-        if subtask == "instance" or not hasattr(self.image_processor, "post_process_panoptic_segmentation"):
-            return int(seen.shape[-2]), False
-        scores, labels = seen[0].softmax(-1).max(-1)
-        return int(((labels != seen.shape[-1] - 1) & (scores > threshold)).sum()), True
-
-    def _is_plain(self, subtask: str | None) -> bool:
-        family = type(self.image_processor).__module__.removeprefix("transformers.models.").partition(".")[0]
-        return subtask in ("semantic", None) and family in _PLAIN
-
-    def _labelled(self, label_map: Any) -> list[dict[str, Any]]:
-        labels, names = label_map.unique().tolist(), self.model.config.id2label
-        return [{"score": None, "label": names[one], "mask": _mask(label_map == one)} for one in labels]
+        """What was found. InferenceError if its masks are needed all at once, and there is no room."""
+        found = [(kind, getattr(self.image_processor, f"post_process_{kind}_segmentation", None)) for kind in _KINDS]
+        kinds = [(kind, make) for kind, make in found if make is not None and subtask in (kind, None)]
+        if not kinds:
+            raise ValueError(f"Subtask {subtask} is not supported for model {type(self.model)}")
+        (kind, make), names = kinds[0], self.model.config.id2label
+        size = {"target_sizes": model_outputs["target_size"]}
+        with OneByOne():
+            if kind == "semantic":
+                (label_map,) = make(model_outputs, **size)
+                return [_segment(label_map, label, None, names[label]) for label in label_map.unique().tolist()]
+            options = {
+                "threshold": threshold,
+                "mask_threshold": mask_threshold,
+                "overlap_mask_area_threshold": overlap_mask_area_threshold,
+            }
+            (objects,) = make(model_outputs, **size, **options)
+        where = objects["segmentation"]
+        return [_segment(where, one["id"], one["score"], names[one["label_id"]]) for one in objects["segments_info"]]
 
 
-def _label_map(logits: Any, size: tuple[int, int]) -> Any:
-    """The label of each pixel, as transformers has it: but one label is scaled at a time, and not all of them."""
-    greatest: Any = None
-    label_map: Any = None
-    for label, one in enumerate(logits.split(1, dim=1)):
-        scaled = torch.nn.functional.interpolate(one, size=size, mode="bilinear", align_corners=False)[0, 0]
-        if greatest is None:
-            greatest, label_map = scaled, torch.zeros(size, dtype=torch.int32, device=logits.device)
-        else:
-            label_map.masked_fill_(scaled > greatest, label)
-            torch.maximum(greatest, scaled, out=greatest)
-    return label_map
-
-
-def _mask(where: Any) -> str:
-    return png_text(Image.fromarray(where.cpu().numpy().astype(np.uint8) * np.uint8(255)))
+def _segment(places: Any, which: int, score: float | None, label: str) -> dict[str, Any]:
+    """A label or object of those on a map, with its mask."""
+    mask = (places == which).cpu().numpy().astype(np.uint8) * np.uint8(255)
+    return {"score": score, "label": label, "mask": png_text(Image.fromarray(mask))}
 
 
 class MaskGeneration(MaskGenerationPipeline):  # type: ignore[misc]  # transformers is not typed
-    """transformers' own, which looks at fewer points at once where the picture is large."""
+    """transformers' own, which looks at fewer points at once where a picture is large, and stops at too many masks."""
 
-    def __init__(self, *parts: Any, max_mask_pixels: int, **more: Any) -> None:
+    def __init__(self, *parts: Any, most_numbers: int, **more: Any) -> None:
         super().__init__(*parts, **more)
-        self._most = max_mask_pixels
+        self._most = most_numbers
+        self._kept = 0  # numbers that the masks of the picture in hand are kept as
 
-    def preprocess(self, image: Any, points_per_batch: int | None = 64, **more: Any) -> Any:
+    def preprocess(self, image: Any, points_per_batch: int | None = 64, points_per_crop: int = 32, **more: Any) -> Any:
         """The points in batches, of no more than there is room for."""
         image = load_image(image, timeout=more.get("timeout"))
-        fit = max(1, self._most // (_POINT_MASKS * image.width * image.height))
-        at_once = fit if points_per_batch is None else min(points_per_batch, fit)
-        return super().preprocess(image, points_per_batch=at_once, **more)
+        self._kept = 0
+        fit = _AT_ONCE // (_POINT_MASKS * max(_BETWEEN, image.width * image.height))
+        points = points_per_crop**2
+        most = max(1, min(fit, points if points_per_batch is None else points_per_batch))
+        # transformers 4 knows the last batch by its being full.
+        at_once = next((one for one in range(most, 0, -1) if points % one == 0), 1)
+        return super().preprocess(image, points_per_batch=at_once, points_per_crop=points_per_crop, **more)
+
+    def _forward(self, *parts: Any, **more: Any) -> Any:
+        found = super()._forward(*parts, **more)
+        self._kept += sum(len(one["counts"]) for one in found["masks"])
+        if self._kept > self._most:
+            raise InferenceError(
+                f"so many masks were found in this picture, or so ragged ones, that {self._kept} numbers would be kept "
+                f"for them; there is room for {self._most} (parameters.extra.max_answer_numbers): raise "
+                f"'pred_iou_thresh' or 'stability_score_thresh', or send it smaller"
+            )
+        return found
 
     def postprocess(self, model_outputs: Any, crops_nms_thresh: float = 0.7, **more: Any) -> Any:
-        """The masks. InferenceError if they have too many pixels."""
+        """The masks. InferenceError if they have too many pixels for one answer."""
         masks = [one for output in model_outputs for one in output["masks"]]
         if masks:
             height, width = masks[0]["size"]
@@ -105,18 +99,14 @@ class MaskGeneration(MaskGenerationPipeline):  # type: ignore[misc]  # transform
             boxes = torch.cat([one["boxes"] for one in model_outputs])
             points = [{"size": [1, 1], "counts": [1]}] * len(masks)  # in their place: how many will be left?
             left = self.image_processor.post_process_for_mask_generation(points, scores, boxes, crops_nms_thresh)[0]
-            _check(len(left), height, width, self._most, ", or raise 'pred_iou_thresh'")
+            self._check(len(left), height, width)
         return super().postprocess(model_outputs, crops_nms_thresh=crops_nms_thresh, **more)
 
-
-def _check(masks: int, height: int, width: int, most: int, advice: str) -> None:
-    if masks * height * width > most:
-        largest = math.isqrt(most // masks * width // height), math.isqrt(most // masks * height // width)
-        raise InferenceError(
-            f"{masks} masks of {width} x {height} pixels each are {masks * width * height} pixels; this model makes at "
-            f"most {most} for one picture (parameters.extra.max_mask_pixels): send it smaller, so many masks fit in "
-            f"{largest[0]} x {largest[1]}{advice}"
-        )
-
-
-CLASSES = {"image-segmentation": Segmentation, "mask-generation": MaskGeneration}
+    def _check(self, masks: int, height: int, width: int) -> None:
+        numbers = masks * height * width // 3  # as `numbers_in` counts what is true or false
+        if numbers > self._most:
+            raise InferenceError(
+                f"{masks} masks of {width} x {height} pixels, true or false each, would count as {numbers} numbers; "
+                f"this model answers at most {self._most} (parameters.extra.max_answer_numbers): send the picture "
+                f"smaller, or raise 'pred_iou_thresh' or 'stability_score_thresh'"
+            )

@@ -87,6 +87,15 @@ class Arguments:
                 self.options,
             )
 
+    def parts(self, rows: int) -> Iterator[Arguments]:
+        """Calls for so many rows each, the last perhaps for fewer; lists all, so that each row has one result."""
+        for at in range(0, self.rows, rows):
+            yield Arguments(
+                [Column(one.rows[at : at + rows], True) for one in self.positional],
+                {name: Column(one.rows[at : at + rows], True) for name, one in self.columns.items()},
+                self.options,
+            )
+
     @classmethod
     def joined(cls, calls: Sequence[Arguments]) -> Arguments:
         """One call with the rows of several, which have the same options and columns."""

@@ -29,10 +29,10 @@ _MOST = {
     "min_pixels": 4096**2,
     "maxlenratio": 20,  # of speech to its text
     "minlenratio": 20,
-    "crops_n_layers": 4,
-    "points_per_batch": 4096,
-    "points_per_crop": 128,
-} | dict.fromkeys(("height", "width", "size", "crop_size", "pad_size", "shortest_edge", "longest_edge"), 4096)
+    "crops_n_layers": 2,
+    "points_per_batch": 64,
+} | dict.fromkeys(("height", "width", "size", "crop_size", "pad_size", "shortest_edge", "longest_edge"), 1024)
+_CUTTING = frozenset({"do_center_crop", "do_resize"})
 _ANSWERS = {"top_k": 1000, "topk": 1000}  # of question answering; elsewhere there are no more than labels or tokens
 _MASKED = 10_000  # answers to all masks of a text, each with the whole text
 _LABELS = 1000  # candidates, which some models see all at once
@@ -44,6 +44,8 @@ _APART = frozenset({
 _SAID = ("prompt", "question", "text")  # options that are read as rows are
 _OVERLAP = 0.9  # of a chunk of sound, with those before and behind it
 _TEMPLATE = 1000  # characters; each label has a text of them
+_GRID = {"crops_n_layers": 0, "points_per_crop": 32, "crop_n_points_downscale_factor": 1}  # of points, as they are
+_POINTS = 6000  # in a picture and its crops, at each of which a model looks for masks
 
 
 class Limits:
@@ -80,6 +82,7 @@ class Limits:
         for name, value in _all_options(options):
             self._check(name, value)
         self._check_at_once(_labels(options), options, "'candidate_labels'", "ask for some of them at a time")
+        _check_points(options)
         _check_windows(options, self._tokens)
         _check_chunks(options.get("chunk_length_s"), options.get("stride_length_s"))
         longest = options.get("max_seq_len", self._span)
@@ -122,6 +125,8 @@ class Limits:
         return max([*told, self._tokens if to_most and "max_length" not in dict(said) else 0])
 
     def _check(self, name: str, value: Any) -> None:
+        if name in _CUTTING and value is False:
+            raise InferenceError(f"'{name}' cannot be false: the model would see all pixels of a picture at once")
         if name == "hypothesis_template":
             _check_template(value)
         elif name in self._most:
@@ -142,6 +147,22 @@ def _labels(options: dict[str, Any]) -> list[str]:
             f"'candidate_labels' are at most {_LABELS}, got {len(labels)}; ask for some of them at a time"
         )
     return [f"{template if isinstance(template, str) else ''} {label}" for label in labels]
+
+
+def _check_points(options: dict[str, Any]) -> None:
+    """InferenceError for more points to look for masks at than a model shall see."""
+    told = {name: options.get(name, usual) for name, usual in _GRID.items()}
+    if told == _GRID or not all(map(_is_number, told.values())):
+        return
+    layers, each, fewer = told.values()
+    if each < 1 or fewer < 1:
+        raise InferenceError("'points_per_crop' and 'crop_n_points_downscale_factor' are 1 or more")
+    points = sum(4**layer * (each / fewer**layer) ** 2 for layer in range(int(layers) + 1))
+    if not points <= _POINTS:
+        raise InferenceError(
+            f"'points_per_crop' squared, for the picture and for each of the crops of 'crops_n_layers' (4; 16 more), "
+            f"is at most {_POINTS} points, got {points:g}"
+        )
 
 
 def _rows(value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from mlserve.artifacts import local_artifact
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import threads_of_process
-from mlserve_huggingface.dense import CLASSES
+from mlserve_huggingface.dense import MaskGeneration, Segmentation
 from mlserve_huggingface.obstacles import check_packages, explain, warn_of_packages
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.settings import HuggingFaceSettings
@@ -81,8 +81,10 @@ def _task_on_hub(model: str, name: str) -> str:
 
 def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: Any, name: str) -> Any:
     options: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
-    if task in CLASSES:
-        options |= {"pipeline_class": CLASSES[task], "max_mask_pixels": chosen.max_mask_pixels}
+    if task == "image-segmentation":
+        options["pipeline_class"] = Segmentation
+    elif task == "mask-generation":
+        options |= {"pipeline_class": MaskGeneration, "most_numbers": chosen.max_answer_numbers}
     device = "cpu" if chosen.device in (-1, "-1") else chosen.device
     if isinstance(device, str) and device.isdecimal():
         device = int(device)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
 from mlserve.errors import InferenceError, MLServeError, ModelError
 from mlserve_huggingface.codecs.text import numbers_in
@@ -36,8 +38,13 @@ _OF_PIPELINES = (
 # of jinja2, which tells what a chat template refuses.
 _FOREIGN = frozenset({"PanicException", "PipelineException", "TemplateError"})
 _FEATURES = frozenset({"feature-extraction", "image-feature-extraction"})  # lists of floats, unless asked for tensors
-_ARRAYS = _FEATURES | {"depth-estimation", "image-segmentation", "mask-generation"}  # large ones, or pictures, a row
+# Large arrays, or pictures, for each row.
+_ARRAYS = _FEATURES | {"depth-estimation", "image-segmentation", "mask-generation", "text-to-audio", "text-to-speech"}
 _NEW_TEXT_ALONE = int(transformers.__version__.partition(".")[0]) >= 5  # decodes the new tokens without the prompt's
+
+
+class _Apart(Exception):
+    """Rows have to be computed one by one."""
 
 
 class Caller:
@@ -47,6 +54,7 @@ class Caller:
         self._name = name
         self._gives_features = task in _FEATURES and getattr(pipeline, "framework", "pt") == "pt"
         self._gives_arrays = task in _ARRAYS
+        self._gives_maps = task == "depth-estimation"
         self._most_numbers = most_numbers
         self._pipeline = pipeline
         self._at_once = Together(task, pipeline, batch_size)
@@ -55,12 +63,15 @@ class Caller:
 
     def one(self, job: Job, arguments: Arguments) -> list[Any]:
         """What the pipeline gives for one request: its list, or its only result as a list."""
-        result = self._as_one(job, arguments)
-        if result is None and self._gives_arrays and _are_apart(arguments):
-            result = self._each(job, arguments, self._most_numbers)
-        elif result is None:
-            result = self._call(job, arguments)
-            self._check_numbers(numbers_in(result), self._most_numbers)
+        self._check_maps(arguments)
+        try:
+            return self._within_bound(self._together(job, arguments))
+        except _Apart:
+            pass
+        if self._gives_arrays and _are_apart(arguments):
+            return self._within_bound(self._each(job, arguments))
+        result = self._call(job, arguments)
+        self._check_numbers(numbers_in(result))
         return list(result) if isinstance(result, list | tuple) else [result]
 
     def rows(self, job: Job, requests: list[Arguments]) -> list[list[Any]]:
@@ -68,6 +79,7 @@ class Caller:
         may run as one."""
         groups: dict[Any, list[int]] = {}
         for at, one in enumerate(requests):
+            self._check_maps(one)
             groups.setdefault(_kind(one), []).append(at)
         found: list[list[Any]] = [[] for _ in requests]
         for members in groups.values():
@@ -75,10 +87,9 @@ class Caller:
             if not calls[0].rows:
                 found[members[0]] = self.one(job, calls[0])
                 continue
-            most = self._most_numbers * len(calls)
-            results = iter(self._row_results(job, Arguments.joined(calls), most))
+            results = self._row_results(job, Arguments.joined(calls))
             for at, call in zip(members, calls):
-                found[at] = [next(results) for _ in range(call.rows)]
+                found[at] = self._within_bound(islice(results, call.rows))
         return found
 
     def stream(self, job: Job, send: Callable[[Job, str], None], arguments: Arguments) -> None:
@@ -128,43 +139,68 @@ class Caller:
                 raise
             raise InferenceError(f"model '{self._name}' cannot use this request: {_first_line(error)}") from error
 
-    def _as_one(self, job: Job, arguments: Arguments) -> list[Any] | None:
-        """One call for several rows, computed together; None where they have to be computed one by one."""
+    def _row_results(self, job: Job, arguments: Arguments) -> Iterator[Any]:
+        """One result for each row. Nothing is computed before it is asked for, but what runs beside it."""
+        at_once = self._at_once.rows(arguments) if arguments.rows > 1 else 1
+        for at, part in enumerate(arguments.parts(at_once)):
+            if at:
+                job.give_way()
+            try:
+                results: Iterable[Any] = self._part(job, part, at_once)
+            except _Apart:
+                results = self._each(job, part)
+            yield from map(_unwrapped, results)
+
+    def _together(self, job: Job, arguments: Arguments) -> Iterator[Any]:
+        """The results of several rows, as many as may be computed at once. _Apart where they have to go one by one."""
         at_once = self._at_once.rows(arguments) if arguments.rows > 1 else 1
         if at_once == 1:
-            return None
+            raise _Apart
+        for at, part in enumerate(arguments.parts(at_once)):
+            if at:
+                job.give_way()
+            yield from self._part(job, part, at_once)
+
+    def _part(self, job: Job, arguments: Arguments, at_once: int) -> list[Any]:
+        """The results of rows that are computed at once. _Apart where they cannot be."""
+        if at_once == 1:
+            raise _Apart
         try:
             results = self._call(job, arguments, batch_size=at_once)
         except Stopped:
             raise
         except Exception as error:  # pictures of unlike shapes, say, or one row of many that cannot be used
             _logger.debug("model '%s': rows are computed one by one: %s", self._name, error)
-            return None
-        return results if isinstance(results, list) and len(results) == arguments.rows else None
-
-    def _row_results(self, job: Job, arguments: Arguments, most: int) -> list[Any]:
-        """One result for each row, of so many numbers together."""
-        results = self._as_one(job, arguments)
-        if results is None:
-            results = self._each(job, arguments, most)
-        else:
-            self._check_numbers(numbers_in(results), most)
-        return [_unwrapped(one) for one in results]
-
-    def _each(self, job: Job, arguments: Arguments, most: int) -> list[Any]:
-        """The results of all rows, one after the other. InferenceError as soon as they have too many numbers."""
-        results: list[Any] = []
-        numbers = 0
-        for row in arguments.each_row():
-            if results:
-                job.give_way()
-            results.append(self._call(job, row))
-            numbers += numbers_in(results[-1])
-            self._check_numbers(numbers, most)
+            raise _Apart from error
+        if not isinstance(results, list) or len(results) != arguments.rows:
+            raise _Apart
         return results
 
-    def _check_numbers(self, numbers: int, most: int) -> None:
-        if numbers > most:
+    def _each(self, job: Job, arguments: Arguments) -> Iterator[Any]:
+        """The results of all rows, one after the other."""
+        for at, row in enumerate(arguments.each_row()):
+            if at:
+                job.give_way()
+            yield self._call(job, row)
+
+    def _within_bound(self, results: Iterable[Any]) -> list[Any]:
+        """The results for one request. InferenceError as soon as they have too many numbers: no more are computed."""
+        kept: list[Any] = []
+        numbers = 0
+        for one in results:
+            kept.append(one)
+            numbers += numbers_in(one)
+            self._check_numbers(numbers)
+        return kept
+
+    def _check_maps(self, arguments: Arguments) -> None:
+        """InferenceError for pictures whose maps of depths, of their own size, would be too many numbers."""
+        if self._gives_maps:
+            pictures = [row for row in arguments.all_rows() if isinstance(row, Image.Image)]
+            self._check_numbers(sum(one.width * one.height for one in pictures))
+
+    def _check_numbers(self, numbers: int) -> None:
+        if numbers > self._most_numbers:
             raise InferenceError(
                 f"the answer would have {numbers} numbers or more, some 20 bytes of JSON each; this model answers at "
                 f"most {self._most_numbers} (parameters.extra.max_answer_numbers): send fewer rows, shorter texts or "

@@ -27,7 +27,7 @@ from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.loading import find_model, make_pipeline
 from mlserve_huggingface.metadata import described
 from mlserve_huggingface.pipelines import Caller
-from mlserve_huggingface.scaling import Scaling
+from mlserve_huggingface.scaling import Scaling, most_pixels
 from mlserve_huggingface.settings import settings_of
 from mlserve_huggingface.sound import Sounds
 from mlserve_huggingface.streaming import pieces
@@ -70,7 +70,7 @@ class HuggingFaceRuntime(MLModel):
             Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens),
             dict(self.declared("inputs") or {}),
             self._chosen.allow_urls,
-            self._chosen.max_pixels,
+            self._chosen.max_pixels or most_pixels(task, pipeline),
             Scaling(pipeline),
             Sounds(pipeline, self._chosen.max_sound_seconds),
         )

@@ -9,8 +9,6 @@ from mlserve.errors import ModelLoadError, SettingsError
 from mlserve.settings import ModelSettings
 from mlserve.settings.base import SettingsBase
 from mlserve.settings.server import Count, Positive
-from mlserve_huggingface.codecs.pixels import MOST_PIXELS
-from mlserve_huggingface.dense import MOST_MASK_PIXELS
 
 __all__ = ["HuggingFaceSettings", "get_huggingface_settings", "settings_of"]
 
@@ -39,8 +37,7 @@ class HuggingFaceSettings(SettingsBase):
     max_answer_numbers: Positive = 12_500_000  # of one answer: a depth map of 12 megapixels, 31 texts of 512 x 768
     max_generation_tokens: Positive | None = None  # of all sequences generated for one text, their prompts among them
     max_sound_seconds: Positive | None = None  # of one sound
-    max_mask_pixels: Positive = MOST_MASK_PIXELS  # of all masks that are made of one picture
-    max_pixels: Positive = MOST_PIXELS  # of one picture; four times as many in all pictures of a request
+    max_pixels: Positive | None = None  # of one picture; four times as many in all pictures of a request
 
     if TYPE_CHECKING:  # it takes what files hold: dicts for objects, text for numbers, unknown keys
 

@@ -54,17 +54,12 @@ _TASKS_OF_MEDIUM = {
 _MEDIUM_OF_TASK = {task: medium for medium, tasks in _TASKS_OF_MEDIUM.items() for task in tasks}
 _MEDIUM_OF_NAME = {name: medium for medium in _TASKS_OF_MEDIUM for name in (medium, f"{medium}s")}
 # Options that pipelines take without naming them in a signature.
-_UNNAMED_OPTIONS = frozenset(
-    {
-        "candidate_labels",
-        "hypothesis_template",
-        "mask_threshold",
-        "multi_label",
-        "points_per_batch",
-        "subtask",
-        "threshold",
-    }
-)
+_UNNAMED_OPTIONS = frozenset({
+    "candidate_labels", "crop_n_points_downscale_factor", "crop_overlap_ratio", "crops_n_layers", "crops_nms_thresh",
+    "hypothesis_template", "mask_threshold", "multi_label", "output_bboxes_mask", "output_rle_mask",
+    "overlap_mask_area_threshold", "points_per_batch", "points_per_crop", "pred_iou_thresh", "stability_score_offset",
+    "stability_score_thresh", "subtask", "threshold",
+})  # fmt: skip
 # What pipelines hand on to the tokenizer without naming it, where they say that they do.
 _OF_TOKENIZERS = frozenset({"max_length", "padding", "truncation"})
 _ANY_FIRST = frozenset({"args", "array_inputs", "inputs", "text_inputs"})

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 import torch
 
 from mlserve.errors import InferenceError
+from mlserve.merging import merge
+from mlserve.types import InferenceRequest
+from mlserve_huggingface import HuggingFaceRuntime
 from mlserve_huggingface.codecs import text
 from mlserve_huggingface.codecs.text import json_text, numbers_in
 from runtimes.huggingface.tests.asking import (
@@ -20,6 +24,7 @@ from runtimes.huggingface.tests.asking import (
     pipeline,
     plain,
     request,
+    rows,
     settings_for,
     tensor,
     texts,
@@ -108,10 +113,76 @@ def test_an_answer_of_more_numbers_than_the_bound_is_refused(
     assert asked == [1, 1, 1]  # the rest is not computed
 
 
-def test_a_depth_map_of_more_numbers_than_the_bound_is_refused(measuring: Path) -> None:
-    model = load(settings_for(measuring, task="depth-estimation", max_answer_numbers=96 * 96 - 1))
-    told = refusal(model, tensor("args", [base64_png(picture(1).resize((96, 96)))]))
-    assert "9216 numbers or more" in told and "smaller pictures" in told
-    small = picture(1).resize((64, 96))
-    wanted = [plain(pipeline("depth-estimation", measuring)(small))]
-    assert ask(model, request(tensor("args", [base64_png(small)]))) == wanted
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("numbers") / "vit"
+    MAKERS["image-feature-extraction"](folder)
+    return folder
+
+
+def computed(model: HuggingFaceRuntime, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call of the pipeline has."""
+    asked: list[int] = []
+    call = model._caller._call
+
+    def watched(job: Any, arguments: Any, **options: Any) -> Any:
+        asked.append(arguments.rows)
+        return call(job, arguments, **options)
+
+    monkeypatch.setattr(model._caller, "_call", watched)
+    return asked
+
+
+def images(*seeds: int) -> dict[str, Any]:
+    return tensor("images", [base64_png(picture(seed)) for seed in seeds])
+
+
+@pytest.mark.parametrize("more", [{}, BATCH], ids=["rows", "batch"])
+def test_rows_that_run_together_stop_at_the_bound(
+    seeing: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = pipeline("image-feature-extraction", seeing)
+    each = numbers_in(own(picture(1), return_tensors=True))
+    model = load(
+        settings_for(seeing, task="image-feature-extraction", max_answer_numbers=5 * each, batch_size=2, **more)
+    )
+    asked = computed(model, monkeypatch)
+    answer = ask(model, request(images(*range(5))))
+    wanted = [own(picture(seed)) for seed in range(5)]
+    assert np.allclose(answer, [one[0] for one in wanted] if more else wanted, atol=1e-5)
+    assert asked == [2, 2, 1]
+    asked.clear()
+    with pytest.raises(InferenceError, match=f"{6 * each} numbers or more"):
+        ask(model, request(images(*range(20))))
+    assert asked == [2, 2, 2]  # the rest is not computed
+
+
+def test_a_companion_in_a_batch_takes_nobodys_share(seeing: Path) -> None:
+    each = numbers_in(pipeline("image-feature-extraction", seeing)(picture(1), return_tensors=True))
+    settings = settings_for(seeing, task="image-feature-extraction", max_answer_numbers=3 * each, **BATCH)
+    small, large = request(images(1)), request(images(*range(4)))
+    model = load(settings)
+    alone = ask(model, small)
+
+    def together(*members: InferenceRequest) -> list[Any]:
+        return rows(anyio.run(model.predict, merge(members)))
+
+    assert np.allclose(together(small, small, small, small), alone * 4, atol=1e-5)  # each has room of its own
+    for members in ((large, small, small), (small, small, large)):
+        with pytest.raises(InferenceError, match="numbers or more"):  # then each of them is asked alone
+            together(*members)
+
+
+def test_a_depth_map_of_more_numbers_than_the_bound_is_refused_before(
+    measuring: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for more in ({}, BATCH):
+        model = load(settings_for(measuring, task="depth-estimation", max_answer_numbers=96 * 96 - 1, **more))
+        asked = computed(model, monkeypatch)
+        told = refusal(model, tensor("args", [base64_png(picture(1).resize((96, 96)))]))
+        assert "9216 numbers or more" in told and "smaller pictures" in told
+        assert "12288 numbers" in refusal(model, tensor("args", [base64_png(picture(1).resize((64, 96)))] * 2))
+        assert asked == []
+        small = picture(1).resize((64, 96))
+        wanted = [plain(pipeline("depth-estimation", measuring)(small))]
+        assert ask(model, request(tensor("args", [base64_png(small)]))) == wanted

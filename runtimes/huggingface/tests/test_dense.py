@@ -1,4 +1,4 @@
-"""Masks of a picture's own size: labels are computed one by one, and more pixels than there is room for are refused."""
+"""Masks of a picture's own size: scaled one by one, they are those that transformers makes of all at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers import ImageSegmentationPipeline
 
-from mlserve_huggingface import dense
+from mlserve_huggingface import one_by_one
 from mlserve_huggingface.dense import Segmentation
 from runtimes.huggingface.tests.asking import ask, base64_png, load, pipeline, plain, request, settings_for, tensor
 from runtimes.huggingface.tests.media_cases import picture
@@ -25,9 +24,13 @@ LARGE = picture(3).resize((700, 500))
 
 
 @pytest.fixture(scope="module")
-def labelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("dense")
+    return {"labelling": labelling(folder / "segformer"), "finding": finding(folder / "maskformer")}
+
+
+def labelling(folder: Path) -> Path:
     """A SegFormer of three labels whose map of them has many borders."""
-    folder = tmp_path_factory.mktemp("dense") / "segformer"
     MAKERS["image-segmentation"](folder)
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)
     with torch.no_grad():
@@ -37,10 +40,8 @@ def labelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def finding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finding(folder: Path) -> Path:
     """A MaskFormer that looks for eight objects."""
-    folder = tmp_path_factory.mktemp("dense") / "maskformer"
     swin = transformers.SwinConfig(
         image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2,
         out_features=["stage1", "stage2", "stage3", "stage4"],
@@ -58,57 +59,46 @@ def finding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_labels_one_by_one_give_the_same_masks(labelling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = pipeline("image-segmentation", labelling)
-    wanted = plain(own(LARGE))
-    assert len(wanted) > 1
-    monkeypatch.setattr(dense, "_BLOCK", 1)
-    model = load(settings_for(labelling, task="image-segmentation"))
-    monkeypatch.setattr(ImageSegmentationPipeline, "postprocess", None)  # it would scale all labels at once
-    assert ask(model, request(tensor("args", [base64_png(LARGE)]))) == wanted
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pictures are taken apart too, and there is no room for the whole."""
+    monkeypatch.setattr(one_by_one, "_BLOCK", 200_000)
+    monkeypatch.setattr(one_by_one, "_MOST", 0)
 
 
-def test_a_small_picture_is_transformers_own_matter(labelling: Path) -> None:
-    model = load(settings_for(labelling, task="image-segmentation"))
-    wanted = plain(pipeline("image-segmentation", labelling)(picture(2)))
-    assert ask(model, request(tensor("args", [base64_png(picture(2))]))) == wanted
+CASES = [
+    ("labelling", {}),
+    ("labelling", {"subtask": "semantic"}),
+    ("finding", dict.fromkeys(("threshold", "mask_threshold", "overlap_mask_area_threshold"), 0.0)),
+    ("finding", {"subtask": "semantic"}),
+    ("finding", {"subtask": "instance", "threshold": 0.0}),
+]
 
 
-def test_labels_scaled_one_by_one_are_those_of_all_at_once() -> None:
-    generator = torch.Generator().manual_seed(1)
-    for dtype in (torch.float32, torch.bfloat16):
-        logits = torch.randn(1, 19, 24, 31, generator=generator).to(dtype)
-        for size in ((301, 257), (20, 400)):
-            scaled = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            assert torch.equal(dense._label_map(logits, size).long(), scaled[0].argmax(0))
+@pytest.mark.parametrize("name, options", CASES, ids=str)
+@pytest.mark.parametrize("size", [(700, 500), (64, 64)], ids=["large", "small"])
+def test_masks_are_those_of_transformers(
+    folders: dict[str, Path], name: str, options: dict[str, Any], size: tuple[int, int], one_at_a_time: None
+) -> None:
+    own = pipeline("image-segmentation", folders[name])
+    wanted = plain(own(LARGE.resize(size), **options))
+    model = load(settings_for(folders[name], task="image-segmentation"))
+    assert ask(model, request(tensor("args", [base64_png(LARGE.resize(size))]), **options)) == wanted
+    assert wanted
 
 
-@pytest.mark.parametrize(
-    "options, told",
-    [
-        ({"threshold": 0.0}, "8 masks of 700 x 500 pixels each are 2800000 pixels"),
-        ({"subtask": "instance"}, "8 masks of 700 x 500"),
-        ({"subtask": "semantic"}, "3 masks of 700 x 500"),
-    ],
-)
-def test_more_masks_than_there_is_room_for_are_refused(finding: Path, options: dict[str, Any], told: str) -> None:
-    model = load(settings_for(finding, task="image-segmentation", max_mask_pixels=1_000_000))
-    asked = tensor("args", [base64_png(LARGE)])
-    words = refusal(model, asked, **options)
-    assert told in words and "at most 1000000 for one picture (parameters.extra.max_mask_pixels)" in words
-    assert ("raise 'threshold'" in words) == ("threshold" in options)
-    small = tensor("args", [base64_png(LARGE.resize((350, 250)))])
-    wanted = plain(pipeline("image-segmentation", finding)(LARGE.resize((350, 250)), **options))
-    assert ask(model, request(small, **options)) == wanted
+def test_a_subtask_that_a_model_lacks_is_told(folders: dict[str, Path]) -> None:
+    model = load(settings_for(folders["labelling"], task="image-segmentation"))
+    assert "Subtask panoptic is not supported" in refusal(model, tensor("args", [base64_png()]), subtask="panoptic")
 
 
-def test_what_was_not_found_takes_no_room(finding: Path) -> None:
-    model = load(settings_for(finding, task="image-segmentation", max_mask_pixels=1))
+def test_nothing_found_is_an_empty_answer(folders: dict[str, Path], one_at_a_time: None) -> None:
+    model = load(settings_for(folders["finding"], task="image-segmentation"))
     assert ask(model, request(tensor("args", [base64_png(LARGE)]), threshold=1.0)) == []
 
 
-def test_masks_are_kept_as_files(labelling: Path) -> None:
-    own = pipeline("image-segmentation", labelling)
-    kept = Segmentation(model=own.model, image_processor=own.image_processor, max_mask_pixels=10**9)(LARGE)
+def test_masks_are_kept_as_files(folders: dict[str, Path]) -> None:
+    own = pipeline("image-segmentation", folders["labelling"])
+    kept = Segmentation(model=own.model, image_processor=own.image_processor)(LARGE)
     sizes = {Image.open(io.BytesIO(base64.b64decode(one["mask"]))).size for one in kept}
     assert sizes == {LARGE.size}

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
-from transformers import CLIPImageProcessor, ConvNextImageProcessor
+from transformers import (
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    DetrImageProcessor,
+    DPTImageProcessor,
+    GLPNImageProcessor,
+    Swin2SRImageProcessor,
+    ViTImageProcessor,
+)
 
 from mlserve.codecs.errors import CodecError
 from mlserve_huggingface import HuggingFaceRuntime
 from mlserve_huggingface.codecs.pixels import Pixels
-from mlserve_huggingface.scaling import Scaling
+from mlserve_huggingface.scaling import Scaling, most_pixels
 from runtimes.huggingface.tests.asking import ask, base64_png, load, request, settings_for, tensor
 from runtimes.huggingface.tests.test_limits import refusal
 from runtimes.huggingface.tests.tiny_media_models import MAKERS
@@ -80,6 +89,44 @@ def test_where_nothing_grows_pictures_may_be_as_narrow_as_where_that_is_not_know
     assert of(**processor).added(200, 1) == 0
     with pytest.raises(CodecError, match="at most 200 times as long as wide, got 201 x 1"):
         of(**processor).added(201, 1)
+
+
+@pytest.mark.parametrize("size", [{"height": 384, "width": 384}, {"height": 384, "width": 512}], ids=str)
+def test_a_shape_that_is_kept_may_not_make_the_longer_edge_very_long(size: dict[str, int]) -> None:
+    kept = of(size=size, keep_aspect_ratio=True)
+    most = 6 if size["width"] == 384 else 4
+    kept.added(most, 1)
+    with pytest.raises(CodecError, match=f"at most {most} times as long as wide"):
+        kept.added(1, most + 1)
+    assert of(size=size, keep_aspect_ratio=True, do_resize=False).added(200, 1) == 0
+    made = DPTImageProcessor(size=size, keep_aspect_ratio=True)
+    height, width = made(Image.new("RGB", (most * 400, 400)), return_tensors="np")["pixel_values"].shape[2:]
+    assert height * width <= 1_200_000
+
+
+OWN_SIZE: dict[str, tuple[Callable[[], Any], str, int]] = {
+    "glpn": (GLPNImageProcessor, "depth-estimation", 1_000_000),
+    "swin2sr": (Swin2SRImageProcessor, "image-to-image", 512**2),
+    "as it is": (lambda: ViTImageProcessor(do_resize=False), "image-segmentation", 1_000_000),
+    "vit": (ViTImageProcessor, "image-classification", 40_000_000),
+    "detr": (DetrImageProcessor, "object-detection", 40_000_000),
+}
+
+
+@pytest.mark.parametrize("name", OWN_SIZE)
+def test_a_model_that_sees_all_pixels_is_shown_fewer(name: str) -> None:
+    make, task, most = OWN_SIZE[name]
+    assert most_pixels(task, SimpleNamespace(image_processor=make())) == most
+    assert most_pixels("fill-mask", SimpleNamespace()) == 40_000_000
+
+
+def test_a_picture_that_is_too_large_for_such_a_model_is_refused(tmp_path: Path) -> None:
+    MAKERS["depth-estimation"](tmp_path / "m")
+    large = tensor("args", [base64_png(Image.new("RGB", (1001, 1000)))])
+    told = refusal(load(settings_for(tmp_path / "m", task="depth-estimation")), large)
+    assert "at most 1000000 pixels (parameters.extra.max_pixels), got 1001 x 1000" in told
+    model = load(settings_for(tmp_path / "m", task="depth-estimation", max_pixels=1001 * 1000, max_answer_numbers=1))
+    assert "1001000 numbers" in refusal(model, large)  # it is looked at, by the settings' own bound
 
 
 def test_what_transformers_makes_of_a_setting_is_understood() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from PIL import Image
 
 from mlserve.codecs.errors import CodecError
-from mlserve_huggingface.scaling import Scaling
+from mlserve_huggingface.scaling import MOST_PIXELS, Scaling
 
-__all__ = ["MOST_PIXELS", "Pixels"]
+__all__ = ["Pixels"]
 
-MOST_PIXELS = 40_000_000  # of one picture; a decoded one takes up to four bytes for each
 _TOGETHER = 4  # times as many in all pictures of a request
 # Formats whose header does not tell the size: they hold another picture, or a program that draws one.
 _UNTOLD = frozenset({"BLP", "CUR", "EPS", "FPX", "ICNS", "ICO", "IPTC", "MIC", "WMF"})

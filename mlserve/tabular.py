@@ -32,6 +32,8 @@ __all__ = ["ColumnCheck", "TabularModel", "column_tensors"]
 
 Array = np.ndarray[Any, Any]
 
+_MOST_OUTPUTS = 100  # of one request, each in full: 50 KB could ask for 80 MB otherwise
+
 
 class TabularModel(MLModel):
     """A model that answers with its methods: an output `predict_proba` is what `predict_proba(data)` gives.
@@ -130,9 +132,11 @@ class TabularModel(MLModel):
     # These two have MLServer's names, since runtimes that extend MLServer's override them and call them by super().
 
     def _check_request(self, payload: InferenceRequest) -> InferenceRequest:
-        """The request, which names its outputs now; InferenceError if there is one that the model has not."""
+        """The request, which names its outputs now; InferenceError for one that the model has not, and for too many."""
         if not payload.outputs:
             payload.outputs = list(self._default)
+        elif len(payload.outputs) > _MOST_OUTPUTS:
+            raise InferenceError(f"{len(payload.outputs)} outputs are asked for, {_MOST_OUTPUTS} at most can be")
         else:
             for one in payload.outputs:
                 self._method(one.name)

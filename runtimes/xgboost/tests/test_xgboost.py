@@ -224,6 +224,13 @@ def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> Non
         assert told in refusal(TRIAL.load(tmp_path), IRIS, name)
 
 
+def test_a_small_request_cannot_ask_for_large_answers_thousands_of_times(tmp_path: Path) -> None:
+    REGRESSOR.save_model(tmp_path / "model.ubj")
+    model = TRIAL.load(tmp_path)
+    assert "101 outputs are asked for, 100 at most can be" in refusal(model, IRIS, *["predict"] * 101)
+    assert len(model.predict(request_of(IRIS, *["predict"] * 100)).outputs) == 100
+
+
 def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
     fitted = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS)
     fitted.fit(TABLE, [1.0, 5, 9, 5] * 5)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["RUNTIMES", "Runtime", "explain_import_error", "resolve_implementation", "runtime_of_artifact"]
+__all__ = ["RUNTIMES", "Runtime", "explain_import_error", "place_of", "resolve_implementation", "runtime_of_artifact"]
 
 
 class Runtime(NamedTuple):
@@ -144,7 +144,7 @@ def explain_import_error(implementation: str, folder: Path | None, error: BaseEx
     if isinstance(error, SyntaxError) and error.filename:
         return f"{start}: {error.filename}, line {error.lineno}: {error.msg}"
     text = str(error).strip()
-    return f"{start}: {type(error).__name__}{f': {text}' if text else ''}{_place_of(error)}"
+    return f"{start}: {type(error).__name__}{f': {text}' if text else ''}{place_of(error)}"
 
 
 def _missing_module(name: str, folder: Path | None, error: ModuleNotFoundError) -> str:
@@ -177,7 +177,7 @@ def _missing_class(name: str, error: AttributeError) -> str:
     module_name, _, class_name = name.rpartition(".")
     module = sys.modules.get(module_name)
     if module is None or getattr(error, "name", class_name) != class_name or hasattr(module, class_name):
-        return f"{type(error).__name__}: {error}{_place_of(error)}"  # from within the module's own code
+        return f"{type(error).__name__}: {error}{place_of(error)}"  # from within the module's own code
     classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
     own = [key for key in classes if getattr(module, key).__module__ == module_name]
     meant = _meant(class_name, classes) or (f"; it has {', '.join(sorted(own)[:8])}" if own else "")
@@ -196,7 +196,7 @@ def _python_files(folder: Path | None) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.py")))
 
 
-def _place_of(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """The last file and line of an error that code outside mlserve raised."""
     trace = error.__traceback__
     place = ""

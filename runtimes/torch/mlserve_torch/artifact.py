@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import warnings
@@ -16,7 +17,9 @@ import torch
 from mlserve.artifacts import explain_unpickling, foreign_kind
 from mlserve.errors import ModelLoadError
 from mlserve.extra import Extra
+from mlserve.runtime_names import place_of
 from mlserve.settings import ModelSettings
+from mlserve_torch.foreign_code import find_code
 
 __all__ = ["ExportedProgram", "load_artifact"]
 
@@ -40,17 +43,24 @@ def load_artifact(path: str, settings: ModelSettings, device: Any) -> Any:
     """
     start = f"model '{settings.name}': {path}: "
     kind = _kind_of(path, start)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what PyTorch calls deprecated, it says when the file is made
-            if kind == "exported":
-                return _load_exported(path, Extra(settings), device, start)
-            if kind == "script":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what PyTorch calls deprecated, it says when the file is made
+        if kind == "exported":
+            return _load_exported(path, Extra(settings), device, start)
+        if kind == "script":
+            with _told(start):
                 return torch.jit.load(path, map_location=device)
-            return _load_pickle(path, Extra(settings), device, start)
+        return _load_pickle(path, Extra(settings), device, start)
+
+
+@contextmanager
+def _told(start: str) -> Iterator[None]:
+    """Around what PyTorch does to read a file: a ModelLoadError for whatever is wrong with it."""
+    try:
+        yield
     except ModelLoadError:
         raise
-    except (RuntimeError, ValueError, KeyError, AssertionError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:
         text = " ".join(str(error).strip().splitlines()[:1]).partition(" This is an internal miniz")[0]
         raise ModelLoadError(
             f"{start}it cannot be read, perhaps it is cut short, or of another version of PyTorch "
@@ -88,7 +98,14 @@ def _kind_of(path: str, start: str) -> str:
 
 
 def _load_exported(path: str, extra: Extra, device: Any, start: str) -> Any:
-    with open(path, "rb") as file, _weights_only(not extra.flag("allow_pickle")):
+    trusted = extra.flag("allow_pickle")
+    with open(path, "rb") as file, _weights_only(not trusted), _told(start):
+        code = None if trusted else find_code(file)
+        if code is not None:
+            raise ModelLoadError(
+                f"{start}it holds what PyTorch would run as code when it reads it, or what is not known to be none "
+                f"({code}); if you trust the file, set parameters.extra.allow_pickle to true"
+            )
         try:
             program = torch.export.load(file)  # given a path, it insists on an extension
         except pickle.UnpicklingError as error:
@@ -123,12 +140,13 @@ def _weights_only(only: bool) -> Iterator[None]:
 
 def _load_pickle(path: str, extra: Extra, device: Any, start: str) -> Any:
     allowed = extra.flag("allow_pickle")
-    try:
-        content = torch.load(path, map_location=device, weights_only=not allowed)
-    except pickle.UnpicklingError as error:
-        raise ModelLoadError(f"{start}{_explain_refusal(error) if not allowed else _damaged(error)}") from error
-    except (AttributeError, ImportError) as error:
-        raise ModelLoadError(f"{start}{explain_unpickling(error, _installed())}") from error
+    with _told(start):
+        try:
+            content = torch.load(path, map_location=device, weights_only=not allowed)
+        except pickle.UnpicklingError as error:
+            raise ModelLoadError(f"{start}{_explain_refusal(error) if not allowed else _damaged(error)}") from error
+        except (AttributeError, ImportError) as error:
+            raise ModelLoadError(f"{start}{explain_unpickling(error, _installed())}") from error
     if isinstance(content, torch.nn.Module):
         return content
     class_name = extra.text("class")
@@ -147,6 +165,8 @@ def _load_pickle(path: str, extra: Extra, device: Any, start: str) -> Any:
     except RuntimeError as error:
         told = " ".join(str(error).split())
         raise ModelLoadError(f"{start}its weights do not fit {class_name} (parameters.extra.init?): {told}") from error
+    except Exception as error:  # out of code of its own
+        raise _of_class(class_name, "loading its weights", error, start) from error
     return module
 
 
@@ -168,14 +188,28 @@ def _make(class_name: str, extra: Extra, start: str) -> Any:
         raise extra.refusal("class", 'a module and a class, such as "net.Net"')
     try:
         kind = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except ModuleNotFoundError as error:
         raise ModelLoadError(f"{start}parameters.extra.class: cannot import '{class_name}': {error}") from error
+    except Exception as error:
+        raise _of_class(class_name, "importing it", error, start) from error
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise extra.refusal("class", "a subclass of torch.nn.Module")
+    init = extra.mapping("init")
     try:
-        return kind(**extra.mapping("init"))
+        inspect.signature(kind).bind(**init)
     except TypeError as error:
         raise ModelLoadError(f"{start}parameters.extra.init does not fit {class_name}: {error}") from error
+    try:
+        return kind(**init)
+    except Exception as error:
+        raise _of_class(class_name, "making it (parameters.extra.init?)", error, start) from error
+
+
+def _of_class(class_name: str, step: str, error: Exception, start: str) -> ModelLoadError:
+    """An error of the code of a class: the file itself may be as it should be."""
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    place = "" if isinstance(error, SyntaxError) else place_of(error)  # which tells its place itself
+    return ModelLoadError(f"{start}parameters.extra.class '{class_name}': {step} failed: {told}{place}")
 
 
 def _explain_refusal(error: Exception) -> str:

@@ -1,0 +1,165 @@
+"""Finds in an exported program what PyTorch would run as code when it reads it: only known kinds of text are let in.
+
+PyTorch evaluates texts of the file (sizes through sympy, guards by `exec`), looks names up from `torch` on to call what
+it finds, writes names into Python source, imports modules that the form of the answer names, and unpickles constants.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import torch
+
+from mlserve_torch.expressions import is_expression, is_guard
+
+__all__ = ["find_code"]
+
+_OLD = "serialized_exported_program.json"  # of PyTorch before 2.8, in a plain zip file
+_PLACES = ("models/", "data/weights/", "data/constants/")
+_NAME = re.compile(r"[\w.@+\-/: ]*", re.ASCII)  # nothing that could end a text in quotes, call or assign
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_PAYLOAD = re.compile(r"(?:weight|tensor)_\d+", re.ASCII)
+_OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(?:\.((?!__)\w+))?", re.ASCII)
+_FILES = frozenset({("aten", "from_file"), ("debugprims", "load_tensor")})  # operators that open files
+_SIZES = {  # what computes sizes, by the module that it is looked up in
+    "_operator": "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ lshift rshift abs getitem",
+    "math": "trunc ceil floor sqrt",
+    "torch": "sym_not sym_int sym_float sym_ite sym_max sym_min sym_sqrt sym_sum sym_fresh_size",
+}
+_OF_GRAPHS = (  # higher-order operators that run graphs of the program, and nothing else
+    "cond while_loop map_impl map scan associative_scan strict_mode out_dtype auto_functionalized hints_wrapper "
+    "auto_functionalized_v2 with_effects invoke_subgraph flex_attention tag_activation_checkpoint "
+    "wrap_activation_checkpoint wrap_with_set_grad_enabled wrap_with_autocast"
+)
+
+
+def find_code(file: BinaryIO) -> str | None:
+    """Where in a program that torch.export.save wrote code may stand, with its beginning; None if it has none.
+
+    What is read is what PyTorch will read: it looks into such a file in two ways.
+    """
+    for name, content in _documents(file):
+        try:
+            document = json.loads(content.decode())
+        except ValueError:
+            continue  # PyTorch will say so
+        places = _in_payloads(document) if name.startswith("data/") else _in_program(document)
+        for place, text in places:
+            return f"{name}: {place}: {text!r:.80}"
+    return None
+
+
+def _documents(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    try:
+        file.seek(0)
+        reader = torch._C.PyTorchFileReader(file)
+        for name in reader.get_all_records():
+            if name.startswith(_PLACES) and (name.startswith("models/") or name.endswith(".json")):
+                yield name, reader.get_record(name)
+    except RuntimeError:
+        pass  # a plain zip file, or one that PyTorch cannot read
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        if _OLD in archive.namelist():
+            yield _OLD, archive.read(_OLD)
+    file.seek(0)
+
+
+def _in_payloads(document: Any) -> Iterator[tuple[str, Any]]:
+    """Constants and weights that are no tensors."""
+    config = document.get("config") if isinstance(document, dict) else None
+    for name, one in config.items() if isinstance(config, dict) else ():
+        path = one.get("path_name") if isinstance(one, dict) else None
+        if not (isinstance(path, str) and _PAYLOAD.fullmatch(path)):
+            yield f"{name}.path_name", path
+
+
+def _in_program(value: Any, place: str = "", key: str = "") -> Iterator[tuple[str, Any]]:
+    """All texts below a value of JSON that are not of the kind that belongs there, the keys of objects included."""
+    if isinstance(value, dict):
+        if key == "metadata" and all(isinstance(one, str) for one in value.values()):
+            return  # texts for people: where in the source a step comes from
+        for name, one in value.items():
+            is_right = is_expression(name) if key == "range_constraints" else _NAME.fullmatch(name)
+            if not is_right:
+                yield f"{place} has a key", name
+            yield from _in_program(one, f"{place}.{name}".lstrip("."), name)
+    elif isinstance(value, list):
+        for at, one in enumerate(value):
+            yield from _in_program(one, f"{place}[{at}]", key)
+    elif isinstance(value, str) and not _belongs(value, key, place):
+        yield place, value
+
+
+def _belongs(text: str, key: str, place: str) -> bool:
+    if key == "expr_str":
+        return is_expression(text)
+    if key == "guards_code":
+        return is_guard(text)
+    if key in ("target", "as_operator"):
+        return _is_operator(text)
+    if key in ("in_spec", "out_spec"):
+        return _is_form(text, key == "in_spec")
+    if key in ("as_string", "as_strings"):  # an argument of an operator, quoted in the source that is made of it
+        return place.rpartition(f".{key}")[0].endswith(".arg") or bool(_NAME.fullmatch(text))
+    if key in ("name", "as_name", "forward_arg_names"):  # in Python source
+        return not text or bool(_WORD.fullmatch(text))
+    return bool(_NAME.fullmatch(text))
+
+
+def _is_operator(target: str) -> bool:
+    """Whether it names an operator that computes, or nothing. Names below `torch` lead to all modules of Python."""
+    module, _, name = target.partition(".")
+    if name in _SIZES.get(module, "").split():
+        return True
+    match = _OPERATOR.fullmatch(target)
+    if match is None:
+        return False
+    space, name, variant = match.groups()
+    if space == "higher_order":
+        return variant is None and name in _OF_GRAPHS.split()
+    if (space, name) in _FILES:
+        return False
+    if torch._C._dispatch_has_kernel(f"{space}::{name}{'' if variant in (None, 'default') else f'.{variant}'}"):
+        return True  # not so those of TorchScript alone, one of which writes files
+    found = getattr(getattr(torch.ops, space), name, None)
+    return found is None or (variant is not None and not hasattr(found, variant))
+
+
+def _is_form(text: str, is_input: bool) -> bool:
+    """The form of what goes in or out: nested tuples, lists and dicts, as PyTorch writes them."""
+    try:
+        _, form = json.loads(text)
+    except (ValueError, TypeError):
+        return False
+    return _is_node(form, _WORD if is_input else None)
+
+
+def _is_node(form: Any, keys: re.Pattern[str] | None, depth: int = 0) -> bool:
+    """Whether it imports nothing. Names of arguments, which are keys of the outermost dict, stand in Python source."""
+    if not (isinstance(form, dict) and isinstance(form.get("children_spec"), list)):
+        return False
+    if not all(_is_node(one, keys if depth < 1 else None, depth + 1) for one in form["children_spec"]):
+        return False
+    context = form.get("context")
+    if context is None:
+        return True
+    if not isinstance(context, str):
+        return False  # such as the factory of a defaultdict, which is imported
+    try:
+        return _are_keys(json.loads(context), keys)
+    except ValueError:
+        return bool(_NAME.fullmatch(context))
+
+
+def _are_keys(found: Any, keys: re.Pattern[str] | None) -> bool:
+    """Objects stand for members of classes, which are imported."""
+    if isinstance(found, list):
+        return all(_are_keys(one, keys) for one in found)
+    if isinstance(found, str):
+        return keys is None or bool(keys.fullmatch(found))
+    return not isinstance(found, dict)

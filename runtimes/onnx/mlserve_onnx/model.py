@@ -11,6 +11,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 
 from mlserve import MLModel
 from mlserve.artifacts import local_artifact
+from mlserve.by_rows import ByRows
 from mlserve.datatypes import BYTES, DTYPES, Array
 from mlserve.errors import InferenceError
 from mlserve.named_tensors import array_of, fit, inputs_by_name, output_of, outputs_asked
@@ -38,6 +39,7 @@ class OnnxModel(MLModel):
         super().__init__(settings)
         self._session: Any = None
         self._graph = Graph({}, frozenset(), {})
+        self._rows = ByRows(self.name)
 
     async def load(self) -> bool:
         """Opens the file. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
@@ -55,6 +57,9 @@ class OnnxModel(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """The outputs that the request names, in its order, or all; InferenceError for what the graph does not have."""
+        return self._rows.answer(payload, self._answer)
+
+    def _answer(self, payload: InferenceRequest) -> InferenceResponse:
         graph = self._graph
         asked = outputs_asked(self, payload, list(graph.outputs))
         given = inputs_by_name(self, payload, list(graph.inputs), graph.optional)

@@ -10,6 +10,7 @@ import torch
 
 from mlserve import MLModel
 from mlserve.artifacts import local_artifact
+from mlserve.by_rows import ByRows
 from mlserve.codecs import StringCodec
 from mlserve.datatypes import BYTES
 from mlserve.errors import InferenceError, ModelLoadError
@@ -48,6 +49,7 @@ class TorchModel(MLModel):
         self._device = torch.device("cpu")
         self._dtype: Any = None  # what floats are turned into; None: they stay
         self._threads = _threads
+        self._rows = ByRows(self.name)
 
     async def load(self) -> bool:
         """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""
@@ -80,6 +82,9 @@ class TorchModel(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """The outputs that the request names, in its order, or all; InferenceError for input that does not fit."""
+        return self._rows.answer(payload, self._answer)
+
+    def _answer(self, payload: InferenceRequest) -> InferenceResponse:
         args, keywords = self._arguments(payload)
         answer = self._run(args, keywords)
         arrays = named_arrays(answer, [one.name for one in self.outputs], self.name)

@@ -1,0 +1,73 @@
+"""Whether a model's answers to merged requests can be cut by rows, for runtimes that cannot know it from the model.
+
+For authors of runtimes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from mlserve.errors import ModelError
+from mlserve.merging import members_of, rows_of
+from mlserve.types import InferenceRequest, InferenceResponse
+
+__all__ = ["ByRows"]
+
+_logger = logging.getLogger("mlserve.batching")
+_MOST = 256  # sets of outputs that are remembered; clients name them
+
+
+class ByRows:
+    """Looks at the first merged requests of a model: the first member is run alone too, and both answers must have the
+    same outputs, with a row for each row of their input.
+
+    An axis that happens to be as long as the rows of a batch, or a list with an entry for each row, would be cut as
+    if it were rows, and give callers each other's numbers. Neither passes for two numbers of rows.
+    """
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._known: dict[tuple[str, ...], bool] = {}  # by the outputs asked for
+
+    def answer(
+        self, request: InferenceRequest, ask: Callable[[InferenceRequest], InferenceResponse]
+    ) -> InferenceResponse:
+        """What `ask` gives. ModelError for a merged request that must not be cut: its members then run one by one."""
+        members = members_of(request)
+        if len(members) == 1:
+            return ask(request)
+        asked = tuple(one.name for one in request.outputs or ())
+        if self._known.get(asked) is False:
+            raise self._refusal()
+        response = ask(request)
+        if asked not in self._known:
+            self._remember(asked, self._why_not(response, rows_of(request), ask(members[0]), rows_of(members[0])))
+            if not self._known[asked]:
+                raise self._refusal()
+        return response
+
+    def _why_not(self, together: InferenceResponse, rows: int, alone: InferenceResponse, own_rows: int) -> str | None:
+        names, own_names = ([one.name for one in response.outputs] for response in (together, alone))
+        if names != own_names:
+            return f"it has {len(own_names)} outputs for {own_rows} rows and {len(names)} for {rows}"
+        for response, count in ((together, rows), (alone, own_rows)):
+            for output in response.outputs:
+                if output.shape[:1] != [count]:
+                    return f"its output '{output.name}' has the shape {list(output.shape)} for {count} rows"
+        return None
+
+    def _remember(self, asked: tuple[str, ...], why_not: str | None) -> None:
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[asked] = why_not is None
+        if why_not is not None:
+            _logger.warning(
+                "model '%s': %s, so requests for it cannot run together: they run one by one. Leave max_batch_size and "
+                "max_batch_time out",
+                self._model_name,
+                why_not,
+            )
+
+    def _refusal(self) -> ModelError:
+        return ModelError(f"model '{self._model_name}': its answers to several requests cannot be cut by rows")

@@ -1,0 +1,87 @@
+"""Answers that cannot be cut by rows are found at the first merged requests, which then run one by one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlserve.by_rows import ByRows
+from mlserve.codecs import NumpyCodec
+from mlserve.errors import ModelError
+from mlserve.merging import merge
+from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
+from tests.runtime_trial import arrays, named_request
+
+FORMS = {
+    "rows": lambda x: {"y": x},
+    "turned": lambda x: {"y": x.T},  # as long as the batch has rows, where that is 3
+    "list": lambda x: {f"y_{at}": np.repeat(row[None], len(x), 0) for at, row in enumerate(x)},  # each with a row a row
+    "sum": lambda x: {"y": x.sum()},
+    "other": lambda x: {"y": x, "sum": x.sum(0)},
+}
+
+
+class Model:
+    """Counts what it is asked."""
+
+    def __init__(self, form: str) -> None:
+        self.form, self.asked = form, 0
+
+    def answer(self, request: InferenceRequest) -> InferenceResponse:
+        self.asked += 1
+        found = FORMS[self.form](NumpyCodec.decode_input(request.inputs[0]))
+        wanted = [one.name for one in request.outputs or ()] or list(found)
+        return InferenceResponse(model_name="m", outputs=[_output(name, found[name]) for name in wanted])
+
+
+def _output(name: str, array: Any) -> ResponseOutput:
+    output = NumpyCodec.encode_output(name, np.asarray(array))
+    output.shape = list(np.shape(array))
+    return output
+
+
+def batch(*rows: int, outputs: tuple[str, ...] = ()) -> InferenceRequest:
+    return merge([named_request(outputs, x=np.full((count, 3), at, "f4")) for at, count in enumerate(rows)])
+
+
+def test_answers_by_rows_are_given_as_they_are_after_one_look() -> None:
+    rows, model = ByRows("m"), Model("rows")
+    for asked in (2, 3, 4):  # once more than there are batches
+        assert arrays(rows.answer(batch(1, 2), model.answer))["y"].shape == (3, 3)
+        assert model.asked == asked
+    assert arrays(rows.answer(named_request(x=np.ones((2, 3), "f4")), model.answer))["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("turned", "its output 'y' has the shape [3, 1] for 1 rows"),
+        ("list", "it has 1 outputs for 1 rows and 3 for 3"),
+        ("sum", "its output 'y' has the shape [] for 3 rows"),
+        ("other", "its output 'sum' has the shape [3] for 1 rows"),
+    ],
+)
+def test_other_answers_are_refused_together_and_given_alone(
+    form: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, model = ByRows("m"), Model(form)
+    for _ in range(3):
+        with pytest.raises(ModelError, match="cannot be cut by rows"):
+            rows.answer(batch(1, 2), model.answer)
+    (told,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert told.startswith(f"model 'm': {words}, so requests for it cannot run together")
+    assert model.asked <= 2
+    assert rows.answer(named_request(x=np.ones((1, 3), "f4")), model.answer).outputs
+
+
+def test_each_choice_of_outputs_is_looked_at() -> None:
+    rows, model = ByRows("m"), Model("other")
+    with pytest.raises(ModelError):
+        rows.answer(batch(1, 2), model.answer)
+    assert list(arrays(rows.answer(batch(1, 2, outputs=("y",)), model.answer))) == ["y"]
+    for at in range(300):
+        rows.answer(batch(1, 2, outputs=("y",) * (at + 1)), model.answer)
+    assert len(rows._known) <= 256

@@ -11,6 +11,7 @@ from mlserve_huggingface.texts import Tokens, said_in, size, together
 __all__ = ["Generation"]
 
 _TOGETHER = 10_000  # tokens, unless the setting says otherwise, or the model takes more in one sequence
+_READ = 4096  # tokens, by an encoder that takes fewer or does not tell
 _UNTOLD = 256  # new tokens where neither request nor model say how many
 _MEDIUM = 1024  # tokens that a picture or sound may become, where the configuration does not tell
 _STOPS = 128  # characters: transformers makes a table of the vocabulary with a column for each
@@ -32,6 +33,8 @@ class Generation:
         self._most = most if most is not None else max(_TOGETHER, tokens)
         config = getattr(pipeline.model, "config", None)
         self._is_apart = getattr(config, "is_encoder_decoder", False)  # from the prompt; max_length is without it
+        # An encoder sees all of it at once, and its attention grows with the square.
+        self._most_read = max(_READ, tokens) if self._is_apart and most is None else self._most
         self._medium = None if sees_text else getattr(config, "max_source_positions", _MEDIUM)
 
     def check(self, said: list[tuple[str, Any]], prompts: Iterable[Any], options: dict[str, Any] | None = None) -> None:
@@ -52,9 +55,23 @@ class Generation:
                 told[name] = max(value, told.get(name, value))
         is_told = not told.keys().isdisjoint(_COUNTED) or bool(told.get("penalty_alpha"))
         for prompt in list(prompts) or [None]:
+            if self._medium is None or not isinstance(prompt, str):  # a text may be the picture
+                self.check_prompt(prompt, options or {})
             texts = together(prompt, len)[0] if self._knows_lists and self._medium is None else 1
             if is_told or texts > 1:
                 self._check_tokens(told, prompt, texts, options or {})
+
+    def check_prompt(self, prompt: Any, options: dict[str, Any]) -> None:
+        """InferenceError for text that is longer than the model shall read, be it for one sequence."""
+        for measure in (self._tokens.most, self._tokens.exactly):
+            read = sum(map(measure, said_in(prompt))) if self._medium is not None else self._read(prompt, measure)
+            read = self._tokens.cut(read, options)
+            if read <= self._most_read:
+                return
+        raise InferenceError(
+            f"a text is longer than the model takes: {read} tokens, and it reads at most {self._most_read} "
+            f"(parameters.extra.max_generation_tokens); shorten it, or set truncation"
+        )
 
     def _check_tokens(self, told: dict[str, float], prompt: Any, texts: int, options: dict[str, Any]) -> None:
         sequences = max(1, self._value("num_beams", told) or 1, self._value("num_return_sequences", told) or 1)
@@ -91,8 +108,10 @@ class Generation:
         if self._medium is not None:
             text = self._tokens.cut(sum(map(measure, said_in(prompt))), options)
             return int(self._medium) * max(1, _media(prompt)) + text
-        longest = together(prompt, measure)[1] if self._knows_lists else size(prompt, measure)
-        return self._tokens.cut(longest, options)
+        return self._tokens.cut(self._read(prompt, measure), options)
+
+    def _read(self, prompt: Any, measure: Callable[[str], int]) -> int:
+        return together(prompt, measure)[1] if self._knows_lists else size(prompt, measure)
 
     def _value(self, name: str, told: dict[str, float]) -> Any:
         return told.get(name, getattr(self._config, name, None))

@@ -41,8 +41,10 @@ _AT_ONCE = 50_000  # tokens of texts that are padded to the longest: 1000 labels
 _APART = frozenset({
     "document-question-answering", "question-answering", "table-question-answering", "zero-shot-classification",
 })  # fmt: skip
+_IN_WINDOWS = _APART - {"zero-shot-classification"}  # as long as may be
+_CUT = frozenset({"ner", "token-classification", "zero-shot-classification"})  # by their pipelines, where they know how
 _SAID = ("prompt", "question", "text")  # options that are read as rows are
-_OVERLAP = 0.9  # of a chunk of sound, with those before and behind it
+_STEP = 2  # seconds from one chunk of sound to the next: 1800 chunks in an hour
 _TEMPLATE = 1000  # characters; each label has a text of them
 _GRID = {"crops_n_layers": 0, "points_per_crop": 32, "crop_n_points_downscale_factor": 1}  # of points, as they are
 _POINTS = 6000  # in a picture and its crops, at each of which a model looks for masks
@@ -66,6 +68,9 @@ class Limits:
             **dict.fromkeys(_GENERATED, generated),
         }
         self._tokens = tokens
+        self._longest = generated
+        is_cut = task in _CUT and self._counted.longest is not None
+        self._sees_whole = sees_text and not is_cut and task not in _IN_WINDOWS
         self._span = None
         self._mask = pipeline.tokenizer.mask_token if task == "fill-mask" else None
         self._words = pipeline.model.config.vocab_size if task == "fill-mask" else 0
@@ -93,11 +98,14 @@ class Limits:
         """InferenceError for options that are too much for one of the rows. From the thread whose turn it is."""
         if self._generation is not None:
             said = [one for name in _SAID if name in options for one in _rows(options[name])]
+            for one in said:
+                self._generation.check_prompt(one, options)
             self._generation.check(list(_all_options(options)), [*rows, *said], options)
         else:
             for row in rows:
                 told = {**options, **row} if isinstance(row, dict) else options
                 self._check_at_once(row, told, "the texts in one row", "send them as rows of their own")
+                self._check_length(row, told)
         if self._mask is not None and _is_number(options.get("top_k")):
             masks = max((str(row).count(self._mask) for row in rows), default=0)
             _compare("top_k", options["top_k"], min(self._words, max(1, _MASKED // max(1, masks))))
@@ -115,6 +123,18 @@ class Limits:
             f"{what} are padded to the longest of them: {count} of {padded:.0f} tokens each, {count * padded:.0f} in "
             f"all; the model sees at most {_AT_ONCE} at once; {advice}"
         )
+
+    def _check_length(self, row: Any, options: dict[str, Any]) -> None:
+        """InferenceError for a text that is longer than any model shall see at once: not all have a bound."""
+        for measure in (self._counted.most, self._counted.exactly) if self._sees_whole else ():
+            longest = self._counted.cut(together(row, measure)[1], options)
+            if longest <= self._longest:
+                return
+        if self._sees_whole:
+            raise InferenceError(
+                f"a text is longer than the model takes: {longest} tokens, and it sees at most {self._longest} at "
+                f"once; shorten it, or set truncation"
+            )
 
     def _padded(self, options: dict[str, Any]) -> float:
         """The tokens to which options have all texts padded."""
@@ -187,10 +207,13 @@ def _check_windows(options: dict[str, Any], tokens: int) -> None:
 def _check_chunks(length: Any, strides: Any) -> None:
     """InferenceError for chunks of sound that begin so close to one another that there are very many."""
     each = strides if isinstance(strides, list) else [strides] * 2
+    if strides is None and _is_number(length):
+        each = [length / 6] * 2  # as transformers has it
     told = length and len(each) == 2 and all(_is_number(one) for one in (length, *each))
-    if told and not sum(each) <= _OVERLAP * length:
+    if told and not length - sum(each) >= _STEP:
         raise InferenceError(
-            f"'stride_length_s', left and right together, is at most {_OVERLAP} of 'chunk_length_s', got {strides}"
+            f"'chunk_length_s' without both sides of 'stride_length_s' (a sixth of it each, unless told) is at least "
+            f"{_STEP} seconds, got {length} and {strides}: each chunk is heard as a sound of its own"
         )
 
 

@@ -112,13 +112,25 @@ def test_the_model_never_sees_all_windows_of_a_text_at_once(models: dict[str, Pa
     assert len(ask(model, request(text, tensor("return_overflowing_tokens", [False])))) == 1
 
 
-def test_chunks_of_sound_do_not_overlap_almost_whole() -> None:
-    limits = Limits("automatic-speech-recognition", SimpleNamespace())
-    limits.check({"chunk_length_s": 10, "stride_length_s": [4, 2]})
-    limits.check({"chunk_length_s": 30, "stride_length_s": 5})
-    for strides in (0.499, [0.49, 0.4999]):
-        with pytest.raises(InferenceError, match="'stride_length_s', left and right together, is at most"):
-            limits.check({"chunk_length_s": 1, "stride_length_s": strides})
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk_length_s": 10, "stride_length_s": [4, 2]}, {"chunk_length_s": 30, "stride_length_s": 5},
+     {"chunk_length_s": 30, "stride_length_s": 14}, {"chunk_length_s": 3}, {"chunk_length_s": 0}],
+    ids=str,
+)  # fmt: skip
+def test_sound_may_be_heard_in_chunks(options: dict[str, Any]) -> None:
+    Limits("automatic-speech-recognition", SimpleNamespace()).check(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk_length_s": 30, "stride_length_s": [14, 14.5]}, {"chunk_length_s": 2.9}, {"chunk_length_s": 0.001},
+     {"chunk_length_s": 1, "stride_length_s": 0}, {"chunk_length_s": float("nan"), "stride_length_s": 0}],
+    ids=str,
+)  # fmt: skip
+def test_sound_is_not_heard_in_very_many_chunks(options: dict[str, Any]) -> None:
+    with pytest.raises(InferenceError, match="is at least 2 seconds, got"):
+        Limits("automatic-speech-recognition", SimpleNamespace()).check(options)
 
 
 def test_a_model_that_tells_no_length_has_one_nevertheless() -> None:

@@ -146,7 +146,7 @@ if not IS_5:  # which has no such pipelines
         own.num_beams, own.max_length = 4, 20
         own.save_pretrained(tmp_path)
         model = load(settings_for(tmp_path, task="summarization"))
-        article = "the red fox runs over the hill . " * 800
+        article = "the red fox runs over the hill . " * 400
         assert model._caller._pipeline.tokenizer.model_max_length < 1000
         assert ask(model, texts(article, truncation=True, max_new_tokens=20))
         assert "tokens; this model keeps at most" in refusal(model, tensor("args", [article]), max_new_tokens=20)

@@ -6,6 +6,7 @@ descriptors, named on the command line together with the server's pid.
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import signal
 import socket
@@ -26,6 +27,7 @@ def main() -> None:
     """Runs one worker process; returns when the server is gone or asked it to stop."""
     sock_fd, progress_fd, parent_pid = (int(word) for word in sys.argv[1:4])
     osdep.die_with_parent(parent_pid)
+    _look_like_a_program()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the server decides what follows
     settings = Settings.model_validate_json(sys.stdin.buffer.read())
     logs.configure(settings)
@@ -35,6 +37,16 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=sock_fd), ToWorker)
     memory = memoryview(mmap.mmap(progress_fd, mmap.PAGESIZE + CELLS_BYTES))
     serve(channel, memory[: mmap.PAGESIZE], memory[mmap.PAGESIZE :])
+
+
+def _look_like_a_program() -> None:
+    """Gives `__main__` what `python -m mlserve` has: without a file and a spec, as `-c` leaves it, libraries take it for
+    an interactive session or a test run. multiprocessing runs no module of this name again in children that it spawns.
+    """
+    program = sys.modules["__main__"]
+    program.__spec__ = importlib.util.find_spec("mlserve.__main__")
+    assert program.__spec__ is not None
+    program.__file__ = program.__spec__.origin
 
 
 def serve(channel: Channel, progress: object, values: object = None) -> None:
@@ -51,7 +63,3 @@ def _has_uvloop() -> bool:
     except ImportError:
         return False
     return True
-
-
-if __name__ == "__main__":
-    main()

@@ -32,7 +32,12 @@ def _array(value: Any, name: str, model_name: str) -> Any:
     if isinstance(value, torch.Tensor):
         if datatype_of(value.dtype) is None:
             raise ModelError(f"model '{model_name}': output '{name}' is of {value.dtype}, which the protocol lacks")
-        value = value.detach().cpu()
+        if value.is_nested or value.layout is not torch.strided:
+            kind = "nested" if value.is_nested else value.layout
+            raise ModelError(
+                f"model '{model_name}': output '{name}' is {kind}, which the protocol lacks; see to_dense()"
+            )
+        value = value.detach().cpu().resolve_neg()
         return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
     if isinstance(value, bool | int | float | str | np.ndarray | np.generic) or (
         isinstance(value, tuple | list) and is_texts(value)

@@ -20,6 +20,7 @@ from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput
 from mlserve_torch.answers import named_arrays
 from mlserve_torch.artifact import ExportedProgram, load_artifact
+from mlserve_torch.blame import ERRORS, is_about_input, words_of
 from mlserve_torch.signature import Signature, of_exported, of_module, of_script
 from mlserve_torch.training import steps_in_training
 
@@ -30,7 +31,6 @@ _logger = logging.getLogger("mlserve.torch")
 WELLKNOWN_MODEL_FILENAMES = ("model.pt2", "model.pt", "model.pth", "model.ts")
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
-_OURS = ("allocate memory", "CUDA error", "out of memory")  # of errors that are no client's fault
 _threads = torch.get_num_threads()  # PyTorch's own choice; the number is one for all models of a process
 
 
@@ -59,7 +59,6 @@ class TorchModel(MLModel):
         self._device = self._pick_device(extra)
         wanted = extra.text("dtype", _DTYPES)
         loaded = load_artifact(path, self._settings, self._device)
-        self._warn_of_training(path, steps_in_training(loaded))
         if isinstance(loaded, ExportedProgram):
             if wanted is not None:
                 raise ModelLoadError(f"model '{self.name}': parameters.extra.dtype: an exported program has its own")
@@ -68,8 +67,9 @@ class TorchModel(MLModel):
         else:
             module = loaded.eval().to(device=self._device, dtype=_DTYPES.get(wanted or ""))
             is_script = isinstance(module, torch.jit.ScriptModule)
-            self._signature = of_script(module, self.name) if is_script else of_module(module)
+            self._signature = of_script(module, self.name) if is_script else of_module(module, self.name)
             self._dtype = _float_type(module)
+        self._warn_of_training(path, steps_in_training(loaded))
         self.inputs = self.inputs or list(self._signature.described.values())
         self.outputs = self.outputs or list(self._signature.outputs)
         self._call = self._compiled(module, extra)
@@ -85,8 +85,10 @@ class TorchModel(MLModel):
         return self._rows.answer(payload, self._answer)
 
     def _answer(self, payload: InferenceRequest) -> InferenceResponse:
-        args, keywords = self._arguments(payload)
-        answer = self._run(args, keywords)
+        given, more = self._named(payload)
+        inputs = [*given.items(), *((one.name, one) for one in more)]
+        texts = any(one.datatype == BYTES and name not in self._signature.texts for name, one in inputs)
+        answer = self._run(*self._arguments(given, more), texts)
         arrays = named_arrays(answer, [one.name for one in self.outputs], self.name)
         asked = outputs_asked(self, payload, list(arrays))
         outputs = [output_of(self, one, arrays[one.name]) for one in asked]
@@ -124,26 +126,44 @@ class TorchModel(MLModel):
             return module  # type: ignore[no-any-return]  # torch is not typed here
         if wanted is not True and not isinstance(wanted, dict):
             raise extra.refusal("compile", "true, false, or an object of options for torch.compile")
+        options = {} if wanted is True else wanted
         try:
-            return torch.compile(module, **({} if wanted is True else wanted))  # type: ignore[no-any-return]
+            compiled = torch.compile(module, **options)
+            if options.get("backend", "inductor") == "inductor" and self._device.type == "cpu":
+                _find_compiler()
         except (TypeError, ValueError, RuntimeError) as error:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelLoadError(f"model '{self.name}': parameters.extra.compile: {told}") from error
+        return compiled  # type: ignore[no-any-return]
 
     # -- one request --------------------------------------------------------------------------------------------------
 
-    def _arguments(self, payload: InferenceRequest) -> tuple[list[Any], dict[str, Any]]:
-        signature = self._signature
+    def _named(self, payload: InferenceRequest) -> tuple[dict[str, RequestInput], list[RequestInput]]:
+        """Inputs by the model's names, in its order, and those for `*args`."""
+        signature, inputs = self._signature, payload.inputs
         names = signature.names
-        if signature.takes_more:
-            return [self._value(one.name, one) for one in payload.inputs], {}
-        if len(payload.inputs) > 1 and not any(one.name in names for one in payload.inputs):
-            given = self._by_place(payload)
-        else:
-            given = inputs_by_name(self, payload, names, signature.optional)
+        is_by_name = any(one.name in names for one in inputs)
+        if not signature.takes_more:
+            if len(inputs) > 1 and not is_by_name:
+                return self._by_place(payload), []
+            return inputs_by_name(self, payload, names, signature.optional), []
+        if not is_by_name:
+            given = dict(zip(signature.places, inputs))
+            if all(name in given or name in signature.optional for name in names):
+                return given, inputs[len(given) :]
+        named = [one for one in inputs if one.name in names]
+        given = inputs_by_name(self, InferenceRequest(inputs=named), names, signature.optional)
+        return given, [one for one in inputs if one.name not in names]
+
+    def _arguments(self, given: dict[str, RequestInput], more: list[RequestInput]) -> tuple[list[Any], dict[str, Any]]:
+        signature = self._signature
         values = {name: self._value(name, one) for name, one in given.items()}
         by_keyword = {name: value for name, value in values.items() if name in signature.by_keyword}
-        return [value for name, value in values.items() if name not in by_keyword], by_keyword
+        places = list(signature.places)
+        while places and not more and places[-1] not in values:
+            places.pop()
+        args = [values[name] if name in values else signature.defaults[name] for name in places]
+        return [*args, *(self._value(one.name, one) for one in more)], by_keyword
 
     def _by_place(self, payload: InferenceRequest) -> dict[str, RequestInput]:
         """Inputs under names of the client's own, in the order of `forward`."""
@@ -157,9 +177,12 @@ class TorchModel(MLModel):
         """An input as a tensor on the device; texts as a list."""
         described = self._signature.described.get(name)
         if one.datatype == BYTES:
-            if described is not None:
-                raise InferenceError(f"model '{self.name}': input '{name}' takes {described.datatype}, got text")
+            if described is not None or name in self._signature.tensors:
+                takes = "a tensor" if described is None else described.datatype
+                raise InferenceError(f"model '{self.name}': input '{name}' takes {takes}, got text")
             return self.decode(one, StringCodec)
+        if name in self._signature.texts:
+            raise InferenceError(f"model '{self.name}': input '{name}' takes texts (BYTES), got {one.datatype}")
         if described is None:
             tensor = torch.from_numpy(array_of(self, one, writable=True))
             return self._sent(name, tensor, self._dtype if tensor.is_floating_point() else tensor.dtype)
@@ -180,32 +203,29 @@ class TorchModel(MLModel):
                 )
         return made.to(self._device)
 
-    def _run(self, args: list[Any], keywords: dict[str, Any]) -> Any:
+    def _run(self, args: list[Any], keywords: dict[str, Any], texts: bool) -> Any:
         assert self._call is not None  # the worker calls loaded models only
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
                 return self._call(*args, **keywords)
-        except (RuntimeError, IndexError, AssertionError) as error:
-            text = str(error)
-            is_guard = isinstance(error, AssertionError) and text.startswith("Guard failed")
-            if any(words in text for words in _OURS) or (isinstance(error, AssertionError) and not is_guard):
+        except ERRORS as error:
+            if not is_about_input(error, texts):
                 raise
-            raise InferenceError(f"model '{self.name}' cannot use this input: {_words_of(text)}") from error
+            raise InferenceError(f"model '{self.name}' cannot use this input: {words_of(error)}") from error
+
+
+def _find_compiler() -> None:
+    """RuntimeError if the machine has no C++ compiler, the lack of which would show in each request."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import
+    except ImportError:
+        return  # not where it was
+    get_cpp_compiler()
 
 
 def _float_type(module: Any) -> Any:
     """The type of floats that a module computes in; None if it has several, or no weights."""
     types = {one.dtype for one in module.parameters() if one.is_floating_point()}
     return types.pop() if len(types) == 1 else None
-
-
-def _words_of(text: str) -> str:
-    """PyTorch's complaint: the last line of TorchScript's trace, else the first."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    if not lines:
-        return "PyTorch does not say why"
-    line = lines[-1] if "TorchScript" in lines[0] else lines[0]
-    kind, _, message = line.partition(": ")
-    return message if kind.endswith("Error") and message else line

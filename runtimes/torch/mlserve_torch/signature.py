@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from mlserve_torch.nesting import named_values
 
 __all__ = ["Signature", "datatype_of", "of_exported", "of_module", "of_script"]
 
+_TENSOR, _TEXT = re.compile(r"\bTensor\b"), re.compile(r"\bstr\b")  # in annotations
 _DATATYPES = {
     torch.bool: "BOOL",
     torch.uint8: "UINT8",
@@ -42,9 +44,17 @@ class Signature:
     optional: frozenset[str] = frozenset()
     by_keyword: frozenset[str] = frozenset()  # the others are passed by their place
     takes_more: bool = False  # *args: any number of inputs, in their order
+    defaults: dict[str, Any] = field(default_factory=dict)  # of those passed by place, where others follow
+    tensors: frozenset[str] = frozenset()  # declared as such by an annotation, where there is one
+    texts: frozenset[str] = frozenset()
     described: dict[str, MetadataTensor] = field(default_factory=dict)
     dtypes: dict[str, Any] = field(default_factory=dict)
     outputs: Sequence[MetadataTensor] = ()
+
+    @property
+    def places(self) -> list[str]:
+        """The names of inputs that are passed by their place, in order."""
+        return [name for name in self.names if name not in self.by_keyword]
 
 
 def datatype_of(dtype: Any) -> str | None:
@@ -68,7 +78,7 @@ def of_exported(program: Any, name: str) -> Signature:
     by_keyword = frozenset(names[positional.num_children :])
     dtypes = {one: placeholders[one].dtype for one in names}
     outputs = _outputs_of(program, signature.out_spec, name)
-    return Signature(names, frozenset(), by_keyword, False, described, dtypes, outputs)
+    return Signature(names, by_keyword=by_keyword, described=described, dtypes=dtypes, outputs=outputs)
 
 
 def _children(spec: Any) -> Any:
@@ -100,25 +110,53 @@ def _described(name: str, value: Any) -> MetadataTensor:
 
 def of_script(module: Any, name: str) -> Signature:
     """Of a TorchScript module: its tensors and texts. Numbers that have a default keep it."""
-    names, optional = [], []
+    if not hasattr(module, "forward"):
+        raise _without_forward(name)
+    names, optional, kinds = [], [], {}
     for one in module.forward.schema.arguments[1:]:  # the first is the module itself
         if str(one.type) in ("Tensor", "Optional[Tensor]", "List[str]"):
             names.append(one.name)
+            kinds[one.name] = str(one.type)
             if one.has_default_value():
                 optional.append(one.name)
         elif not one.has_default_value():
             raise ModelLoadError(f"model '{name}': its input '{one.name}' is a {one.type}; only tensors can be sent")
-    return Signature(names, frozenset(optional), frozenset(names))
+    return Signature(names, frozenset(optional), frozenset(names), tensors=_tensors(kinds), texts=_texts(kinds))
 
 
-def of_module(module: Any) -> Signature:
+def of_module(module: Any, name: str) -> Signature:
     """Of a module in Python, from its `forward`."""
-    names, optional, takes_more = [], [], False
-    for one in inspect.signature(module.forward).parameters.values():
-        if one.kind is one.VAR_POSITIONAL:
-            takes_more = True
-        elif one.kind is not one.VAR_KEYWORD:
-            names.append(one.name)
-            if one.default is not one.empty:
-                optional.append(one.name)
-    return Signature(names, frozenset(optional), frozenset(() if takes_more else names), takes_more)
+    if type(module).forward is torch.nn.Module.forward and "forward" not in vars(module):
+        raise _without_forward(name)
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    takes_more = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    defaults = {one.name: one.default for one in named if one.default is not one.empty}
+    by_keyword = [inspect.Parameter.KEYWORD_ONLY, *([] if takes_more else [inspect.Parameter.POSITIONAL_OR_KEYWORD])]
+    annotations = {one.name: _written(one.annotation) for one in named if one.annotation is not one.empty}
+    return Signature(
+        [one.name for one in named],
+        frozenset(defaults),
+        frozenset(one.name for one in named if one.kind in by_keyword),
+        takes_more,
+        defaults=defaults,
+        tensors=_tensors(annotations),
+        texts=_texts(annotations),
+    )
+
+
+def _written(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _tensors(annotations: dict[str, str]) -> frozenset[str]:
+    """The inputs that are declared as tensors, and not as texts too."""
+    return frozenset(name for name, text in annotations.items() if _TENSOR.search(text) and not _TEXT.search(text))
+
+
+def _texts(annotations: dict[str, str]) -> frozenset[str]:
+    return frozenset(name for name, text in annotations.items() if _TEXT.search(text) and not _TENSOR.search(text))
+
+
+def _without_forward(name: str) -> ModelLoadError:
+    return ModelLoadError(f"model '{name}': the module has no method `forward`, which answers requests")

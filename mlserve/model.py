@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mlserve.codecs.decoded import NOTHING, decoded_input, decoded_request
+from mlserve.codecs.decoded import NOTHING, decoded_input, decoded_request, get_content_type
 from mlserve.codecs.encoding import encode_inference_response, encode_response_output
 from mlserve.codecs.errors import unencodable
 from mlserve.codecs.registry import InputCodecLike, RequestCodecLike
-from mlserve.errors import MLServeError
+from mlserve.errors import CodecError, MLServeError
 from mlserve.settings import ModelSettings
 from mlserve.types import (
     InferenceRequest,
@@ -145,15 +145,18 @@ class MLModel:
     ) -> ResponseOutput:
         """An output with the value: by the content type asked for, by that of its metadata, by the value itself.
 
-        CodecError (500) if no codec takes the value.
+        CodecError if no codec takes the value: the client's fault (400) where it has named the content type, else 500.
         """
         output = encode_response_output(payload, request_output, self.declared("outputs"))
         if output is not None:
             return output
         if default_codec is not None:
             return default_codec.encode_output(request_output.name, payload)
-        kind = type(payload).__name__
-        raise unencodable(f"output '{request_output.name}' of model '{self.name}': no codec for its value, a {kind}")
+        place = f"output '{request_output.name}' of model '{self.name}'"
+        asked = get_content_type(request_output)
+        if asked is not None:
+            raise CodecError(f"{place}: there is no codec for the content type '{asked}' that is asked for")
+        raise unencodable(f"{place}: no codec for its value, a {type(payload).__name__}")
 
     def encode_response(self, payload: Any, default_codec: RequestCodecLike | None = None) -> InferenceResponse:
         """A response with the value, by the codec that its type asks for. CodecError (500) if there is none."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlserve.codecs import Base64Codec, CodecError, NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec
+from mlserve.codecs import Base64Codec, CodecError, NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec, registry
 from mlserve.errors import MLServeError
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
@@ -190,6 +190,47 @@ def test_a_value_without_a_codec_is_the_models_fault(value: Any) -> None:
         with pytest.raises(CodecError, match="no codec for its value") as caught:
             encode()
         assert caught.value.http_status == 500
+
+
+class OwnStatusCodec(StringCodec):
+    """Says itself what its callers see."""
+
+    @classmethod
+    def encode_output(cls, name: str, payload: Any, **kwargs: Any) -> Any:
+        raise MLServeError("too much", 413)
+
+
+NUMBERS = np.ones((2, 2), "f4")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "value", "words"),
+    [
+        ("str", NUMBERS, "its value, a ndarray of float32, does not fit the content type 'str' asked for"),
+        ("datetime", NUMBERS, "does not fit the content type 'datetime' asked for"),
+        ("np", ["a"], "its value, a list, does not fit the content type 'np' asked for"),
+        ("pd", NUMBERS, "there is no codec for the content type 'pd' that is asked for"),
+    ],
+)
+def test_a_content_type_that_a_client_asks_for_and_does_not_fit_is_its_fault(
+    content_type: str, value: Any, words: str
+) -> None:
+    asked = RequestOutput(name="y", parameters={"content_type": content_type})
+    with pytest.raises(CodecError, match=words) as caught:
+        model().encode(value, asked)
+    assert caught.value.http_status == 400 and "output 'y'" in str(caught.value)
+    declared = model(outputs=[{**BARE, "name": "y", "parameters": {"content_type": content_type}}])
+    for output in (RequestOutput(name="y"), *([asked] if content_type != "pd" else [])):
+        with pytest.raises(CodecError) as caught:
+            declared.encode(value, output)
+        assert caught.value.http_status == 500  # the settings say so too
+
+
+def test_a_codec_may_say_itself_what_callers_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._input_codecs, "own", OwnStatusCodec)
+    with pytest.raises(MLServeError, match="too much") as caught:
+        model().encode("a", RequestOutput(name="y", parameters={"content_type": "own"}))
+    assert caught.value.http_status == 413
 
 
 def test_a_response_encodes_by_value_or_else_by_the_default_codec() -> None:

@@ -21,7 +21,7 @@ def is_about_input(error: Exception, texts: bool) -> bool:
     """Whether an error came of the input. `texts`: some of it was text, of which nothing says that the model takes it.
 
     PyTorch's own refusals count, whether its Python or its C++ raises them; so does what indexing raises. What a
-    statement of the model's own code raises does not: its message may be for its owner only.
+    statement of the model's own code raises does not: it belongs into the owner's log.
     """
     if any(words in str(error) for words in _OURS):
         return False

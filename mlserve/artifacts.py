@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from mlserve.errors import InvalidModelURI
 from mlserve.settings import ModelSettings, is_address, resolve_path
 
-__all__ = ["explain_unpickling", "foreign_kind", "get_model_uri", "local_artifact"]
+__all__ = ["explain_unpickling", "foreign_kind", "get_model_uri", "local_artifact", "warnings_told"]
 
 
 async def get_model_uri(settings: ModelSettings, wellknown_filenames: Iterable[str] = ()) -> str:
@@ -101,7 +104,7 @@ def foreign_kind(head: bytes, own: Iterable[str] = ()) -> str | None:
 def explain_unpickling(error: Exception, installed: str) -> str:
     """Why a pickle or joblib file could not be read, and what helps. `installed` tells the framework's version."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and "." not in (error.name or ""):
         return f"it needs the Python module '{error.name}', which is not installed here ({installed})"
     if isinstance(error, AttributeError) and "__main__" in text:
         return (
@@ -109,7 +112,37 @@ def explain_unpickling(error: Exception, installed: str) -> str:
             f"save the model again, and put the module beside model-settings.json"
         )
     if isinstance(error, (AttributeError, ImportError)) or "incompatible dtype" in text:
-        return f"{text}. It was probably saved with another version ({installed})"
+        first = text.splitlines()[0].rstrip(":")
+        return (
+            f"it was probably saved with another version: {installed}. Save it again with that, or serve it from an "
+            f"environment with the version that saved it (parameters.environment_path). {first}"
+        )
     if isinstance(error, (EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError, UnicodeDecodeError)):
         return f"neither joblib nor pickle can read it, perhaps it is damaged or cut short ({text})"
     return f"{text} ({installed})"
+
+
+@contextmanager
+def warnings_told(name: str, logger: logging.Logger) -> Iterator[set[str]]:
+    """Warnings within it are told in the log with the model's name; after an error, which says more, not.
+
+    Gives, when it has ended, the versions of scikit-learn other than the installed one with which the model was saved.
+    Every part of a model warns of its version: each version is told once.
+    """
+    versions: set[str] = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield versions
+    for one in caught:
+        saved_with = getattr(one.message, "original_sklearn_version", None)
+        if saved_with is None:
+            logger.warning("model '%s': %s", name, one.message)
+        elif saved_with not in versions:
+            versions.add(saved_with)
+            logger.warning(
+                "model '%s' was saved with scikit-learn %s and is served with %s: its answers may differ. Save it "
+                "again, or serve it from an environment with that version (parameters.environment_path)",
+                name,
+                saved_with,
+                getattr(one.message, "current_sklearn_version", "another"),
+            )

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 
-from mlserve.artifacts import explain_unpickling, foreign_kind
+from mlserve.artifacts import explain_unpickling, foreign_kind, warnings_told
 from mlserve.errors import ModelLoadError
 
 __all__ = ["load_model"]
 
+_logger = logging.getLogger("mlserve.lightgbm")
 _PICKLES = (".joblib", ".pickle", ".pkl")
 _PICKLE_STARTS = (b"\x80", b"x\x9c", b"x\x01", b"x\xda", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # also joblib's compressed
 
 _SIZES = re.compile(rb"^tree_sizes=([\d ]+)$", re.MULTILINE)
+_FORMAT = re.compile(r"^version=v(\d+)$", re.MULTILINE)
+_COUNTS = re.compile(rb"^(num_class|num_tree_per_iteration)=(.*)$", re.MULTILINE)
+_CATEGORIES = b"\npandas_categorical:"  # the last line, if LightGBM's Python package wrote the file
 
 
 def load_model(path: str, name: str) -> Any:
@@ -33,12 +38,29 @@ def load_model(path: str, name: str) -> Any:
     if wrong:
         raise ModelLoadError(f"model '{name}': {path}: {wrong}")
     try:
-        return lightgbm.Booster(model_str=content.decode())
+        text = content.decode()
+        booster = lightgbm.Booster(model_str=text)
+        later = _later_format(text, booster)
     except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError, TypeError) as error:
         raise ModelLoadError(
             f"model '{name}': {path}: LightGBM {lightgbm.__version__} cannot read it, perhaps it is damaged or of a "
             f"later version ({str(error).strip()})"
         ) from error
+    if later:
+        raise ModelLoadError(f"model '{name}': {path}: {later}")
+    return booster
+
+
+def _later_format(text: str, booster: lightgbm.Booster) -> str | None:
+    """Why a file that LightGBM has read may mean something else: it reads whatever format a file says it has."""
+    of_file = _FORMAT.search(text, 0, 64)
+    of_library = _FORMAT.search(booster.model_to_string(num_iteration=1, start_iteration=0), 0, 64)
+    if of_file is None or of_library is None or int(of_file[1]) <= int(of_library[1]):
+        return None
+    return (
+        f"the file is of format v{of_file[1]}, but LightGBM {lightgbm.__version__} knows them up to v{of_library[1]}: "
+        f"install the version that saved it, or serve it from an environment with that (parameters.environment_path)"
+    )
 
 
 def _refusal(content: bytes) -> str | None:
@@ -51,20 +73,46 @@ def _refusal(content: bytes) -> str | None:
     place = content.find(b"\nTree=0\n") + 1
     if not place:
         return "it holds no trees, perhaps it is cut short"
+    counts = dict(_COUNTS.findall(content, 0, place))
+    for name, count in counts.items():
+        if not count.isdigit() or not int(count):
+            return f"the file is damaged: {name.decode()} is {count.decode(errors='replace')}"
     sizes = _SIZES.search(content, 0, place)  # of each tree; old files have none
     for number, size in enumerate(sizes[1].split() if sizes else ()):
         if not content.startswith(b"Tree=%d\n" % number, place):
             return f"the file is damaged: tree {number} is not where it should be"
         place += int(size)
-    return "the file is cut short: trees are missing" if place > len(content) else None
+    if place > len(content):
+        return "the file is cut short: trees are missing"
+    if sizes is None:
+        return None
+    trees, together = len(sizes[1].split()), int(counts.get(b"num_tree_per_iteration", 1))
+    if trees % together:
+        return f"the file is damaged: it holds {trees} trees, which is not a multiple of {together}"
+    return _lacking_end(content, place)
+
+
+def _lacking_end(content: bytes, place: int) -> str | None:
+    """Why a file is not whole behind its trees, where its parameters and the categories of a frame's columns are."""
+    cut_short = "the file is cut short: its end is missing, with the categories of its columns"
+    categories = content.rfind(_CATEGORIES, place)
+    if categories >= 0:
+        try:
+            json.loads(content[categories + len(_CATEGORIES) :])
+        except ValueError:
+            return cut_short
+        return None
+    if content.startswith(b"tree\nversion=v2\n") and content.find(b"end of trees", place) < 0:
+        return None  # before LightGBM 2.2 nothing marked the end
+    # Behind an empty line LightGBM's Python package writes categories; its own files, and those of R, end here.
+    return None if content.removesuffix(b"\n").endswith(b"\nend of parameters") else cut_short
 
 
 def _unpickle(path: str, name: str) -> Any:
     import joblib  # reads its own format and plain pickles, compressed or not
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings_told(name, _logger):
             model = joblib.load(path)
     except Exception as error:
         installed = f"LightGBM {lightgbm.__version__} is installed"

@@ -15,11 +15,13 @@ __all__ = ["signature"]
 def signature(
     model: Any, booster: Any, check: InputCheck, default_output: str
 ) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
-    """Inputs and outputs, the default output first. No inputs where the file hides which are categories."""
+    """Inputs and outputs, the default output first. No inputs where the file hides which columns are categories."""
     names = dict.fromkeys([default_output, "predict", "predict_proba"])
     outputs = [_output(model, booster, name) for name in names if hasattr(model, name)]
-    hidden = check.has_categories and not check.categorical
-    return ([] if hidden else column_tensors(check, Datatype.FP64, check.text)), outputs
+    if check.known is None:
+        return [], outputs
+    text = {name for name, one in check.known.items() if one.kind == "text"}
+    return column_tensors(check, Datatype.FP64, text), outputs
 
 
 def _output(model: Any, booster: Any, name: str) -> MetadataTensor:

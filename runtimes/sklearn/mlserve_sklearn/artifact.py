@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import re
+import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import sklearn
 
-from mlserve.artifacts import explain_unpickling, foreign_kind
+from mlserve.artifacts import explain_unpickling, foreign_kind, warnings_told
 from mlserve.errors import ModelLoadError
 from mlserve.settings import ModelSettings
 
@@ -19,20 +21,18 @@ _logger = logging.getLogger("mlserve.sklearn")
 _ZIP = b"PK\x03\x04"  # a skops file is a zip archive
 
 
-def load_estimator(path: str, settings: ModelSettings, trusted: Iterable[str] = ()) -> Any:
-    """The fitted estimator in a file; `trusted` names types that a skops file may hold beside scikit-learn's own.
+def load_estimator(path: str, settings: ModelSettings, trusted: Iterable[str] = ()) -> tuple[Any, set[str]]:
+    """The fitted estimator in a file, and with which other versions of scikit-learn it was saved, as far as it tells.
 
-    Whatever the file was saved with must be importable. Reading joblib and pickle runs code from the file; skops does
-    not. ModelLoadError says why a file cannot be served.
+    `trusted` names types that a skops file may hold beside scikit-learn's own. Whatever the file was saved with must be
+    importable. Reading joblib and pickle runs code from the file; skops does not. ModelLoadError says why a file cannot
+    be served.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings_told(settings.name, _logger) as versions:
         estimator = _read(path, settings, trusted)
-    for warning in caught:
-        _tell(settings.name, warning)
     extra = settings.parameters.extra if settings.parameters is not None else {}
     _check(estimator, path, settings.name, str(extra.get("predict_fn")))
-    return estimator
+    return estimator, versions
 
 
 def _read(path: str, settings: ModelSettings, trusted: Iterable[str]) -> Any:
@@ -40,13 +40,35 @@ def _read(path: str, settings: ModelSettings, trusted: Iterable[str]) -> Any:
         head = file.read(64)
     wanted = settings.parameters.format if settings.parameters is not None else None
     if wanted == "skops" or (wanted is None and (path.endswith(".skops") or head.startswith(_ZIP))):
+        if head.startswith(_ZIP):
+            _check_zip(path, settings.name)
         return _read_skops(path, settings.name, trusted)
     import joblib  # reads its own format and plain pickles, compressed or not
 
     try:
         return joblib.load(path)
     except Exception as error:
-        raise ModelLoadError(f"model '{settings.name}': {path}: {_explain(error, head)}") from error
+        raise ModelLoadError(f"model '{settings.name}': {path}: {_explain(error, head, path)}") from error
+
+
+def _check_zip(path: str, name: str) -> None:
+    """ModelLoadError for a zip archive that is no skops file, but holds a model of another framework or anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = set(archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise ModelLoadError(
+            f"model '{name}': {path} begins as a zip archive, such as skops writes, but is damaged or cut short"
+        ) from error
+    if "schema.json" not in inside:
+        found = "a zip archive without the schema.json that skops writes"
+        if any(one.endswith((".data/serialization_id", "/data.pkl", "/models/model.json")) for one in inside):
+            found = "a PyTorch file: its runtime is 'torch'"
+        elif "model.weights.h5" in inside:
+            found = "a Keras model"
+        elif inside and all(one.endswith(".npy") for one in inside):
+            found = "numpy arrays"
+        raise ModelLoadError(f"model '{name}': {path}: no scikit-learn model, but {found}")
 
 
 def _read_skops(path: str, name: str, trusted: Iterable[str]) -> Any:
@@ -68,12 +90,23 @@ def _read_skops(path: str, name: str, trusted: Iterable[str]) -> Any:
     )
 
 
-def _explain(error: Exception, head: bytes) -> str:
+def _explain(error: Exception, head: bytes, path: str) -> str:
     """Why a file could not be unpickled, and what helps."""
     foreign = foreign_kind(head, own=("pickle",))
     if foreign:
         return f"no scikit-learn model, but {foreign}"
-    return explain_unpickling(error, f"scikit-learn {sklearn.__version__} is installed")
+    return explain_unpickling(error, f"{_saved_with(path)}scikit-learn {sklearn.__version__} is installed")
+
+
+# In any protocol of pickle there are some bytes between the name of an attribute and its text.
+_VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
+
+
+def _saved_with(path: str) -> str:
+    """The version that a file names, in words, unless the installed one did it; nothing of one that is compressed."""
+    found = _VERSION.search(Path(path).read_bytes())
+    version = found[1].decode() if found is not None else sklearn.__version__
+    return "" if version == sklearn.__version__ else f"the file names scikit-learn {version}, and "
 
 
 # scikit-learn before 1.6 calls these unfitted for ever, though they learn nothing or answer without it.
@@ -109,23 +142,3 @@ def _check(estimator: Any, path: str, name: str, method: str) -> None:
             raise ModelLoadError(f"model '{name}': {path} holds a {kind} that is not fitted") from None
         except TypeError:
             pass  # not meant to be fitted
-
-
-def _tell(name: str, warning: warnings.WarningMessage) -> None:
-    """A warning of the load in the log; of the many that one old file gives, scikit-learn's text needs no advice."""
-    message = warning.message
-    saved_with = getattr(message, "original_sklearn_version", None)
-    if saved_with is None:
-        _logger.warning("model '%s': %s", name, message)
-    elif (name, saved_with) not in _told:
-        _told.add((name, saved_with))
-        _logger.warning(
-            "model '%s' was saved with scikit-learn %s and is served with %s: its answers may differ. Save it again, "
-            "or serve it from an environment with that version (parameters.environment_path)",
-            name,
-            saved_with,
-            sklearn.__version__,
-        )
-
-
-_told: set[tuple[str, str]] = set()  # one file gives the warning once for each estimator in it

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from mlserve_sklearn.parts import parts
 
 __all__ = ["column_names", "columns_of", "first_step", "known_values", "used_columns"]
 
@@ -92,7 +94,7 @@ class _Known:
             for _, inner, columns in getattr(part, "transformers_", ()):  # none of one that is not fitted
                 self.look(inner, _picked(columns, keys))
         else:
-            for inner in _parts(vars(part).values() if hasattr(part, "__dict__") else ()):
+            for inner in parts(part):
                 if columns_of(inner) is None or len(columns_of(inner) or []) == len(keys):
                     self.look(inner, keys)
 
@@ -104,15 +106,6 @@ class _Known:
             self.look(step, keys)
             if not (isinstance(step, str | FunctionTransformer) or step is None or hasattr(step, "statistics_")):
                 return
-
-
-def _parts(values: Any) -> Iterator[Any]:
-    """What among an object's attributes can answer, also in lists, as wrappers hold what they have fitted."""
-    for value in values:
-        if isinstance(value, list | tuple) and len(value) < 10_000:
-            yield from _parts(value)
-        elif any(hasattr(type(value), method) for method in ("predict", "predict_proba", "transform")):
-            yield value
 
 
 def _is_dropped(part: Any) -> bool:

@@ -13,11 +13,18 @@ from mlserve.errors import InferenceError
 from mlserve.tabular import ColumnCheck
 from mlserve_sklearn.columns import first_step, used_columns
 
-__all__ = ["InputCheck", "is_about_input"]
+__all__ = ["InputCheck", "is_about_input", "is_library_error", "is_of_another_version"]
 
 Array = np.ndarray[Any, Any]
 
-_LIBRARIES = frozenset({"joblib", "numpy", "pandas", "scipy", "sklearn", "threadpoolctl"})
+_LIBRARIES = frozenset(
+    {
+        "_catboost", "catboost", "category_encoders", "feature_engine", "imblearn", "joblib", "lightgbm", "narwhals",
+        "numpy", "pandas", "polars", "pyarrow", "scipy", "sklearn", "threadpoolctl", "xgboost",
+    }
+)  # fmt: skip
+_LIBRARY_ERRORS = frozenset({"_catboost.CatBoostError", "lightgbm.basic.LightGBMError"})
+_METHODS = frozenset({"decision_function", "fit", "get_params", "predict", "predict_proba", "transform"})
 _OURS = frozenset({"mlserve", "mlserve_sklearn"})
 
 
@@ -95,6 +102,24 @@ def is_about_input(error: BaseException) -> bool:
     """
     if _is_unfitted(error) or (isinstance(error, AttributeError) and not _is_lacked_by_data(error)):
         return False
+    return _is_out_of_libraries(error)
+
+
+def is_library_error(error: BaseException) -> bool:
+    """Whether it is of a class that a library has for what it refuses, beside the usual ones."""
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__qualname__}" in _LIBRARY_ERRORS
+
+
+def is_of_another_version(error: BaseException) -> bool:
+    """Whether a library's code misses something on an estimator, which another version of it has saved."""
+    if not isinstance(error, AttributeError) or error.name is None or _is_lacked_by_data(error):
+        return False
+    package = type(error.obj).__module__.partition(".")[0]
+    return package in _LIBRARIES | {"builtins"} and _is_out_of_libraries(error)
+
+
+def _is_out_of_libraries(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and _package_of(trace) in _OURS:  # the frames that called it
         trace = trace.tb_next
@@ -106,9 +131,12 @@ def is_about_input(error: BaseException) -> bool:
 
 
 def _is_lacked_by_data(error: AttributeError) -> bool:
-    """Whether a value has no such attribute; an estimator that lacks one is of another version of its library."""
+    """Whether a value has no such attribute; an estimator that lacks one is of another version of its library.
+
+    So is a text or None that stands where an estimator should: of a ColumnTransformer's "passthrough", for example.
+    """
     package = type(error.obj).__module__.partition(".")[0]
-    return error.name is not None and package in ("builtins", "numpy", "pandas")
+    return error.name is not None and error.name not in _METHODS and package in ("builtins", "numpy", "pandas")
 
 
 def _package_of(trace: TracebackType) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import sklearn
 
 from mlserve.codecs import PandasCodec
 from mlserve.datatypes import BYTES
@@ -17,7 +18,7 @@ from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
 from mlserve.written_out import WrittenOut
 from mlserve_sklearn.artifact import load_estimator
 from mlserve_sklearn.columns import column_names
-from mlserve_sklearn.inputs import InputCheck, is_about_input
+from mlserve_sklearn.inputs import InputCheck, is_about_input, is_library_error, is_of_another_version
 from mlserve_sklearn.signature import UnansweredError, signature
 from mlserve_sklearn.threads import Threads
 
@@ -43,10 +44,34 @@ class SKLearnModel(TabularModel):
         self._threads = Threads(None)
         self._written_out = WrittenOut(settings)
         self._columns: InputCheck
+        self._saved_with: set[str] = set()  # versions of scikit-learn other than the installed one
+
+    async def load(self) -> bool:
+        """Reads the artifact, and tries one of another version. ModelLoadError if it can answer nothing."""
+        await super().load()
+        if self._saved_with:
+            self._try_old()
+        return True
+
+    def _try_old(self) -> None:
+        """ModelLoadError if what the installed version of a library needs is missing from an estimator.
+
+        What it answers with a wrong row or with code of one's own tells nothing: such a model is served.
+        """
+        try:
+            signature(self._model, [self._default[0].name], self.try_out)
+        except UnansweredError as error:
+            lacking = next((one for one in error.refusals if is_of_another_version(one)), None)
+            if lacking is not None:
+                raise ModelLoadError(
+                    f"model '{self.name}': it was saved with scikit-learn {', '.join(sorted(self._saved_with))}, and "
+                    f"cannot answer with {sklearn.__version__} ({lacking}). Save it again with that, or serve it from "
+                    f"an environment with the version that saved it (parameters.environment_path)"
+                ) from lacking
 
     def read(self, path: str) -> Any:
         """The fitted estimator in a file."""
-        estimator = load_estimator(path, self._settings, self.extra.listed("trusted"))
+        estimator, self._saved_with = load_estimator(path, self._settings, self.extra.listed("trusted"))
         self._threads = Threads(self.extra.threads())
         self._threads.apply(estimator)
         return estimator
@@ -72,17 +97,19 @@ class SKLearnModel(TabularModel):
             return [], []
 
     def call(self, method: Callable[..., Any], data: Any) -> Any:
-        """The method within the bounds of `threads`. InferenceError if it fails for want of columns."""
+        """The method within the bounds of `threads`. InferenceError for missing columns, and what libraries refuse."""
         try:
             with self._threads:
                 return method(data)
         except Exception as error:
             missing = self._columns.missing(data)
-            if not missing:
+            if missing:
+                words = self._columns.lacking(missing)
+            elif is_library_error(error) and is_about_input(error):
+                words = self.words_of(error)
+            else:
                 raise
-            raise InferenceError(
-                f"model '{self.name}' cannot use this input: {self._columns.lacking(missing)}"
-            ) from error
+            raise InferenceError(f"model '{self.name}' cannot use this input: {words}") from error
 
     def is_about_input(self, error: Exception) -> bool:
         """Whether it comes out of a library's code, and not out of a transformer of one's own."""

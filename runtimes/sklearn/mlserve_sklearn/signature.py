@@ -23,6 +23,11 @@ Ask = Callable[[str, Any], list[ResponseOutput]]
 class UnansweredError(Exception):
     """The estimator answers none of the rows that it is tried with; tells of its first refusal."""
 
+    def __init__(self, refusals: list[Exception]) -> None:
+        first = f"{type(refusals[0]).__name__}: {refusals[0]}" if refusals else "it has no methods"
+        super().__init__(first)
+        self.refusals = refusals
+
 
 def signature(estimator: Any, methods: list[str], ask: Ask) -> tuple[list[MetadataTensor], list[MetadataTensor]]:
     """Inputs of a kind that it has answered, and an output for each of the methods that gives one; UnansweredError.
@@ -39,7 +44,7 @@ def signature(estimator: Any, methods: list[str], ask: Ask) -> tuple[list[Metada
             outputs += _output(name, *found) if found is not None else []
         if answered:
             return _inputs(estimator, rows[0]), outputs
-    raise UnansweredError(f"{type(refusals[0]).__name__}: {refusals[0]}" if refusals else "it has no methods")
+    raise UnansweredError(refusals)
 
 
 def _guesses(estimator: Any) -> Iterator[list[Row]]:

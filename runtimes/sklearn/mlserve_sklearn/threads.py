@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlserve_sklearn.parts import all_parts
+
 __all__ = ["Threads"]
 
 
@@ -20,16 +22,15 @@ class Threads:
         self._limit: Any = None
 
     def apply(self, estimator: Any) -> None:
-        """Also bounds the `n_jobs` that an estimator and its parts were saved with."""
+        """Also bounds the `n_jobs` that an estimator and its parts were saved with, above all the fitted ones."""
         if self._count is None:
             return
         from threadpoolctl import ThreadpoolController  # looks for the libraries that are loaded by now
 
         self._controller = ThreadpoolController()
-        parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
-        for name, value in parameters.items():
-            if name.rpartition("__")[2] == "n_jobs" and _exceeds(value, self._count):
-                estimator.set_params(**{name: self._count})
+        for part in all_parts(estimator):
+            if _exceeds(getattr(part, "__dict__", {}).get("n_jobs"), self._count):
+                _set_jobs(part, self._count)
 
     def __enter__(self) -> None:
         if self._controller is not None:
@@ -45,3 +46,10 @@ class Threads:
 def _exceeds(jobs: Any, count: int) -> bool:
     """Whether an `n_jobs` means more than so many. None is one; negative ones count from the number of cores."""
     return isinstance(jobs, int) and (jobs < 0 or jobs > count)
+
+
+def _set_jobs(part: Any, count: int) -> None:
+    if hasattr(part, "set_params"):
+        part.set_params(n_jobs=count)  # some libraries note it elsewhere too
+    else:
+        part.n_jobs = count

@@ -339,7 +339,7 @@ def test_an_array_for_a_model_fitted_on_a_frame_goes_by_position_without_warning
     assert np.array_equal(only(ask(TRIAL.load(tmp_path), IRIS)).ravel(), fitted.predict(IRIS))
 
 
-# -- metadata and threads ---------------------------------------------------------------------------------------------
+# -- metadata ---------------------------------------------------------------------------------------------------------
 
 
 def metadata(model: SKLearnModel) -> tuple[list[Any], list[Any]]:
@@ -382,36 +382,6 @@ def test_a_signature_describes_the_answers_that_come(tmp_path: Path) -> None:
             assert (one.name, one.datatype) == (answer.name, answer.datatype)
             sizes = zip(one.shape, answer.shape, strict=True)
             assert all(size in (-1, found) for size, found in sizes), (type(fitted), one)
-
-
-def test_threads_bound_jobs_and_libraries(tmp_path: Path) -> None:
-    fitted = save(tmp_path, RandomForestClassifier(10, n_jobs=-1, random_state=0).fit(IRIS, SPECIES))
-    assert TRIAL.load(tmp_path)._model.n_jobs == -1
-    model = TRIAL.load(tmp_path, extra={"threads": 1})
-    assert model._model.n_jobs == 1
-    assert np.array_equal(only(ask(model, IRIS, "predict_proba")), fitted.predict_proba(IRIS))
-    for wrong in (0, "many", -1):
-        with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
-            TRIAL.load(tmp_path, extra={"threads": wrong})
-
-
-def test_during_a_call_libraries_use_no_more_threads_than_they_may(tmp_path: Path) -> None:
-    from threadpoolctl import threadpool_info
-
-    save(tmp_path, Ridge().fit(IRIS, SPECIES))
-    model = TRIAL.load(tmp_path, extra={"threads": 1})
-    before = [one["num_threads"] for one in threadpool_info()]
-    seen: list[int] = []
-
-    class Looking:
-        def predict(self, x: Any) -> Any:
-            seen.extend(one["num_threads"] for one in threadpool_info())
-            return x
-
-    model._model = Looking()
-    ask(model, IRIS)
-    assert seen and set(seen) == {1}
-    assert [one["num_threads"] for one in threadpool_info()] == before
 
 
 def test_the_short_name_leads_to_the_class() -> None:

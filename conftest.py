@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def allowed(text: str) -> list[tuple[re.Pattern[str], str]]:
 _allowed = allowed(LIST.read_text(encoding="utf-8"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Marks tests that xfail does not run, or breaks off, unlike those that fail as expected."""
+    report = yield
+    report.is_left_out = call.excinfo is not None and isinstance(call.excinfo.value, pytest.xfail.Exception)
+    return report
+
+
 def pytest_runtest_logreport(report: Any) -> None:
     _note(report)
 
@@ -43,10 +52,11 @@ def pytest_collectreport(report: Any) -> None:
 
 
 def _note(report: Any) -> None:
-    if not report.skipped or hasattr(report, "wasxfail"):
+    if not report.skipped or (hasattr(report, "wasxfail") and not getattr(report, "is_left_out", False)):
         return
     if not any(pattern.fullmatch(report.nodeid) for pattern, _ in _allowed):
-        _unlisted.append(f"{report.nodeid}: {report.longrepr[-1]}")
+        told = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.wasxfail
+        _unlisted.append(f"{report.nodeid}: {told}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -52,6 +52,16 @@ def test_a_file_that_is_skipped_whole_is_seen_too(tmp_path: Path) -> None:
     assert done.returncode == 1 and "tests/test_some.py: Skipped: could not import 'no_such_module'" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "test",
+    ["@pytest.mark.xfail(run=False, reason='later')\ndef test_one(): pass", "def test_one(): pytest.xfail('later')"],
+    ids=["not run", "broken off"],
+)
+def test_what_xfail_leaves_out_counts_as_skipped(tmp_path: Path, test: str) -> None:
+    done = run(tmp_path, "", f"import pytest\n{test}\ndef test_other(): pass\n")
+    assert done.returncode == 1 and "tests/test_some.py::test_one: " in done.stdout and "later" in done.stdout
+
+
 def test_an_entry_needs_a_reason(tmp_path: Path) -> None:
     done = run(tmp_path, "tests/test_some.py::test_leaves\n")
     assert done.returncode != 0 and "no reason for tests/test_some.py::test_leaves" in done.stdout + done.stderr

@@ -97,7 +97,12 @@ class OnnxModel(MLModel):
     def _run(self, names: list[str], feed: dict[str, Array]) -> list[Any]:
         try:
             answers: list[Any] = self._session.run(names, feed)
-        except (InvalidArgument, Fail, RuntimeException) as error:
+        except (
+            InvalidArgument,
+            Fail,
+            RuntimeException,
+            ValueError,
+        ) as error:  # the last by numpy: no array is so large
             text = str(error)
             if any(words in text for words in _NO_MEMORY):
                 raise

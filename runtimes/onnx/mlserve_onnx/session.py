@@ -17,7 +17,10 @@ from mlserve.thread_limits import threads_of_process
 __all__ = ["open_session", "without_place"]
 
 _logger = logging.getLogger("mlserve.onnx")
-_PLACE = re.compile(r"^\S+\.(?:h|cc|cpp):\d+ .*?\) (?=\S)")  # a line of the source, and its function
+_PLACE = re.compile(  # a line of the source and its function, by name or as the compiler writes it out; an inner status
+    r"^(?:\S+\.(?:h|cc|cpp|cu):\d+ (?:(?=[^(]*::).*?\) (?:const )?(?:\[with [^]]*\] )?(?=\S)|\w+ )"
+    r"|\[ONNXRuntimeError\] : \d+ : \w+ : )+"
+)
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _FATAL = (
@@ -170,5 +173,5 @@ def _text_of(error: Exception) -> str:
 
 
 def without_place(text: str) -> str:
-    """A message of ONNX Runtime without the line of its source."""
+    """A message of ONNX Runtime without the lines of its source."""
     return _PLACE.sub("", text)

@@ -18,8 +18,9 @@ from mlserve.codecs import StringCodec
 from mlserve.errors import InferenceError
 from mlserve.tensors import TensorData
 from mlserve.testing import check_runtime
-from mlserve.types import InferenceRequest, RequestInput
+from mlserve.types import InferenceRequest, Parameters, RequestInput
 from mlserve_onnx import OnnxModel
+from mlserve_onnx.session import without_place
 from runtimes.onnx.tests import onnx_graphs as graphs
 from tests.runtime_trial import Trial, arrays, named_request, refusal_of, response_of, served
 
@@ -225,6 +226,51 @@ def test_what_fails_in_a_node_is_told_in_a_line(tmp_path: Path) -> None:
     graphs.picking(tmp_path / "model.onnx")
     told = refusal(TRIAL.load(tmp_path), values=np.ones(3, "f4"), places=np.array([7]))
     assert "cannot use this input: Gather: indices element out of data bounds, idx=7" in told
+
+
+def test_an_answer_that_no_array_can_hold_is_the_clients_fault(tmp_path: Path) -> None:
+    inputs, outputs = {"x": (graphs.INT64, ["N"])}, {"y": (graphs.FLOAT, None)}
+    graphs.save(tmp_path / "model.onnx", [graphs.node("ConstantOfShape", ["x"], ["y"])], inputs, outputs)
+    model = TRIAL.load(tmp_path)
+    assert "cannot use this input: array is too big" in refusal(model, x=np.array([0, 1 << 62]))
+    assert refusal(model, x=np.array([-1])).endswith(
+        "cannot use this input: ConstantOfShape: Tensor shape.Size() must be >= 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("element_wise_ops.cc:703 Compute Integer division by zero", "Integer division by zero"),
+        (
+            "/o/op_kernel.cc:87 virtual OrtValue* onnxruntime::K::Out(int, const onnxruntime::TensorShape&) "
+            "[ONNXRuntimeError] : 1 : FAIL : tensor.cc:57 Size Tensor shape.Size() must be >= 0",
+            "Tensor shape.Size() must be >= 0",
+        ),
+        ("/o/a.h:5 void a::B<T>::Init(long) const [with T = int] axis (1) is 2", "axis (1) is 2"),
+        ("indices element out of data bounds (idx=7)", "indices element out of data bounds (idx=7)"),
+    ],
+)
+def test_places_of_the_source_are_left_out(text: str, words: str) -> None:
+    assert without_place(text) == words
+
+
+def test_a_division_by_zero_is_told_without_its_place(tmp_path: Path) -> None:
+    tensor = (TensorProto.INT32, ["N"])
+    inputs = {"a": tensor, "b": tensor}
+    graphs.save(tmp_path / "model.onnx", [graphs.node("Div", ["a", "b"], ["y"])], inputs, {"y": tensor})
+    told = refusal(TRIAL.load(tmp_path), a=np.int32([1]), b=np.int32([0]))
+    assert told.endswith("cannot use this input: Div: Integer division by zero")
+
+
+def test_a_content_type_that_does_not_fit_an_output_is_the_clients_fault(tmp_path: Path) -> None:
+    graphs.linear(tmp_path / "model.onnx")
+    model = TRIAL.load(tmp_path)
+    for content_type in ("pd", "datetime"):
+        request = named_request(("y",), x=FLOWERS[:1])
+        assert request.outputs
+        request.outputs[0].parameters = Parameters(content_type=content_type)
+        assert f"content type '{content_type}'" in refusal_of(model, request)
 
 
 def test_inputs_and_outputs_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

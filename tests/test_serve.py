@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import anyio
 import pytest
 
 from mlserve.errors import StartupError
-from mlserve.rest.h1 import H1Connection
+from mlserve.rest.h1_server import H1Server
 from mlserve.rest.serve import bind, fast_path_problem, serve
 from tests.http_edge import FAST, KINDS, PATIENCE, Application, answer, running
 
@@ -158,28 +159,29 @@ def test_cancelling_ends_at_once_with_connections_open(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FAST)
-def test_closed_connections_are_freed_at_once(kind: str) -> None:
-    """Without the collector of cycles. Twice at most: what other tests have left may come to life in between."""
-    assert _all_are_freed(kind) or _all_are_freed(kind)
+def test_closed_connections_are_freed_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector of cycles."""
+    opened: list[weakref.ref[object]] = []
+    enter = H1Server.enter
 
+    def noting(server: H1Server, connection: Any) -> None:
+        opened.append(weakref.ref(connection))
+        enter(server, connection)
 
-def _all_are_freed(kind: str) -> bool:
+    monkeypatch.setattr(H1Server, "enter", noting)
     with running(kind) as edge:
-        gc.collect()
         gc.disable()
-        others = sum(isinstance(thing, H1Connection) for thing in gc.get_objects())  # of other tests
         try:
             for _ in range(20):
                 with edge.connect() as client:
                     assert client.alive()
             end = time.monotonic() + PATIENCE
-            while sum(isinstance(thing, H1Connection) for thing in gc.get_objects()) > others:
-                if time.monotonic() > end:
-                    return False
+            while any(one() is not None for one in opened):
+                assert time.monotonic() < end
                 time.sleep(0.01)
         finally:
             gc.enable()
-    return True
+    assert len(opened) == 20
 
 
 # -- lifespan ----------------------------------------------------------------------------------------------------------

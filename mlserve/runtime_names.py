@@ -19,6 +19,7 @@ class Runtime(NamedTuple):
 
     short: str  # "alibi-detect"
     class_name: str
+    extra: str = ""  # of the package, without which the framework itself is not installed
 
     @property
     def module(self) -> str:
@@ -32,8 +33,8 @@ class Runtime(NamedTuple):
 
     @property
     def package(self) -> str:
-        """What pip installs."""
-        return f"mlserve-{self.short}"
+        """What pip installs, as a shell takes it."""
+        return f"'mlserve-{self.short}[{self.extra}]'" if self.extra else f"mlserve-{self.short}"
 
     @property
     def implementation(self) -> str:
@@ -42,10 +43,10 @@ class Runtime(NamedTuple):
 
 
 RUNTIMES: dict[str, Runtime] = {
-    short: Runtime(short, class_name)
-    for short, class_name in (
+    short: Runtime(short, class_name, *extra)
+    for short, class_name, *extra in (
         ("sklearn", "SKLearnModel"),
-        ("xgboost", "XGBoostModel"),
+        ("xgboost", "XGBoostModel", "cpu"),
         ("lightgbm", "LightGBMModel"),
         ("catboost", "CatboostModel"),
         ("mlflow", "MLflowRuntime"),
@@ -53,7 +54,7 @@ RUNTIMES: dict[str, Runtime] = {
         ("alibi-detect", "AlibiDetectRuntime"),
         ("alibi-explain", "AlibiExplainRuntime"),
         ("huggingface", "HuggingFaceRuntime"),
-        ("onnx", "OnnxModel"),
+        ("onnx", "OnnxModel", "cpu"),
         ("torch", "TorchModel"),
     )
 }

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _look_like_a_program() -> None:
-    """Gives `__main__` what `python -m mlserve` has: without a file and a spec, as `-c` leaves it, libraries take it for
+    """Gives `__main__` what `python -m mlserve` has: without a file and a spec, as `-c` leaves it, libraries take it as
     an interactive session or a test run. multiprocessing runs no module of this name again in children that it spawns.
     """
     program = sys.modules["__main__"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,14 @@ def test_a_runtime_that_is_not_installed_names_its_package(explain: Any, monkeyp
     for name in ("catboost", "mlserver_catboost.CatboostModel"):
         text = explain_import_error(name, None, error)
         assert text == f"cannot import '{name}': the runtime is not installed: pip install mlserve-catboost"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=lambda one: one.short)
+def test_the_package_that_is_named_is_all_that_a_runtime_needs(runtime: Any) -> None:
+    """The extra of a runtime that has its framework by one: the message would lead to another failure without it."""
+    project = (Path(__file__).parents[1] / "runtimes" / runtime.short / "pyproject.toml").read_text()
+    assert (runtime.extra != "") == bool(re.search(r"^cpu = ", project, re.MULTILINE))
+    assert runtime.package == (f"'mlserve-{runtime.short}[cpu]'" if runtime.extra else f"mlserve-{runtime.short}")
 
 
 def test_an_unknown_short_name_lists_the_known_ones() -> None:

@@ -40,22 +40,15 @@ class ByRows:
         asked = tuple(one.name for one in request.outputs or ())
         if self._known.get(asked) is False:
             raise self._refusal()
-        response = ask(request)
-        if asked not in self._known:
-            self._remember(asked, self._why_not(response, rows_of(request), ask(members[0]), rows_of(members[0])))
-            if not self._known[asked]:
-                raise self._refusal()
+        response, rows = ask(request), rows_of(request)
+        why_not = _without_rows(response, rows)
+        if why_not is None and asked not in self._known:
+            why_not = _unlike(response, rows, ask(members[0]), rows_of(members[0]))
+        if why_not is not None or asked not in self._known:
+            self._remember(asked, why_not)
+        if why_not is not None:
+            raise self._refusal()
         return response
-
-    def _why_not(self, together: InferenceResponse, rows: int, alone: InferenceResponse, own_rows: int) -> str | None:
-        names, own_names = ([one.name for one in response.outputs] for response in (together, alone))
-        if names != own_names:
-            return f"it has {len(own_names)} outputs for {own_rows} rows and {len(names)} for {rows}"
-        for response, count in ((together, rows), (alone, own_rows)):
-            for output in response.outputs:
-                if output.shape[:1] != [count]:
-                    return f"its output '{output.name}' has the shape {list(output.shape)} for {count} rows"
-        return None
 
     def _remember(self, asked: tuple[str, ...], why_not: str | None) -> None:
         if len(self._known) >= _MOST:
@@ -71,3 +64,19 @@ class ByRows:
 
     def _refusal(self) -> ModelError:
         return ModelError(f"model '{self._model_name}': its answers to several requests cannot be cut by rows")
+
+
+def _unlike(together: InferenceResponse, rows: int, alone: InferenceResponse, own_rows: int) -> str | None:
+    """Why an answer to some rows and one to fewer are not of one kind; None if they are."""
+    count, own_count = len(together.outputs), len(alone.outputs)
+    if [one.name for one in together.outputs] != [one.name for one in alone.outputs]:
+        return f"it has {own_count} outputs for {own_rows} rows and {count} for {rows}"
+    return _without_rows(alone, own_rows)
+
+
+def _without_rows(response: InferenceResponse, rows: int) -> str | None:
+    """Which output has no row for each row; None if all have."""
+    for output in response.outputs:
+        if list(output.shape[:1]) != [rows]:
+            return f"its output '{output.name}' has the shape {list(output.shape)} for {rows} rows"
+    return None

@@ -19,6 +19,7 @@ FORMS = {
     "rows": lambda x: {"y": x},
     "turned": lambda x: {"y": x.T},  # as long as the batch has rows, where that is 3
     "list": lambda x: {f"y_{at}": np.repeat(row[None], len(x), 0) for at, row in enumerate(x)},  # each with a row a row
+    "found": lambda x: {"y": x[x.any(1)]},
     "sum": lambda x: {"y": x.sum()},
     "other": lambda x: {"y": x, "sum": x.sum(0)},
 }
@@ -75,6 +76,16 @@ def test_other_answers_are_refused_together_and_given_alone(
     assert told.startswith(f"model 'm': {words}, so requests for it cannot run together")
     assert model.asked <= 2
     assert rows.answer(named_request(x=np.ones((1, 3), "f4")), model.answer).outputs
+
+
+def test_rows_that_hang_on_the_values_are_found_later() -> None:
+    rows, model = ByRows("m"), Model("found")
+    assert arrays(rows.answer(merge([named_request(x=np.ones((1, 3), "f4"))] * 2), model.answer))["y"].shape == (2, 3)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="cannot be cut by rows"):
+            rows.answer(batch(1, 2), model.answer)  # the first of zeros
+    with pytest.raises(ModelError):
+        rows.answer(merge([named_request(x=np.ones((1, 3), "f4"))] * 2), model.answer)
 
 
 def test_each_choice_of_outputs_is_looked_at() -> None:

@@ -40,8 +40,9 @@ def main() -> None:
 
 
 def _look_like_a_program() -> None:
-    """Gives `__main__` what `python -m mlserve` has: without a file and a spec, as `-c` leaves it, libraries take it as
-    an interactive session or a test run. multiprocessing runs no module of this name again in children that it spawns.
+    """Gives `__main__` the file and spec that `python -m mlserve` has: libraries take one without for something else.
+
+    pyspark, for one, ends the process as a run of doctests. multiprocessing runs no module of that name in children.
     """
     program = sys.modules["__main__"]
     program.__spec__ = importlib.util.find_spec("mlserve.__main__")

@@ -58,7 +58,7 @@ ROOMS = [
         "layout",
     ],
     ["model", "artifacts", "loop_thread", "repository", "merging", "environments", "extra", "thread_limits"],
-    ["tabular", "named_tensors", "by_rows", "written_out", "channel"],
+    ["tabular", "named_tensors", "by_rows", "written_out", "spark_process", "channel"],
     [
         "calls",
         "urgency",

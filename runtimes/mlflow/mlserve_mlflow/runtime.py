@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlserve import MLModel
+from mlserve import MLModel, spark_process
 from mlserve.artifacts import get_model_uri
 from mlserve.errors import InferenceError
 from mlserve.extra import Extra
@@ -31,6 +31,7 @@ __all__ = ["MLflowRuntime"]
 
 _END: Any = object()
 _ONNX = "mlflow.onnx"
+_SPARK = "mlflow.spark"
 _PYTHON_MODEL = "mlflow.pyfunc.model"  # the loader of models that are somebody's own code
 
 
@@ -52,24 +53,35 @@ class MLflowRuntime(MLModel):
 
     async def load(self) -> bool:
         """Loads the folder, or what an address names. InvalidModelURI, ModelLoadError if MLflow cannot load it."""
-        extra = Extra(self._settings)
-        self._threads = Threads(extra.threads())
+        self._threads = Threads(Extra(self._settings).threads())
         place = await get_model_uri(self._settings)
         try:
             if is_address(place):
                 self._fetched = TemporaryDirectory(prefix="mlserve-mlflow-")
                 place = fetch(place, self._fetched.name, self.name)
-            self._model = load_folder(place, self.name, extra.mapping("model_config"))
+            self._open(place)
         except BaseException:
             self._drop_fetched()
             raise
         metadata = self._model.metadata
         self._inputs = Inputs(metadata)
         self._threads.apply(self._model)
-        self._is_code = self._model.loader_module == _PYTHON_MODEL
         self.inputs = self.inputs or inputs_of(metadata.get_input_schema())
         self.outputs = self.outputs or outputs_of(metadata.get_output_schema(), self._names_of_outputs())
         return True
+
+    def _open(self, place: str) -> None:
+        """Loads the folder. Spark, if it runs by then, runs on until this model is unloaded."""
+        spark_process.use(self)
+        try:
+            self._model = load_folder(place, self.name, Extra(self._settings).mapping("model_config"))
+            self._is_code = self._model.loader_module == _PYTHON_MODEL
+            uses_spark = self._model.loader_module == _SPARK or (self._is_code and spark_process.is_running())
+        except BaseException:
+            spark_process.leave(self)
+            raise
+        if not uses_spark:
+            spark_process.leave(self)
 
     def _names_of_outputs(self) -> list[str]:
         """An ONNX graph's own names, under which MLflow gives its outputs; none of another flavour."""
@@ -80,6 +92,7 @@ class MLflowRuntime(MLModel):
     async def unload(self) -> bool:
         """Drops the model, and what was fetched for it."""
         self._model = self._inputs = None
+        spark_process.leave(self)
         self._drop_fetched()
         return True
 

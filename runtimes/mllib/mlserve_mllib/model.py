@@ -11,7 +11,7 @@ import numpy as np
 from pyspark.ml.linalg import SparseVector
 from pyspark.sql.functions import col
 
-from mlserve import MLModel
+from mlserve import MLModel, spark_process
 from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, PandasCodec
 from mlserve.errors import InferenceError, ModelError
@@ -86,8 +86,8 @@ class MLlibModel(MLModel):
 
     def _give_back(self) -> None:
         self._model = self._direct = self._rdds = None
-        session, self._session = self._session, None
-        stop_using(session)
+        self._session = None
+        stop_using(self._wanted)
 
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """One output for each column that the request names, in its order; InferenceError where there is none."""
@@ -96,7 +96,7 @@ class MLlibModel(MLModel):
         try:
             values = self._answer_or_recover(given, list(dict.fromkeys(names)))
         except SPARK_ERRORS as error:
-            if not is_alive(self._session):
+            if not spark_process.answers():
                 raise ModelError(f"model '{self.name}': Spark's Java process ended: {reason_of(error)}") from error
             raise InferenceError(f"model '{self.name}' cannot use this input: {reason_of(error)}") from error
         asked = payload.outputs or [RequestOutput(name=name) for name in names]
@@ -109,8 +109,9 @@ class MLlibModel(MLModel):
             try:
                 return self._answer(given, names)
             except SPARK_ERRORS:
-                if is_alive(self._session):
+                if spark_process.answers():
                     raise
+                spark_process.end()  # one that was killed may be there for a moment yet
         _logger.warning("model '%s': the Java process of Spark is gone; it is started again", self.name)
         self._open()
         return self._answer(given, names)

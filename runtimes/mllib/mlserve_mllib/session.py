@@ -1,4 +1,4 @@
-"""The Spark session of this process: one Java process for all models of Spark, from the first one to the last.
+"""The Spark session of this process: one Java process for all models of Spark, those of other runtimes too.
 
 What it listens on is on the loopback interface; it has no web interface, and its files lie in a folder of its own.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError
 from pyspark.sql import SparkSession
 
+from mlserve import spark_process
 from mlserve.errors import ModelLoadError
 from mlserve.extra import Extra
 from mlserve.settings import ModelSettings
 
 __all__ = ["Wanted", "is_alive", "session_of", "stop_using"]
 
-_END_SECONDS = 10.0
 _LOGGING = """
 rootLogger.level = error
 rootLogger.appenderRef.console.ref = console
@@ -49,75 +49,75 @@ class Wanted:
         self.memory = extra.text("memory")
         self.more = {str(key): str(value) for key, value in extra.mapping("spark_conf").items()}
 
-    def differs_from(self, running: Wanted) -> str | None:
+    def differs_from(self, running: SparkConf) -> str | None:
         """What the running session does not have as this model wants it."""
-        for what in ("threads", "memory"):
-            mine, theirs = getattr(self, what), getattr(running, what)
-            if mine is not None and mine != theirs:
+        master = str(running.get("spark.master")).removeprefix("local[").rstrip("]")
+        memory = running.get("spark.driver.memory", "what is usual")
+        for what, mine, theirs in (("threads", self.threads, master), ("memory", self.memory, memory)):
+            if mine is not None and str(mine) != theirs:
                 return f"{what} {mine}, but it runs with {theirs}"
         for key, value in self.more.items():
-            if running.more.get(key) != value:
-                return f"{key}={value}, but it runs with {running.more.get(key)}"
+            if running.get(key) != value:
+                return f"{key}={value}, but it runs with {running.get(key)}"
         return None
 
 
-class _Shared:
-    """The session that the models of this process use together."""
+class _Started:
+    """The session that a model of this runtime has started."""
 
-    def __init__(self) -> None:
-        self.users = 0
-        self.session: Any = None
-        self.wanted: Wanted | None = None
-        self.folder = ""
+    session: Any = None
+    by = ""
 
 
-_shared = _Shared()
+_started = _Started()
 
 
 def session_of(wanted: Wanted) -> Any:
     """The session, started if there is none; `stop_using` gives it back. ModelLoadError, with what helps."""
-    if _shared.session is not None and not is_alive(_shared.session):
-        _end()
-    if _shared.session is None:
-        _start(wanted)
-    assert _shared.wanted is not None
-    differs = wanted.differs_from(_shared.wanted)
-    if differs:
-        raise ModelLoadError(
-            f"model '{wanted.name}' wants Spark with {differs}, for model '{_shared.wanted.name}': models in one "
-            f"process share it; leave it out in one of them, or give them pools of their own (parallel_workers)"
-        )
-    _shared.users += 1
-    return _shared.session
+    if not spark_process.is_running():
+        spark_process.end()  # what is left of one that has died
+    spark_process.use(wanted)
+    try:
+        return _start(wanted) if SparkContext._active_spark_context is None else _joined(wanted)
+    except BaseException:
+        spark_process.leave(wanted)
+        raise
 
 
-def stop_using(session: Any) -> None:
-    """Ends the session and its Java process, unless another model uses it. Nothing for one that is gone already."""
-    if session is None or session is not _shared.session:
-        return
-    _shared.users -= 1
-    if _shared.users == 0:
-        _end()
+def stop_using(wanted: Wanted) -> None:
+    """Ends the session and its Java process, unless another model uses it."""
+    spark_process.leave(wanted)
 
 
 def is_alive(session: Any) -> bool:
     """Whether it is the session of this process, and its Java process runs."""
-    process = getattr(SparkContext._gateway, "proc", None)
-    return session is not None and session is _shared.session and process is not None and process.poll() is None
+    return session is not None and session is SparkSession._instantiatedSession and spark_process.is_running()
 
 
-def _start(wanted: Wanted) -> None:
+def _joined(wanted: Wanted) -> Any:
+    """The session that runs already: a model of this runtime has started it, or somebody else, such as MLflow."""
+    session = SparkSession.builder.getOrCreate()
+    differs = wanted.differs_from(session.sparkContext.getConf())
+    if differs:
+        starter = f"model '{_started.by}'" if session is _started.session else "others"
+        raise ModelLoadError(
+            f"model '{wanted.name}' wants Spark with {differs}, for {starter}: models in one process share it; leave "
+            f"it out in one of them, or give them pools of their own (parallel_workers)"
+        )
+    return session
+
+
+def _start(wanted: Wanted) -> Any:
     _check_java()
-    wanted.threads = wanted.threads or 1
-    wanted.memory = wanted.memory or "1g"
     folder = tempfile.mkdtemp(prefix="mlserve-spark-")
+    spark_process.after_end(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         session = SparkSession.builder.config(conf=_conf(wanted, folder)).getOrCreate()
     except (PySparkException, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise ModelLoadError(f"Spark does not start: {_explain(error)}") from error
-    _shared.session, _shared.wanted, _shared.folder = session, wanted, folder
+    _started.session, _started.by = session, wanted.name
+    return session
 
 
 def _conf(wanted: Wanted, folder: str) -> SparkConf:
@@ -126,11 +126,11 @@ def _conf(wanted: Wanted, folder: str) -> SparkConf:
     return SparkConf().setAll(
         list(
             {
-                "spark.master": f"local[{wanted.threads}]",
+                "spark.master": f"local[{wanted.threads or 1}]",
                 "spark.app.name": "mlserve",
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
-                "spark.driver.memory": str(wanted.memory),
+                "spark.driver.memory": wanted.memory or "1g",
                 "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging}",
                 "spark.ui.enabled": "false",
                 "spark.ui.showConsoleProgress": "false",
@@ -141,34 +141,6 @@ def _conf(wanted: Wanted, folder: str) -> SparkConf:
             }.items()
         )
     )
-
-
-def _end() -> None:
-    """Also of a Java process that is gone already; SparkSession.stop() alone would leave one behind."""
-    gateway: Any = SparkContext._gateway
-    process: Any = getattr(gateway, "proc", None)
-    try:
-        if is_alive(_shared.session):
-            _shared.session.stop()
-        gateway.shutdown()
-    except Exception:  # whatever py4j meets where the other side is gone
-        pass
-    if process is not None:
-        _end_process(process)
-    SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
-    SparkSession._instantiatedSession = SparkSession._activeSession = None
-    shutil.rmtree(_shared.folder, ignore_errors=True)
-    _shared.session, _shared.wanted, _shared.users = None, None, 0
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()  # which is how it learns that it may end
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _check_java() -> None:

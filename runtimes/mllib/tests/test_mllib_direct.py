@@ -27,7 +27,7 @@ from pyspark.ml.tuning import CrossValidator, TrainValidationSplit
 from pyspark.mllib.feature import Word2Vec
 from pyspark.mllib.recommendation import ALS, Rating
 
-from mlserve import ModelSettings
+from mlserve import ModelSettings, spark_process
 from mlserve.codecs import NumpyCodec
 from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError, ModelLoadError
@@ -110,8 +110,8 @@ def spark() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         yield session.session_of(session.Wanted(ModelSettings(name="tests")))
         gc.collect()  # models, which tell Java that they end
-        while session._shared.users:
-            session.stop_using(session._shared.session)
+        for user in list(spark_process._shared.users.values()):
+            spark_process.leave(user)
 
 
 @pytest.fixture(scope="module")

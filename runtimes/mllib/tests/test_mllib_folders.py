@@ -14,7 +14,7 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from mlserve_mllib import MLlibModel, session
+    from mlserve_mllib import MLlibModel
 
 from mlserve import ModelSettings
 from mlserve.errors import InvalidModelURI, ModelLoadError
@@ -81,7 +81,6 @@ def test_settings_that_are_none_are_told(tmp_path: Path, extra: dict[str, Any], 
 
 def test_without_java_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_metadata(tmp_path, json.dumps({"class": "org.apache.spark.ml.PipelineModel"}))
-    monkeypatch.setattr(session, "_shared", session._Shared())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     assert "Spark needs Java 17 or later, and there is none: install one" in str(refusal(tmp_path))
@@ -96,8 +95,6 @@ def test_a_java_that_ends_at_once_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     java.parent.mkdir(parents=True)
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
-    monkeypatch.setattr(session, "_shared", session._Shared())
-    monkeypatch.setattr(session.SparkContext, "_gateway", None)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
     told = str(refusal(tmp_path))
     assert "Spark does not start: its Java process ended at once" in told and "Java has to be 17 or later" in told

@@ -33,7 +33,7 @@ from pyspark.ml.linalg import DenseVector
 from pyspark.mllib.regression import LabeledPoint, LinearRegressionModel
 from pyspark.mllib.tree import DecisionTree
 
-from mlserve import ModelSettings
+from mlserve import ModelSettings, spark_process
 from mlserve.codecs import DatetimeCodec, NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec
 from mlserve.errors import InferenceError, MLServeError, ModelLoadError
 from mlserve.testing import check_runtime
@@ -46,8 +46,9 @@ TABLE = [("ab"[at % 2], float(at % 5), float(at % 3), float(at % 2)) for at in r
 class Trained:
     """The folders of the models, and what Spark itself answers."""
 
-    def __init__(self, root: Path, spark: Any) -> None:
+    def __init__(self, root: Path, spark: Any, user: session.Wanted) -> None:
         self.root = root
+        self.user = user
         frame = spark.createDataFrame([(DenseVector(row), float(row.sum() > 3)) for row in ROWS], ["features", "label"])
         table = spark.createDataFrame(TABLE, ["c", "x", "y", "label"])
         self.wanted = {
@@ -112,11 +113,11 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        spark = session.session_of(session.Wanted(ModelSettings(name="tests")))
-        yield Trained(tmp_path_factory.mktemp("spark"), spark)
-        while session._shared.users:  # one, unless a test has failed
-            session.stop_using(session._shared.session)
-        assert session._shared.session is None and SparkContext._gateway is None
+        user = session.Wanted(ModelSettings(name="tests"))
+        yield Trained(tmp_path_factory.mktemp("spark"), session.session_of(user), user)
+        for user in list(spark_process._shared.users.values()):  # one, unless a test has failed
+            spark_process.leave(user)
+        assert SparkContext._gateway is None
 
 
 def vectors(*outputs: str, rows: Any = ROWS) -> InferenceRequest:
@@ -296,22 +297,22 @@ def test_a_signature_describes_the_answers_that_come(trained: Trained) -> None:
 
 
 def test_models_in_one_process_share_a_session(trained: Trained) -> None:
-    used = session._shared.users
+    used = len(spark_process._shared.users)
     model = trained.load("kmeans", threads=1, memory="1g")
-    assert session._shared.users == used + 1
+    assert len(spark_process._shared.users) == used + 1
     for wanted, words in (({"threads": 2}, "threads 2, but it runs with 1"), ({"memory": "2g"}, "memory 2g")):
         with pytest.raises(ModelLoadError, match=words):
             trained.load("kmeans", **wanted)
     anyio.run(model.unload)
     anyio.run(model.unload)  # a second time does nothing
-    assert session._shared.users == used
-    conf = session._shared.session.sparkContext.getConf()
+    assert len(spark_process._shared.users) == used
+    conf = SparkContext.getOrCreate().getConf()
     assert conf.get("spark.driver.bindAddress") == conf.get("spark.driver.host") == "127.0.0.1"
     assert (conf.get("spark.ui.enabled"), conf.get("spark.master")) == ("false", "local[1]")
 
 
 def test_a_folder_that_spark_cannot_read_is_told_with_the_versions(trained: Trained) -> None:
-    used = session._shared.users
+    used = len(spark_process._shared.users)
     text = '{"class":"org.apache.spark.ml.classification.NoSuchModel","sparkVersion":"9.0.0"}'
     odd = trained.root / "odd" / "metadata"
     odd.mkdir(parents=True)
@@ -321,21 +322,28 @@ def test_a_folder_that_spark_cannot_read_is_told_with_the_versions(trained: Trai
     (odd / "part-00000").write_text(text.replace("NoSuchModel", "LogisticRegressionModel"))
     with pytest.raises(ModelLoadError, match=r"Spark cannot read .*saved by Spark 9\.0\.0 \(here: "):
         trained.load("odd")
-    assert session._shared.users == used
+    assert len(spark_process._shared.users) == used
 
 
-def test_z_a_java_process_that_is_gone_is_started_again(trained: Trained) -> None:
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_z_a_java_process_that_is_gone_is_started_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    """Also where the system still says for a moment that it runs, after it was killed."""
     models = {name: trained.load(name) for name in ("logistic", "columns")}
+    session.stop_using(trained.user)
     process: Any = SparkContext._gateway.proc  # type: ignore[union-attr]
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(60)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if not is_seen:
+        monkeypatch.setattr(process, "poll", lambda: None)
     for name, request in (("logistic", vectors()), ("columns", columns())):
         found = ask(models[name], request)["prediction"].ravel()
         assert np.array_equal(found, trained.wanted[name]["prediction"])
-    assert session._shared.users == 2 and session.is_alive(models["columns"]._session)
+    assert len(spark_process._shared.users) == 2 and session.is_alive(models["columns"]._session)
     for model in models.values():
         anyio.run(model.unload)
-    assert session._shared.session is None and SparkContext._gateway is None
+    assert SparkContext._gateway is None
 
 
 def test_sparse_vectors_that_would_be_too_large_written_out_are_refused(trained: Trained) -> None:

@@ -1,0 +1,101 @@
+"""The Java process of Spark that a process has: who uses it, so that it ends with the last of them and not before.
+
+pyspark has one for whoever starts it first or joins later; so models of all runtimes are noted here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+__all__ = ["after_end", "answers", "end", "is_running", "leave", "use"]
+
+_END_SECONDS = 10.0
+
+
+class _Shared:
+    def __init__(self) -> None:
+        self.users: dict[int, object] = {}  # by their identity
+        self.is_ours = False  # nobody else had started it when the first of them came
+        self.leftovers = ExitStack()
+
+
+_shared = _Shared()
+
+
+def use(user: object) -> None:
+    """Notes a user, which then starts Spark or joins it; once, however often it comes."""
+    if not _shared.users:
+        _shared.is_ours = _gateway() is None
+    _shared.users[id(user)] = user
+
+
+def leave(user: object) -> None:
+    """Ends Spark with its last user; not if it was there before the first, and so is somebody else's."""
+    noted = _shared.users.pop(id(user), None)
+    if noted is not None and not _shared.users and _shared.is_ours:
+        end()
+
+
+def after_end(clean: Callable[[], object]) -> None:
+    """Has something done when Spark has ended."""
+    _shared.leftovers.callback(clean)
+
+
+def is_running() -> bool:
+    """Whether there is a Java process, and it has not ended as far as is known."""
+    process = getattr(_gateway(), "proc", None)
+    return process is not None and process.poll() is None
+
+
+def answers() -> bool:
+    """Whether Java answers: asked after an error, since a process that was killed is there for a moment yet."""
+    gateway = _gateway()
+    if gateway is None:
+        return False
+    try:
+        gateway.jvm.System.nanoTime()
+    except Exception:  # whatever py4j meets where the other side is gone
+        return False
+    return True
+
+
+def end() -> None:
+    """Ends Spark, also where its Java process is gone already; SparkSession.stop() alone would leave that behind."""
+    gateway = _gateway()
+    if gateway is not None:
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession
+
+        try:
+            session = SparkSession._instantiatedSession
+            if session is not None and answers():
+                session.stop()
+            gateway.shutdown()
+        except Exception:  # whatever py4j meets where the other side is gone
+            pass
+        _end_process(getattr(gateway, "proc", None))
+        SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
+        SparkSession._instantiatedSession = SparkSession._activeSession = None
+    _shared.leftovers.close()
+
+
+def _gateway() -> Any:
+    """pyspark's way to its Java process, if it has one."""
+    pyspark = sys.modules.get("pyspark")
+    return None if pyspark is None else pyspark.SparkContext._gateway
+
+
+def _end_process(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()  # which is how it learns that it may end
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -12,6 +12,7 @@ import anyio
 
 from mlserve.deadlines import TIMEOUT_HEADER, header_seconds
 from mlserve.errors import BodyTooLarge, CallerLeft, InvalidRequest, ModelNotFound
+from mlserve.fixed_answers import send_fixed
 from mlserve.frames import Handle, Handled, Piece
 from mlserve.leaving import while_connected
 from mlserve.models import Model, Models
@@ -63,6 +64,11 @@ class CustomRoute:
         timeout = header_seconds(_header(scope, TIMEOUT_HEADER.encode()))
         body = await self._read(receive)
         model, place = self._find()  # only now: it may have been loaded again while the body came in
+        fixed = model.details["fixed"][place]
+        if fixed is not None:
+            self._check_serves(model)
+            await send_fixed(fixed, send)
+            return
         frame = Handle(
             call=0,
             model=model.number,
@@ -97,6 +103,12 @@ class CustomRoute:
             told = f"it has no handler for {self._handler[1]} {self._handler[0]} now"
             raise ModelNotFound(self._name, self._version, told)
         return model, handlers.index(self._handler)
+
+    def _check_serves(self, model: Model) -> None:
+        """ModelNotFound while no worker could run the model: its own answer would not come then."""
+        state, reason = model.condition()
+        if state is not State.READY:
+            raise ModelNotFound(self._name, self._version, reason)
 
     async def _read(self, receive: Receive) -> bytes:
         limit_bytes = self._host.settings.max_body_bytes

@@ -21,14 +21,20 @@ class CustomHandler:
 
     Of several models with the same path, the first one answers, unless they have `claimed_by`, the name of a key of
     `parameters.extra`: then the one with true there does, or the only one that does not have false.
+
+    The answer of one that is `fixed` is the same while the model is loaded: the method is called once, after `load()`,
+    and the server gives what it said, whatever the worker does; 404 while no worker could run the model.
     """
 
     rest_path: str
     rest_method: str = "POST"
     claimed_by: str = ""
+    fixed: bool = False
 
 
-def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = "") -> Callable[[F], F]:
+def custom_handler(
+    rest_path: str, rest_method: str = "POST", claimed_by: str = "", fixed: bool = False
+) -> Callable[[F], F]:
     """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it.
 
     A path that lacks its first `/` gets it. ValueError for what is no path or no HTTP method.
@@ -43,7 +49,7 @@ def custom_handler(rest_path: str, rest_method: str = "POST", claimed_by: str = 
     rest_path = rest_path if rest_path.startswith("/") else f"/{rest_path}"
 
     def mark(handler: F) -> F:
-        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by))
+        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by, fixed))
         return handler
 
     return mark

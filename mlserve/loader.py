@@ -128,10 +128,18 @@ def import_implementation(implementation: Any, settings: ModelSettings, folder: 
         module = _running_script(module_name, folder) or importlib.import_module(module_name)
         found = getattr(module, class_name)
     except Exception as error:
-        raise ModelLoadError(explain_import_error(str(implementation), folder, error)) from error
+        told = explain_import_error(str(implementation), folder, error)
+        raise ModelLoadError(f"{told}{_environment_told(settings, error)}") from error
     if not isinstance(found, type):
         raise ModelLoadError(f"model '{settings.name}': {implementation} is not a class but {type(found).__name__}")
     return found
+
+
+def _environment_told(settings: ModelSettings, error: Exception) -> str:
+    """Where a package is missing, for a model that has an environment of its own."""
+    parameters = settings.parameters
+    place = parameters and (parameters.environment_path or parameters.environment_tarball)
+    return f"; the model runs in the environment {place}" if place and isinstance(error, ImportError) else ""
 
 
 def _running_script(name: str, folder: Path | None) -> ModuleType | None:

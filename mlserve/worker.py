@@ -34,6 +34,7 @@ from mlserve.counted import Series
 from mlserve.custom_metrics import bind_model, bind_sink
 from mlserve.errors import MLServeError, ModelLoadError, from_exception
 from mlserve.eventloop import FutureWaiter, Waiter, watch
+from mlserve.fixed_answers import fixed_answer
 from mlserve.frames import SlotRef
 from mlserve.handlers import get_custom_handlers
 from mlserve.layout import unpack_request
@@ -324,8 +325,8 @@ class Worker:
             elif model.ready is None:  # load() said nothing, neither by its result nor by self.ready
                 model.ready = True
             metadata = _metadata_json(await _maybe_await(model.metadata()))
-            details = _details(model)
             loaded = LoadedModel(model, modules)  # it reads the annotations of methods, which may be wrong
+            details = await _details(loaded)
             ready = bool(model.ready)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._is_ending():
@@ -424,8 +425,10 @@ def _metadata_json(metadata: Any) -> bytes:
     return str(metadata.model_dump_json()).encode()
 
 
-def _details(model: MLModel) -> bytes:
+async def _details(loaded: LoadedModel) -> bytes:
     """What the server must know beside the metadata."""
-    handlers = [(one.rest_path, one.rest_method, one.claimed_by) for one, _ in get_custom_handlers(model)]
-    streams = type(model).predict_stream is not MLModel.predict_stream
-    return msgspec.json.encode({"handlers": handlers, "streams": streams})
+    marked = [one for one, _ in get_custom_handlers(loaded.model)]
+    handlers = [(one.rest_path, one.rest_method, one.claimed_by) for one in marked]
+    fixed = [await fixed_answer(one, handler) for one, handler in zip(marked, loaded.handlers, strict=True)]
+    streams = type(loaded.model).predict_stream is not MLModel.predict_stream
+    return msgspec.json.encode({"handlers": handlers, "fixed": fixed, "streams": streams})

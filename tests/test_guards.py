@@ -71,7 +71,7 @@ ROOMS = [
         "outbox",
         "worker_stream",
     ],
-    ["observing", "progress", "sending", "asking", "attaching", "handler_answer"],
+    ["observing", "progress", "sending", "asking", "attaching", "handler_answer", "fixed_answers"],
     ["worker_calls", "running", "running_handlers", "running_streams", "launch", "link"],
     ["recycling", "loading", "taking_back"],
     ["crew"],

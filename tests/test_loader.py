@@ -95,6 +95,13 @@ def test_what_cannot_be_found_is_explained(loader, tmp_path, implementation, tex
         _load(loader, folder, settings)
 
 
+@pytest.mark.parametrize("key", ["environment_path", "environment_tarball"])
+def test_a_package_that_is_missing_is_told_with_the_models_environment(key):
+    settings = ModelSettings(name="m", implementation="nowhere.Mine", parameters={key: "/envs/old"})
+    with pytest.raises(ModelLoadError, match=r"no module 'nowhere'.*; the model runs in the environment /envs/old$"):
+        import_implementation("nowhere.Mine", settings, None)
+
+
 def test_an_error_in_the_models_file_is_told_with_its_place(loader, tmp_path):
     folder, settings = _model(tmp_path / "m", "models.Model", models="x = 1 +\n")
     with pytest.raises(ModelLoadError, match=r"models\.py"):

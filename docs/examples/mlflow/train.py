@@ -28,7 +28,7 @@ def main() -> None:
     model = ElasticNet(alpha=0.01).fit(features, proline)
     signature = infer_signature(features, model.predict(features))
     shutil.rmtree(FOLDER / "model", ignore_errors=True)
-    mlflow.sklearn.save_model(model, FOLDER / "model", signature=signature, pip_requirements=["scikit-learn"])
+    mlflow.sklearn.save_model(model, FOLDER / "model", signature=signature, pip_requirements=["scikit-learn", "skops"])
     (FOLDER / "model-settings.json").write_text(json.dumps(SETTINGS, indent=2) + "\n")
     print(f"{FOLDER / 'model'}: R² {model.score(features, proline):.2f} on its own training data")
 

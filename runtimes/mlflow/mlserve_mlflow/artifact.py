@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,18 @@ def load_folder(path: str, name: str, config: dict[str, Any]) -> Any:
     """The model in a folder (or beside an MLmodel file), as MLflow's PyFuncModel. InvalidModelURI, ModelLoadError."""
     folder = _find(Path(path), name)
     described = _described(folder, name)
+    _forget_java()
     try:
         return pyfunc.load_model(str(folder), **({"model_config": config} if config else {}))
     except Exception as error:
         raise ModelLoadError(f"model '{name}': {folder}: {_explain(error, folder, described)}") from error
+
+
+def _forget_java() -> None:
+    """Drops the one Java object that MLflow keeps beyond its models: the process that it is of may have ended."""
+    module = sys.modules.get("mlflow.spark")
+    if module is not None:
+        module._HadoopFileSystem._filesystem = None
 
 
 def _find(path: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ names, whole numbers for a column of doubles, bytes for text, a lone tensor unde
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ import pandas as pd
 from mlflow.types import DataType, Schema
 
 from mlserve.codecs import NumpyRequestCodec, PandasCodec, RequestCodec
+from mlserve.codecs.decoded import get_content_type
 from mlserve.datatypes import changed
 from mlserve.errors import InferenceError
-from mlserve.types import InferenceRequest
+from mlserve.types import InferenceRequest, MetadataTensor, Parameters
 from mlserve_mlflow.codecs import TensorDictCodec
 from mlserve_mlflow.signature import content_type_of
 
 __all__ = ["Inputs"]
 
+_TRANSFORMERS = "mlflow.transformers"
 _BATCH_HINT = "the requests of one batch"
 
 
@@ -31,6 +34,7 @@ class Inputs:
     def __init__(self, metadata: Any) -> None:
         self._schema: Schema | None = metadata.get_input_schema()
         self._params: Any = metadata.get_params_schema()
+        self._of_texts = _takes_texts(metadata, self._schema)
         self._typed = bool(getattr(metadata, "_is_signature_from_type_hint", bool)())  # `list[str]` and the like
         self.content_type = content_type_of(self._schema)
         self._names: list[str] = []  # of columns or tensors, where they have any
@@ -47,6 +51,16 @@ class Inputs:
             return NumpyRequestCodec
         return PandasCodec
 
+    def with_content_type(self, request: InferenceRequest, declared: Sequence[MetadataTensor]) -> InferenceRequest:
+        """A request whose lone tensor, whatever its name, has the content type of the only one that is declared."""
+        if len(declared) != 1 or len(request.inputs) != 1 or request.inputs[0].name == declared[0].name:
+            return request
+        only, content_type = request.inputs[0], get_content_type(declared[0])
+        if only.datatype != declared[0].datatype or content_type is None or get_content_type(only) is not None:
+            return request
+        parameters = Parameters(**{**(only.parameters or {}), "content_type": content_type})
+        return request.model_copy(update={"inputs": [only.model_copy(update={"parameters": parameters})]})
+
     def _is_lone_tensor(self, request: InferenceRequest) -> bool:
         """Whether a request for columns has them all in one tensor, under some name of its own."""
         if len(request.inputs) != 1:
@@ -59,6 +73,8 @@ class Inputs:
         """Data as the signature has it. InferenceError if it cannot be, or not without loss."""
         if self.content_type == "pd":
             frame = self._frame(data)
+            if self._of_texts and frame.shape[1] == 1:
+                return _column(str(frame.columns[0]), frame.iloc[:, 0], DataType.string).tolist()
             return self._rows_for_hint(frame) if self._typed else self._columns(frame)
         if self.content_type == "np":
             return self._tensor(_only(data), 0)
@@ -155,6 +171,14 @@ class Inputs:
             if spec.name in request.parameters:
                 found[spec.name] = _one_value(spec, request.parameters[spec.name])
         return found or None
+
+
+def _takes_texts(metadata: Any, schema: Schema | None) -> bool:
+    """Whether it is a pipeline of transformers for texts, which would take the label of a column for an argument."""
+    if metadata.flavors.get("python_function", {}).get("loader_module") != _TRANSFORMERS or schema is None:
+        return False
+    specs = schema.inputs
+    return len(specs) == 1 and specs[0].name is None and specs[0].type == DataType.string
 
 
 def _one_value(spec: Any, value: Any) -> Any:

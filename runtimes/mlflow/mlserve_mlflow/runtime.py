@@ -21,7 +21,7 @@ from mlserve.settings import ModelSettings, is_address
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
 from mlserve_mlflow import scoring
 from mlserve_mlflow.artifact import fetch, load_folder
-from mlserve_mlflow.errors import from_mlflow
+from mlserve_mlflow.errors import from_mlflow, is_about_input, words_of
 from mlserve_mlflow.inputs import Inputs
 from mlserve_mlflow.outputs import encode_prediction
 from mlserve_mlflow.signature import inputs_of, outputs_of
@@ -134,18 +134,18 @@ class MLflowRuntime(MLModel):
         content_type = request.headers.get("content-type", "")
         return scoring.invoke(self._model, self._threads.limit, await request.body(), content_type)
 
-    @custom_handler("/ping", "GET")
-    async def ping(self) -> Response:
+    @custom_handler("/ping", "GET", fixed=True)
+    def ping(self) -> Response:
         """Whether the server is there."""
         return scoring.ping()
 
-    @custom_handler("/health", "GET")
-    async def health(self) -> Response:
+    @custom_handler("/health", "GET", fixed=True)
+    def health(self) -> Response:
         """The same."""
         return scoring.ping()
 
-    @custom_handler("/version", "GET")
-    async def mlflow_version(self) -> Response:
+    @custom_handler("/version", "GET", fixed=True)
+    def mlflow_version(self) -> Response:
         """The version of MLflow."""
         return scoring.version()
 
@@ -153,6 +153,7 @@ class MLflowRuntime(MLModel):
 
     def _data_of(self, payload: InferenceRequest) -> tuple[Any, dict[str, Any] | None]:
         params = self._inputs.params(payload)
+        payload = self._inputs.with_content_type(payload, self.inputs)
         return self._inputs.fit(self.decode_request(payload, default_codec=self._inputs.codec_for(payload))), params
 
     def _call(self, method: Any, *args: Any) -> Any:
@@ -161,11 +162,10 @@ class MLflowRuntime(MLModel):
                 return method(*args)
         except MlflowException as error:
             raise from_mlflow(error) from error
-        except (ValueError, TypeError, KeyError) as error:
-            if self._is_code:
+        except Exception as error:
+            if self._is_code or not is_about_input(error, self._model.loader_module):
                 raise  # somebody's own code: a mistake in it is not the client's
-            told = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise InferenceError(f"model '{self.name}' cannot use this input: {told}") from error
+            raise InferenceError(f"model '{self.name}' cannot use this input: {words_of(error)}") from error
 
     def _response(self, prediction: Any, payload: InferenceRequest) -> InferenceResponse:
         content_type, outputs = encode_prediction(prediction, payload.outputs, self.outputs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import mlflow
@@ -18,7 +20,7 @@ from mlserve_mlflow.errors import reason_of
 __all__ = ["invoke", "ping", "version"]
 
 _logger = logging.getLogger("mlserve_mlflow")
-_PARQUET = "application/vnd.apache.parquet"
+_SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 
 def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: bytes, content_type: str) -> Response:
@@ -26,13 +28,19 @@ def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: b
 
     The model predicts within the context `limit()`.
     """
+    mime_type = content_type.partition(";")[0].strip()
+    if mime_type == scoring_server.CONTENT_TYPE_PARQUET and not _reads_parquet():
+        return _refusal("no package here reads Parquet: pip install 'mlserve-mlflow[parquet]' beside the server", 415)
     try:
-        data: Any = body if content_type.startswith(_PARQUET) else body.decode()
+        data: Any = (
+            body.decode() if mime_type == scoring_server.CONTENT_TYPE_CSV else body
+        )  # JSON says its own encoding
     except UnicodeDecodeError as error:
         return _refusal(f"the body is no UTF-8: {error}")
     watched = _Watched(model, limit)
     try:
-        result = scoring_server.invocations(data, content_type, watched, model.metadata.get_input_schema())
+        with _serving():
+            result = scoring_server.invocations(data, content_type, watched, model.metadata.get_input_schema())
     except MlflowException as error:
         if watched.failed:
             _logger.error("a model failed on an invocation", exc_info=error)
@@ -46,6 +54,23 @@ def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: b
     if result.status != 200:
         return _refusal(result.response, result.status)
     return Response(result.response, media_type=result.mimetype)
+
+
+@contextmanager
+def _serving() -> Iterator[None]:
+    """What MLflow's server sets for itself: texts become the dates and bytes that a model's type hints say."""
+    before = os.environ.get(_SERVING)
+    os.environ[_SERVING] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(_SERVING)
+        if before is not None:
+            os.environ[_SERVING] = before
+
+
+def _reads_parquet() -> bool:
+    return any(find_spec(package) is not None for package in ("pyarrow", "fastparquet"))
 
 
 class _Watched:

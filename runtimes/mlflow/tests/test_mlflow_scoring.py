@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,16 @@ class Adds(mlflow.pyfunc.PythonModel):
         return [sum(one.values()) for one in model_input]
 
 
+class Dates(mlflow.pyfunc.PythonModel):
+    def predict(self, model_input: list[datetime]):
+        return [repr(one) for one in model_input]
+
+
+class Blobs(mlflow.pyfunc.PythonModel):
+    def predict(self, model_input: list[bytes]):
+        return [repr(one) for one in model_input]
+
+
 def save_all(folder: Path) -> list[str]:
     """One model of each kind of signature."""
     two = Schema([ColSpec("double", "a"), ColSpec("long", "b")])
@@ -62,24 +75,26 @@ def save_all(folder: Path) -> list[str]:
     }
     for name, signature in signatures.items():
         mlflow.pyfunc.save_model(folder / name, python_model=Tells(), signature=signature, pip_requirements=[])
-    mlflow.pyfunc.save_model(folder / "hints", python_model=Adds(), pip_requirements=[])
+    hints = {"hints": Adds(), "dates": Dates(), "blobs": Blobs()}
+    for name, model in hints.items():
+        mlflow.pyfunc.save_model(folder / name, python_model=model, pip_requirements=[])
     linear = LinearRegression().fit(TABLE, [1.0, 2.0, 4.0])
     mlflow.sklearn.save_model(linear, folder / "linear", signature=infer_signature(TABLE), pip_requirements=[])
-    return [*signatures, "hints", "linear"]
+    return [*signatures, *hints, "linear"]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, dict[str, TestClient]]]:
-    """Our server with all models, and a server of MLflow's for each."""
+    """Our server with all models, in a process of their own, and a server of MLflow's for each."""
     from runtimes.mlflow.tests.conftest import settings_of
 
     folder = tmp_path_factory.mktemp("scored")
     names = save_all(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    ours = [settings_of(folder / name, name) for name in names]
+    with running_server(ours, parallel_workers=1) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # MLflow's server sets it; put back at the end
         peers = {name: TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder / name)))) for name in names}
-        with running_server([settings_of(folder / name, name) for name in names]) as server:
-            yield server, peers
+        yield server, peers
 
 
 SPLIT = {"dataframe_split": TABLE.to_dict("split")}
@@ -102,6 +117,8 @@ FORMS: list[tuple[str, Any]] = [
     ("none", {"messages": [{"role": "user", "content": "hi"}]}),
     ("none", {"dataframe_records": [{"a": None, "b": "x"}]}),
     ("hints", {"inputs": [{"a": 1.5, "b": 2.0}]}),
+    ("dates", {"inputs": ["2020-01-02T03:04:05"]}),
+    ("blobs", {"inputs": ["YWJj"]}),
 ]
 
 
@@ -125,7 +142,41 @@ def test_csv_is_answered_as_by_mlflow(both: Any, name: str, content_type: str) -
     assert (found.status_code, found.text) == (wanted.status_code, wanted.text) == (200, wanted.text)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_says_its_own_encoding(both: Any, encoding: str) -> None:
+    server, peers = both
+    body, headers = json.dumps(SPLIT).encode(encoding), {"content-type": JSON}
+    wanted = peers["linear"].post("/invocations", content=body, headers=headers)
+    found = httpx.post(f"{server.rest}/v2/models/linear/invocations", content=body, headers=headers)
+    assert (found.status_code, found.text) == (wanted.status_code, wanted.text) == (200, wanted.text)
+
+
+def test_parquet_is_answered_as_by_mlflow(both: Any) -> None:
+    server, peers = both
+    file = io.BytesIO()
+    TABLE.to_parquet(file)
+    for content_type in (PARQUET, f"{PARQUET}; charset=utf-8"):
+        given: dict[str, Any] = {"content": file.getvalue(), "headers": {"content-type": content_type}}
+        wanted = peers["columns"].post("/invocations", **given)
+        found = httpx.post(f"{server.rest}/v2/models/columns/invocations", **given)
+        assert (found.status_code, found.text) == (wanted.status_code, wanted.text) == (200, wanted.text)
+    given["content"] = b"PAR1"
+    assert httpx.post(f"{server.rest}/v2/models/columns/invocations", **given).status_code == 400
+
+
+def test_parquet_that_nothing_reads_is_no_mistake_of_the_client(
+    save: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("pyarrow", "fastparquet"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with running_server(settings(save(Tells()))) as server:
+        headers = {"content-type": PARQUET}
+        answer = httpx.post(f"{server.rest}/invocations", content=b"PAR1", headers=headers)
+    assert answer.status_code == 415 and "pip install 'mlserve-mlflow[parquet]'" in answer.json()["message"]
+
+
 JSON = "application/json"
+PARQUET = "application/vnd.apache.parquet"
 WRONG: list[Any] = [
     ("columns", b"{broken", JSON, "Ensure that input is a valid JSON formatted string"),
     pytest.param("columns", b"[" * 100_000, JSON, "recursion", id="deep"),
@@ -202,8 +253,8 @@ def test_of_several_models_the_chosen_one_answers(both: Any, tmp_path: Path, set
     server, _ = both
     answer = httpx.post(f"{server.rest}/invocations", json=SPLIT)
     assert answer.status_code == 400
-    assert "7 models answer POST /invocations" in answer.json()["error"]
-    assert "/v2/models/linear/invocations" in answer.json()["error"]
+    assert "9 models answer POST /invocations" in answer.json()["error"]
+    assert "/v2/models/columns/invocations" in answer.json()["error"]
     folder = save(Tells())
     models = [settings(folder, "one"), settings(folder, "two", extra={"invocations": True})]
     with running_server(models) as chosen:

@@ -1,0 +1,158 @@
+"""Models of PyTorch, transformers and Spark in worker processes answer as in MLflow; unfit input is told as that."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import mlflow.pyfunc
+import numpy as np
+import pytest
+
+from mlserve import ModelSettings, spark_process
+from mlserve.codecs import NumpyCodec, PandasCodec
+from mlserve.errors import InferenceError
+from mlserve.testing import RunningServer, running_server
+from mlserve.types import InferenceRequest, RequestInput
+from mlserve_mlflow import MLflowRuntime
+from runtimes.mlflow.tests import frameworks
+from runtimes.mlflow.tests.conftest import settings_of
+
+pytestmark = pytest.mark.slow
+TEXTS = ["a good film", "bad"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frameworks")
+    spark_process.use(folder)
+    frameworks.save_spark(folder / "spark")
+    predicted = mlflow.pyfunc.load_model(str(folder / "spark")).predict(frameworks.TABLE)
+    (folder / "predicted.json").write_text(json.dumps(predicted))
+    spark_process.leave(folder)
+    frameworks.save_pytorch(folder / "pytorch")
+    frameworks.save_transformers(folder / "transformers")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(saved: Path) -> Iterator[RunningServer]:
+    """One worker process with all of them."""
+    models = [settings_of(saved / name, name) for name in ("spark", "pytorch", "transformers")]
+    with running_server(models, parallel_workers=1) as running:
+        yield running
+
+
+def infer(server: RunningServer, name: str, *inputs: Any) -> Any:
+    body = {"inputs": [json.loads(one.model_dump_json()) for one in inputs]}
+    return httpx.post(f"{server.rest}/v2/models/{name}/infer", json=body)
+
+
+def test_spark_in_a_worker_process_answers_as_in_mlflow(server: RunningServer, saved: Path) -> None:
+    table = frameworks.TABLE
+    wanted = json.loads((saved / "predicted.json").read_text())
+    answer = infer(server, "spark", *PandasCodec.encode_inputs(table))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == wanted
+    scored = {"dataframe_split": table.to_dict("split")}
+    answer = httpx.post(f"{server.rest}/v2/models/spark/invocations", json=scored)
+    assert (answer.status_code, answer.json()) == (200, {"predictions": wanted})
+
+
+def test_pytorch_answers_as_in_mlflow(server: RunningServer, saved: Path) -> None:
+    data = frameworks.SINGLE
+    wanted = mlflow.pyfunc.load_model(str(saved / "pytorch")).predict(data)
+    answer = infer(server, "pytorch", NumpyCodec.encode_input("x", data))
+    assert answer.status_code == 200, answer.text
+    found = np.array(answer.json()["outputs"][0]["data"], np.float32).reshape(wanted.shape)
+    assert np.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["input-0", "x", "text"])
+def test_transformers_take_a_request_made_of_their_own_metadata(server: RunningServer, saved: Path, name: str) -> None:
+    (declared,) = httpx.get(f"{server.rest}/v2/models/transformers").json()["inputs"]
+    assert (declared["name"], declared["datatype"]) == ("input-0", "BYTES")
+    wanted = mlflow.pyfunc.load_model(str(saved / "transformers")).predict(TEXTS)
+    asked = RequestInput(name=name, shape=[2, 1], datatype="BYTES", data=TEXTS)
+    answer = infer(server, "transformers", asked)
+    assert answer.status_code == 200, answer.text
+    label, score = answer.json()["outputs"]
+    assert label["data"] == wanted["label"].tolist()
+    assert np.allclose(score["data"], wanted["score"], atol=1e-6)
+    scored = httpx.post(f"{server.rest}/v2/models/transformers/invocations", json={"inputs": TEXTS}).json()
+    assert [one["label"] for one in scored["predictions"]] == label["data"]
+
+
+def ask(model: MLflowRuntime, *inputs: Any) -> Any:
+    return model.predict(InferenceRequest(inputs=list(inputs)))
+
+
+def array(values: Any, dtype: Any = np.float32, name: str = "x") -> RequestInput:
+    return NumpyCodec.encode_input(name, np.array(values, dtype))
+
+
+UNFIT = {
+    "lightgbm": (frameworks.save_lightgbm, [array([[1, 2, 3]])], "LightGBMError: The number of features in data (3)"),
+    "catboost": (frameworks.save_catboost, [array([5], name="q"), array([5], name="r")], "CatBoostError: "),
+    "onnx": (frameworks.save_onnx, [array([[1, 2, 3]])], "InvalidArgument: "),
+    "pytorch": (partial(frameworks.save_pytorch, signed=False), [array([[1, 2]], np.float64)], "RuntimeError: "),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_a_framework_says_of_unfit_input_is_the_clients_mistake(
+    tmp_path: Path, load: Callable[..., MLflowRuntime], name: str
+) -> None:
+    save, inputs, words = UNFIT[name]
+    save(tmp_path / "model")
+    with pytest.raises(InferenceError, match=re.escape(f"model 'm' cannot use this input: {words}")):
+        ask(load(tmp_path / "model"), *inputs)
+
+
+def test_memory_that_a_framework_lacks_is_no_clients_mistake(
+    tmp_path: Path, load: Callable[..., MLflowRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    frameworks.save_pytorch(tmp_path / "model", signed=False)
+    model = load(tmp_path / "model")
+
+    def exhausted(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", exhausted)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        ask(model, array([[1, 2]]))
+
+
+def test_spark_is_shared_with_models_of_mllib_and_ends_with_the_last(
+    saved: Path, load: Callable[..., MLflowRuntime]
+) -> None:
+    from pyspark import SparkContext
+
+    from mlserve_mllib import MLlibModel
+
+    columns = PandasCodec.encode_inputs(frameworks.TABLE)
+    wanted = json.loads((saved / "predicted.json").read_text())
+    stages = saved / "spark" / "sparkml"
+    first = MLlibModel(ModelSettings(name="first", implementation=MLlibModel, parameters={"uri": str(stages)}))
+    assert anyio.run(first.load)
+    second = load(saved / "spark")
+    assert (
+        NumpyCodec.decode_output(first.predict(InferenceRequest(inputs=columns)).outputs[0]).ravel().tolist() == wanted
+    )
+    anyio.run(first.unload)
+    assert ask(second, *columns).outputs[0].data == wanted
+    assert anyio.run(first.load)
+    anyio.run(second.unload)
+    assert (
+        NumpyCodec.decode_output(first.predict(InferenceRequest(inputs=columns)).outputs[0]).ravel().tolist() == wanted
+    )
+    anyio.run(first.unload)
+    assert SparkContext._gateway is None and not spark_process.is_running()

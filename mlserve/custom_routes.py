@@ -162,7 +162,7 @@ class Contested:
         asked += ", …" if len(self._names) > _NAMED else ""
         raise InvalidRequest(
             f"{len(self._names)} models answer {method} {path}; ask one of them at {asked}, or choose one of them for "
-            f'{path} by "parameters": {{"extra": {{"{claimed_by}": true}}}} in its settings'
+            f'{path}: the only one with "parameters": {{"extra": {{"{claimed_by}": true}}}} in its settings'
         )
 
 

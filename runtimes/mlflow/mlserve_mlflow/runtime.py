@@ -53,7 +53,10 @@ class MLflowRuntime(MLModel):
 
     async def load(self) -> bool:
         """Loads the folder, or what an address names. InvalidModelURI, ModelLoadError if MLflow cannot load it."""
-        self._threads = Threads(Extra(self._settings).threads())
+        extra = Extra(self._settings)
+        self._threads = Threads(extra.threads())
+        if extra.get("invocations") is not None:
+            extra.flag("invocations")  # the server reads it; only true and false will do
         place = await get_model_uri(self._settings)
         try:
             if is_address(place):

@@ -76,6 +76,25 @@ def refusal(model: MLflowRuntime, *inputs: Any, **parameters: Any) -> str:
     return str(caught.value)
 
 
+class OfBlobs(mlflow.pyfunc.PythonModel):
+    def predict(self, model_input: list[bytes]):
+        SEEN[:] = [model_input]
+        return ["done"]
+
+
+@pytest.mark.parametrize("name", ["z", "other", "input-0"])
+@pytest.mark.parametrize("data", ["YWJj", b"YWJj"])  # as over REST, and over gRPC
+def test_a_lone_tensor_has_the_content_type_of_the_only_column_under_any_name(
+    save: Any, load: Any, name: str, data: Any
+) -> None:
+    asked = {"name": name, "shape": [1, 1], "datatype": "BYTES", "data": [data]}
+    found = ask(load(save(Keeps(), columns(("z", "binary")))), asked)
+    assert (list(found.columns), found["z"].tolist()) == (["z"], [b"abc"])
+    assert ask(load(save(OfBlobs(), name="blobs")), asked) == [b"abc"]
+    own = {**asked, "data": ["abc"], "parameters": {"content_type": "str"}}  # what it says itself goes first
+    assert ask(load(save(Keeps(), columns(("z", "binary")), "own")), own)["z"].tolist() == ["abc"]
+
+
 @pytest.fixture
 def two(save: Any, load: Any) -> MLflowRuntime:
     """A model of two columns of doubles."""

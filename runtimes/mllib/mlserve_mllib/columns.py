@@ -15,9 +15,9 @@ from pyspark.sql.types import ArrayType, DataType, DoubleType, StringType, Struc
 
 from mlserve_mllib.errors import SPARK_ERRORS
 
-__all__ = ["FEATURES", "Columns", "stages_of"]
+__all__ = ["FEATURES", "PREDICTION", "Columns", "stages_of"]
 
-_PREDICTION = "prediction"
+PREDICTION = "prediction"
 FEATURES = "features"  # what Spark calls the column of vectors unless told otherwise
 _TAKEN = ("inputCol", "inputCols", "featuresCol", "userCol", "itemCol", "itemsCol")
 _GIVEN = ("outputCol", "outputCols", "predictionCol", "probabilityCol", "rawPredictionCol", "leafCol")
@@ -31,7 +31,7 @@ class Columns(NamedTuple):
     taken: dict[str, DataType] | None  # by name, in the order of the stages; None: the stages do not say
     given: dict[str, DataType]  # what a transform adds, as far as that is known
     width: int | None  # of the vectors in the only column there is, where the model knows it
-    usual: list[str]  # the outputs for a request that names none
+    usual: list[str]  # the outputs for a request that names none; empty: what a transform shows to be the last
     numbers_too: frozenset[str] = frozenset()  # columns of vectors that may be of numbers instead
 
     @classmethod
@@ -77,7 +77,7 @@ def _usual(stages: list[Any], given: dict[str, DataType], known: bool) -> list[s
     predictions = [name for stage in stages for name in _names(stage, ("predictionCol",))]
     names = list(given) if known else [*given, *predictions]
     found = [name for name in predictions if name in names]
-    return [_PREDICTION] if _PREDICTION in names else found[-1:] or list(given)[-1:] or [_PREDICTION]
+    return [PREDICTION] if PREDICTION in names else found[-1:] or list(given)[-1:]
 
 
 def _is_isotonic(stage: Any) -> bool:

@@ -20,7 +20,7 @@ from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
 from mlserve.written_out import WrittenOut
 from mlserve_mllib.artifact import Saved, load_saved, read_metadata
-from mlserve_mllib.columns import Columns
+from mlserve_mllib.columns import PREDICTION, Columns
 from mlserve_mllib.direct import Direct
 from mlserve_mllib.errors import SPARK_ERRORS, reason_of
 from mlserve_mllib.frames import arrange, frame_of, values_of
@@ -99,7 +99,7 @@ class MLlibModel(MLModel):
             if not spark_process.answers():
                 raise ModelError(f"model '{self.name}': Spark's Java process ended: {reason_of(error)}") from error
             raise InferenceError(f"model '{self.name}' cannot use this input: {reason_of(error)}") from error
-        asked = payload.outputs or [RequestOutput(name=name) for name in names]
+        asked = payload.outputs or [RequestOutput(name=name) for name in values]
         outputs = [self._encode(values[one.name], one) for one in asked]
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
 
@@ -155,11 +155,12 @@ class MLlibModel(MLModel):
     def _answer(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
         if self._rdds is not None:
             return self._rdds.answer(given, names)
-        directly = self._direct.answer(given, names) if self._direct is not None else None
+        directly = self._direct.answer(given, names) if self._direct is not None and names else None
         return self._transform(given, names) if directly is None else directly
 
     def _transform(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
         frame = self._model.transform(frame_of(given, self._columns, self._session))
+        names = names or [PREDICTION if PREDICTION in frame.columns else frame.columns[-1]]
         for name in names:
             if name not in frame.columns:
                 raise InferenceError(f"model '{self.name}' has no output '{name}': it has {', '.join(frame.columns)}")

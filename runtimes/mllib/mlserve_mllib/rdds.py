@@ -11,11 +11,10 @@ from pyspark.mllib.recommendation import MatrixFactorizationModel
 from pyspark.sql.types import DoubleType, LongType
 
 from mlserve.errors import InferenceError
-from mlserve_mllib.columns import FEATURES, Columns
+from mlserve_mllib.columns import FEATURES, PREDICTION, Columns
 
 __all__ = ["RddModel"]
 
-_PREDICTION = "prediction"
 _PAIR = ("user", "product")
 _LARGEST = 2**31 - 1  # what Spark has users and products in
 
@@ -29,18 +28,17 @@ class RddModel:
         self._name = name
         self._is_recommender = isinstance(model, MatrixFactorizationModel)
         if self._is_recommender:
-            given = {_PREDICTION: DoubleType()}
-            self.columns = Columns(dict.fromkeys(_PAIR, LongType()), given, None, [_PREDICTION])
+            given = {PREDICTION: DoubleType()}
+            self.columns = Columns(dict.fromkeys(_PAIR, LongType()), given, None, [PREDICTION])
         else:
-            width = getattr(model, "numFeatures", None)
-            self.columns = Columns({FEATURES: VectorUDT()}, {}, width, [_PREDICTION])
+            self.columns = Columns({FEATURES: VectorUDT()}, {}, _width(model), [PREDICTION])
 
     def answer(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
         """The predictions. InferenceError for another output, or for what is no such tensor."""
-        other = [name for name in names if name != _PREDICTION]
+        other = [name for name in names if name != PREDICTION]
         if other:
-            raise InferenceError(f"model '{self._name}' has no output '{other[0]}': it gives {_PREDICTION}")
-        return {_PREDICTION: self._ratings(given) if self._is_recommender else self._predictions(given[FEATURES])}
+            raise InferenceError(f"model '{self._name}' has no output '{other[0]}': it gives {PREDICTION}")
+        return {PREDICTION: self._ratings(given) if self._is_recommender else self._predictions(given[FEATURES])}
 
     def _predictions(self, rows: Any) -> Any:
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "biuf" or rows.ndim > 2 or not len(rows):
@@ -63,3 +61,16 @@ class RddModel:
         if not is_number or not np.all((np.trunc(array) == array) & (abs(array) <= _LARGEST)):
             raise InferenceError(f"'{name}' takes one whole number of 32 bits a row")
         return [int(one) for one in array.ravel().tolist()]
+
+
+def _width(model: Any) -> int | None:
+    """How many numbers a vector has; None where the model does not know: trees, and isotonic regressions."""
+    if hasattr(model, "numFeatures"):
+        return int(model.numFeatures)
+    if hasattr(model, "theta"):
+        return int(model.theta.shape[1])
+    if hasattr(model, "gaussians"):
+        return len(model.gaussians[0].mu)
+    if hasattr(model, "clusterCenters"):
+        return len(model.clusterCenters[0])
+    return len(model.weights) if hasattr(model, "weights") else None

@@ -28,7 +28,7 @@ from pyspark import SparkContext
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import DecisionTreeClassifier, LogisticRegression
 from pyspark.ml.clustering import KMeans
-from pyspark.ml.feature import HashingTF, StandardScaler, StringIndexer, Tokenizer, VectorAssembler
+from pyspark.ml.feature import HashingTF, SQLTransformer, StandardScaler, StringIndexer, Tokenizer, VectorAssembler
 from pyspark.ml.linalg import DenseVector
 from pyspark.mllib.regression import LabeledPoint, LinearRegressionModel
 from pyspark.mllib.tree import DecisionTree
@@ -266,7 +266,25 @@ def test_models_of_rdds_give_their_predictions(trained: Trained) -> None:
         model = trained.load(name)
         assert np.array_equal(ask(model, vectors())["prediction"].ravel(), trained.wanted[name]["prediction"])
         assert "no output 'probability': it gives prediction" in refusal(model, vectors("probability"))
+        if name == "rdd-linear":  # a tree does not know how many numbers there were
+            assert "a tensor of shape [rows, 2], got [2, 3]" in refusal(model, vectors(rows=np.ones((2, 3))))
         anyio.run(model.unload)
+
+
+def test_no_rows_give_no_rows(trained: Trained) -> None:
+    model = trained.load("logistic")
+    answer = model.predict(vectors("prediction", "probability", rows=np.zeros((0, 2))))
+    assert [one.shape[0] for one in answer.outputs] == [0, 0]
+    anyio.run(model.unload)
+
+
+def test_a_stage_of_which_nothing_is_known_gives_its_last_column(trained: Trained) -> None:
+    statement = "SELECT *, x * 2 AS twice FROM __THIS__"
+    SQLTransformer(statement=statement).write().overwrite().save(str(trained.root / "sql"))
+    model = trained.load("sql")
+    (twice,) = model.predict(InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([1.0, 2.5]))])).outputs
+    assert twice.name == "twice" and NumpyCodec.decode_output(twice).ravel().tolist() == [2.0, 5.0]
+    anyio.run(model.unload)
 
 
 def test_vectors_of_another_size_are_refused(trained: Trained) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-__all__ = ["after_end", "answers", "end", "is_running", "leave", "use"]
+__all__ = ["after_end", "answers", "end", "leave", "running", "use"]
 
 _END_SECONDS = 10.0
 
@@ -27,7 +27,12 @@ _shared = _Shared()
 
 
 def use(user: object) -> None:
-    """Notes a user, which then starts Spark or joins it; once, however often it comes."""
+    """Notes a user, which then starts Spark or joins it; once, however often it comes.
+
+    What is left of a Java process that has died is put away before.
+    """
+    if getattr(_gateway(), "proc", None) is not None and running() is None:
+        end()
     if not _shared.users:
         _shared.is_ours = _gateway() is None
     _shared.users[id(user)] = user
@@ -45,10 +50,10 @@ def after_end(clean: Callable[[], object]) -> None:
     _shared.leftovers.callback(clean)
 
 
-def is_running() -> bool:
-    """Whether there is a Java process, and it has not ended as far as is known."""
+def running() -> object | None:
+    """The Java process, if there is one and it has not ended as far as is known."""
     process = getattr(_gateway(), "proc", None)
-    return process is not None and process.poll() is None
+    return None if process is None or process.poll() is not None else process
 
 
 def answers() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import closing
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from mlserve import MLModel, spark_process
 from mlserve.artifacts import get_model_uri
-from mlserve.errors import InferenceError
+from mlserve.errors import InferenceError, ModelError, ModelLoadError
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
 from mlserve.settings import ModelSettings, is_address
@@ -29,6 +30,7 @@ from mlserve_mlflow.threads import Threads
 
 __all__ = ["MLflowRuntime"]
 
+_logger = logging.getLogger("mlserve_mlflow")
 _END: Any = object()
 _ONNX = "mlflow.onnx"
 _SPARK = "mlflow.spark"
@@ -49,6 +51,8 @@ class MLflowRuntime(MLModel):
         self._inputs: Any = None
         self._threads = Threads(None)
         self._is_code = False
+        self._place = ""  # the folder that it was loaded from
+        self._java: object = None  # the Java process that a model of Spark lives in
         self._fetched: TemporaryDirectory[str] | None = None  # of a model that came from elsewhere
 
     async def load(self) -> bool:
@@ -79,12 +83,25 @@ class MLflowRuntime(MLModel):
         try:
             self._model = load_folder(place, self.name, Extra(self._settings).mapping("model_config"))
             self._is_code = self._model.loader_module == _PYTHON_MODEL
-            uses_spark = self._model.loader_module == _SPARK or (self._is_code and spark_process.is_running())
+            is_spark = self._model.loader_module == _SPARK
+            uses_spark = is_spark or (self._is_code and spark_process.running() is not None)
         except BaseException:
             spark_process.leave(self)
             raise
         if not uses_spark:
             spark_process.leave(self)
+        self._place = place
+        self._java = spark_process.running() if is_spark else None
+
+    def _ready(self) -> Any:
+        """The model; loaded again where the Java process that it lived in is gone, such as for lack of memory."""
+        if self._java is not None and self._java is not spark_process.running():
+            _logger.warning("model '%s': the Java process of Spark is gone; the model is loaded again", self.name)
+            try:
+                self._open(self._place)
+            except ModelLoadError as error:
+                raise ModelError(error.message) from error
+        return self._model
 
     def _names_of_outputs(self) -> list[str]:
         """An ONNX graph's own names, under which MLflow gives its outputs; none of another flavour."""
@@ -114,7 +131,7 @@ class MLflowRuntime(MLModel):
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """What the model predicts, as outputs. InferenceError for input that its signature does not allow."""
         data, params = self._data_of(payload)
-        return self._response(self._call(self._model.predict, data, params), payload)
+        return self._response(self._call(self._ready().predict, data, params), payload)
 
     async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
         """What the model's own predict_stream gives, chunk by chunk; else one answer a request."""
@@ -135,7 +152,7 @@ class MLflowRuntime(MLModel):
     async def invocations(self, request: Request) -> Response:
         """One request of MLflow's scoring protocol."""
         content_type = request.headers.get("content-type", "")
-        return scoring.invoke(self._model, self._threads.limit, await request.body(), content_type)
+        return scoring.invoke(self._ready(), self._threads.limit, await request.body(), content_type)
 
     @custom_handler("/ping", "GET", fixed=True)
     def ping(self) -> Response:

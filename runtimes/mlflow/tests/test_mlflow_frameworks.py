@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -155,4 +157,18 @@ def test_spark_is_shared_with_models_of_mllib_and_ends_with_the_last(
         NumpyCodec.decode_output(first.predict(InferenceRequest(inputs=columns)).outputs[0]).ravel().tolist() == wanted
     )
     anyio.run(first.unload)
-    assert SparkContext._gateway is None and not spark_process.is_running()
+    assert SparkContext._gateway is None
+
+
+def test_a_model_of_spark_is_loaded_again_when_its_java_process_is_gone(
+    saved: Path, load: Callable[..., MLflowRuntime]
+) -> None:
+    model = load(saved / "spark")
+    process: Any = spark_process.running()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(60)
+    columns = PandasCodec.encode_inputs(frameworks.TABLE)
+    wanted = json.loads((saved / "predicted.json").read_text())
+    assert NumpyCodec.decode_output(ask(model, *columns).outputs[0]).ravel().tolist() == wanted
+    anyio.run(model.unload)
+    assert spark_process.running() is None

@@ -219,6 +219,8 @@ def test_model_config_reaches_the_model(save: Any, load: Any) -> None:
         answer = load(folder, extra=extra).predict(PandasCodec.encode_request(TABLE))
         assert StringCodec.decode_output(answer.outputs[0]) == [word]
     assert "model_config: expected an object" in refusal(load, folder, extra={"model_config": "x"})
+    assert "invocations: expected true or false" in refusal(load, folder, extra={"invocations": "yes"})
+    assert load(folder, extra={"invocations": None})
 
 
 def test_threads_bound_a_call(forest: Path, load: Any) -> None:

@@ -126,8 +126,8 @@ def _typed(name: str, values: Column, wanted: DataType | None) -> tuple[DataType
     """The Spark type of a column and its values, one a row."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         if isinstance(wanted, VectorUDT) or (wanted is None and values.ndim > 1 and values.shape[1] > 1):
-            rows = np.asarray(values, np.float64).reshape(len(values), -1) if len(values) else []
-            return VectorUDT(), [DenseVector(row) for row in rows]
+            vectors = np.asarray(values, np.float64)
+            return VectorUDT(), [DenseVector(row.ravel()) for row in vectors]
         if values.ndim > 1 and values.size != len(values):
             raise InferenceError(f"'{name}' takes one value a row, got a tensor of shape {list(values.shape)}")
         return _of_numpy(values), values.ravel().tolist()

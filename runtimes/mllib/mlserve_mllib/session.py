@@ -74,8 +74,6 @@ _started = _Started()
 
 def session_of(wanted: Wanted) -> Any:
     """The session, started if there is none; `stop_using` gives it back. ModelLoadError, with what helps."""
-    if not spark_process.is_running():
-        spark_process.end()  # what is left of one that has died
     spark_process.use(wanted)
     try:
         return _start(wanted) if SparkContext._active_spark_context is None else _joined(wanted)
@@ -91,7 +89,8 @@ def stop_using(wanted: Wanted) -> None:
 
 def is_alive(session: Any) -> bool:
     """Whether it is the session of this process, and its Java process runs."""
-    return session is not None and session is SparkSession._instantiatedSession and spark_process.is_running()
+    is_current = session is not None and session is SparkSession._instantiatedSession
+    return is_current and spark_process.running() is not None
 
 
 def _joined(wanted: Wanted) -> Any:

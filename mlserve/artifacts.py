@@ -95,6 +95,8 @@ def foreign_kind(head: bytes, own: Iterable[str] = ()) -> str | None:
         return "nothing: the file is empty"
     own = frozenset(own)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not text:
+        return f"nothing but blanks, at least in the first {len(head)} bytes"
     for kind, starts, words in _KINDS:
         if text.startswith(starts):
             return None if kind in own else words

@@ -16,6 +16,7 @@ from mlserve.codecs.errors import located
 from mlserve.datatypes import BYTES, Array, cast, changed, datatype_of
 from mlserve.errors import CodecError, InferenceError, InvalidRequest
 from mlserve.model import MLModel
+from mlserve.repeated import check_repeated
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput, ResponseOutput
 
@@ -23,7 +24,6 @@ __all__ = ["array_of", "fit", "inputs_by_name", "output_of", "outputs_asked"]
 
 # Content types that say no more than the datatype does. Others have a codec make the value.
 _PLAIN = frozenset({None, NumpyCodec.ContentType, StringCodec.ContentType})
-_MOST_OUTPUTS = 100  # that one request names, each in full, or as many as the model has
 _FLOATS = ("FP16", "FP32", "FP64")  # a cast to which may round, or end in infinity
 
 
@@ -105,9 +105,7 @@ def outputs_asked(model: MLModel, request: InferenceRequest, names: Sequence[str
     """The outputs that the request asks for, in its order; all of the model's, if it names none."""
     if not request.outputs:
         return [RequestOutput(name=name) for name in names]
-    most = max(_MOST_OUTPUTS, len(names))
-    if len(request.outputs) > most:
-        raise InferenceError(f"{len(request.outputs)} outputs are asked for, {most} at most can be")
+    check_repeated(request.outputs)
     unknown = [one.name for one in request.outputs if one.name not in names]
     if unknown:
         raise InferenceError(f"model '{model.name}' has no output {_listed(unknown)}: it has {_listed(names)}")

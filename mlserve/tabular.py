@@ -7,7 +7,7 @@ choosing methods by the outputs asked for, whose fault an error is, and encoding
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.errors import InferenceError, ModelLoadError
 from mlserve.extra import Extra
 from mlserve.model import MLModel
+from mlserve.repeated import check_repeated
 from mlserve.settings import ModelSettings
 from mlserve.types import (
     Datatype,
@@ -31,8 +32,6 @@ from mlserve.types import (
 __all__ = ["ColumnCheck", "TabularModel", "column_tensors"]
 
 Array = np.ndarray[Any, Any]
-
-_MOST_OUTPUTS = 100  # of one request, each in full: 50 KB could ask for 80 MB otherwise
 
 
 class TabularModel(MLModel):
@@ -132,12 +131,11 @@ class TabularModel(MLModel):
     # These two have MLServer's names, since runtimes that extend MLServer's override them and call them by super().
 
     def _check_request(self, payload: InferenceRequest) -> InferenceRequest:
-        """The request, which names its outputs now; InferenceError for one that the model has not, and for too many."""
+        """The request, which names its outputs now; InferenceError for one that the model has not, or too often."""
         if not payload.outputs:
             payload.outputs = list(self._default)
-        elif len(payload.outputs) > _MOST_OUTPUTS:
-            raise InferenceError(f"{len(payload.outputs)} outputs are asked for, {_MOST_OUTPUTS} at most can be")
         else:
+            check_repeated(payload.outputs)
             for one in payload.outputs:
                 self._method(one.name)
         return payload
@@ -185,14 +183,16 @@ class Answer(InferenceResponse):
 class ColumnCheck:
     """Checks data against the columns that a model was trained on: so many, and those of a frame by name.
 
-    `names` is None for a model that was trained without names; a frame's columns then go by position.
+    `names` is None for a model that was trained without names; a frame's columns then go by position. `given` are names
+    that its framework gave them, if any: a frame that has them all goes by these.
     """
 
     kinds: str = "fiubO"  # numpy's letters for the arrays that the model takes
 
-    def __init__(self, count: int, names: list[str] | None) -> None:
+    def __init__(self, count: int, names: list[str] | None, given: Sequence[str] = ()) -> None:
         self.count = count
         self.names = names
+        self._given = given
 
     def __call__(self, data: Any) -> Any:
         if isinstance(data, np.ndarray):
@@ -217,10 +217,18 @@ class ColumnCheck:
     def frame(self, frame: Any) -> Any:
         """A frame with the model's columns, in the order of training."""
         if self.names is None:
+            frame = self._by_given(frame)
             if frame.shape[1] != self.count:
                 raise InferenceError(f"the model takes {self.count} columns, got {frame.shape[1]}")
             return self.array(frame.to_numpy())
         return self.categories(frame[self.pick(frame.columns)])
+
+    def _by_given(self, frame: Any) -> Any:
+        """A frame that has all the names that the framework gave, in their order; another as it is."""
+        known = {str(column): column for column in frame.columns} if self._given else {}
+        if known and all(name in known for name in self._given):
+            return frame[[known[name] for name in self._given]]
+        return frame
 
     def pick(self, columns: Any) -> list[Any]:
         """The frame's columns that the model was trained on, in that order; InferenceError names those missing."""

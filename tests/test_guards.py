@@ -57,7 +57,17 @@ ROOMS = [
         "sealed",
         "layout",
     ],
-    ["model", "artifacts", "loop_thread", "repository", "merging", "environments", "extra", "thread_limits"],
+    [
+        "model",
+        "artifacts",
+        "loop_thread",
+        "repository",
+        "merging",
+        "environments",
+        "extra",
+        "thread_limits",
+        "repeated",
+    ],
     ["tabular", "named_tensors", "by_rows", "written_out", "spark_process", "channel"],
     [
         "calls",

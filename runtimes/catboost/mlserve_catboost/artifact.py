@@ -15,7 +15,8 @@ from mlserve_catboost.embeddings import embedding_widths
 
 __all__ = ["load_estimator", "widths_of"]
 
-_TREES = frozenset({"oblivious_trees", "trees"})
+_OBJECTS = ("features_info", "model_info")
+_TREES = ("oblivious_trees", "trees")
 _RANKING = ("YetiRank", "PairLogit", "Query", "Stochastic", "LambdaMart", "GroupQuantile")
 
 
@@ -31,6 +32,8 @@ def load_estimator(path: str, name: str) -> Any:
         estimator.load_model(path, format=form)
     except (catboost.CatBoostError, ValueError, TypeError) as error:
         raise ModelLoadError(f"model '{name}': {path}: {_explain(error, form)}") from error
+    if not estimator.feature_names_:
+        raise ModelLoadError(f"model '{name}': {path}: no CatBoost model that was trained: it has no features")
     return estimator
 
 
@@ -61,9 +64,10 @@ def _form_of(path: Path, name: str) -> str:
         raise ModelLoadError(f"model '{name}': {path}: no CatBoost model, but {wrong}")
     try:
         keys = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ModelLoadError(f"model '{name}': {path}: broken JSON, perhaps cut short ({error})") from None
-    if not {"features_info", "model_info"} <= keys.keys() or not _TREES.intersection(keys):
+    begins = {key: bytes(value)[:1] for key, value in keys.items()}
+    if any(begins.get(key) != b"{" for key in _OBJECTS) or all(begins.get(key) != b"[" for key in _TREES):
         raise ModelLoadError(f"model '{name}': {path}: JSON, but of no CatBoost model")
     return "json"
 

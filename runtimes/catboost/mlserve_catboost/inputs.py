@@ -20,8 +20,9 @@ class InputCheck(ColumnCheck):
 
     def __init__(self, estimator: Any, widths: Mapping[int, int | None]) -> None:
         names = [str(name) for name in estimator.feature_names_]
-        # Trained on an array, the columns are named by their numbers: those are no names that a client would know.
-        super().__init__(len(names), names if names != [str(at) for at in range(len(names))] else None)
+        # Trained on an array, the columns are named by their numbers, which a client need not know.
+        has_names = names != [str(at) for at in range(len(names))]
+        super().__init__(len(names), names if has_names else None, given=names)
         self.categorical = {names[at] for at in estimator.get_cat_feature_indices()}
         self.text = {names[at] for at in estimator.get_text_feature_indices()}
         self.embeddings = {names[at]: width for at, width in widths.items()}

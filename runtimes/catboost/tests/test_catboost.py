@@ -159,6 +159,11 @@ CBM, JSON = saved("cbm"), saved("json")
         (b"just text", "neither CatBoost's binary format nor its JSON"),
         (b'{"a": 1}', "JSON, but of no CatBoost model"),
         (b'{"features_info": {}, "trees": [1]}', "JSON, but of no CatBoost model"),
+        (b'{"features_info":1,"model_info":1,"trees":1}', "JSON, but of no CatBoost model"),
+        (b'{"features_info":null,"model_info":null,"oblivious_trees":null}', "JSON, but of no CatBoost model"),
+        (b'{"features_info":{},"model_info":{},"oblivious_trees":[]}', "it has no features"),
+        (b'{"features_info":' + b"[" * 10**6, "broken JSON, perhaps cut short"),
+        (b" \n", "nothing but blanks"),
         *((CBM[:length], "a CatBoost model (binary format) that cannot be read") for length in (4, 500, len(CBM) - 9)),
         *((JSON[:length], "broken JSON, perhaps cut short") for length in (300, len(JSON) // 2)),
     ],
@@ -212,6 +217,33 @@ def test_columns_go_by_name_and_more_do_not_matter(tmp_path: Path) -> None:
     shuffled = TABLE[["note", "rooms", "city", "age"]].assign(more=1)
     assert np.array_equal(ask(model, shuffled, "predict_proba")["predict_proba"], fitted.predict_proba(TABLE))
     assert "columns are missing: 'age', 'note'" in refusal(model, TABLE[["rooms", "city"]])
+
+
+def test_columns_named_by_numbers_go_by_them_and_others_by_position(tmp_path: Path) -> None:
+    """A model that was trained on an array has them too."""
+    frame = pd.DataFrame(IRIS[::10])
+    wanted = CLASSIFIER.predict_proba(frame)
+    save(tmp_path, CLASSIFIER)
+    model = TRIAL.load(tmp_path)
+    turned = frame[[3, 1, 0, 2]].rename(columns=str)
+    for sent in (
+        turned,
+        turned.assign(more=1.0),
+        frame.set_axis(list("dbac"), axis=1),
+        turned.set_axis(list("012x"), axis=1),
+    ):
+        by_position = "3" not in sent
+        rows = CLASSIFIER.predict_proba(sent.to_numpy()) if by_position else wanted
+        assert np.array_equal(ask(model, sent, "predict_proba")["predict_proba"], rows)
+
+
+def test_a_file_of_json_answers_as_catboost_reads_it(tmp_path: Path) -> None:
+    """Its numbers are decimal: the last digits may be others than before saving."""
+    save(tmp_path, CLASSIFIER, "model.json", format="json")
+    read = catboost.CatBoostClassifier().load_model(str(tmp_path / "model.json"), format="json")
+    found = ask(TRIAL.load(tmp_path), IRIS, "predict_proba")["predict_proba"]
+    assert np.array_equal(found, read.predict_proba(IRIS))
+    assert np.allclose(found, CLASSIFIER.predict_proba(IRIS), rtol=1e-12, atol=0)
 
 
 def test_what_is_missing_in_a_category_is_told_by_its_row(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import xgboost
 
 from mlserve.artifacts import foreign_kind
 from mlserve.errors import ModelLoadError
+from mlserve_xgboost.nested import why_not_json, why_not_ubjson
 
-__all__ = ["load_estimator"]
+__all__ = ["PLACE", "load_estimator"]
 
-_PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: the time, a line of its source
+PLACE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # of XGBoost's messages: the time, a line of its source
+_MOST_FEATURES = 100_000_000  # more than a request can have; a damaged number is read as up to four billion
 
 
 def load_estimator(path: str, name: str, threads: int | None) -> Any:
@@ -25,11 +27,10 @@ def load_estimator(path: str, name: str, threads: int | None) -> Any:
     after early stopping it takes the trees up to the best round, and the Booster all.
     The content decides, not the extension: JSON and UBJSON both occur under every one of them.
     """
-    content = Path(path).read_bytes()
+    content = Path(path).read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n")
     wrong = _refusal(content)
     if wrong:
         raise ModelLoadError(f"model '{name}': {path}: {wrong}")
-    content = content if _is_ubjson(content) else content.lstrip(b"\xef\xbb\xbf \t\r\n")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -39,20 +40,19 @@ def load_estimator(path: str, name: str, threads: int | None) -> Any:
             estimator.load_model(bytearray(content))
     except (xgboost.core.XGBoostError, TypeError, ValueError, KeyError) as error:
         raise ModelLoadError(f"model '{name}': {path}: {_explain(error, content)}") from error
+    if booster.num_features() > _MOST_FEATURES:
+        raise ModelLoadError(f"model '{name}': {path}: it says that it has {booster.num_features()} features")
     if threads is not None:
         estimator.get_booster().set_param({"nthread": threads})
     return estimator
 
 
 def _refusal(content: bytes) -> str | None:
-    """Why a file need not be tried. XGBoost itself crashes on an empty file, and on UBJSON that is cut short."""
+    """Why a file is not tried: XGBoost ends the process at one that is empty, nested deep or, as UBJSON, cut short."""
     foreign = foreign_kind(content[:64], own=("xgboost", "json"))
     if foreign:
         return f"no XGBoost model, but {foreign}"
-    # "version" is the last key, for keys are in the order of the alphabet.
-    if _is_ubjson(content) and not (content.endswith(b"}") and b"version" in content[-80:]):
-        return "the file is cut short, or is UBJSON of something else"
-    return None
+    return why_not_ubjson(content) if _is_ubjson(content) else why_not_json(content)
 
 
 def _is_ubjson(content: bytes) -> bool:
@@ -74,7 +74,7 @@ def _explain(error: Exception, content: bytes) -> str:
             f"XGBoost that wrote it, load it and save it as model.ubj or model.json; or serve it from an environment "
             f"with that version (parameters.environment_path)"
         )
-    text = _PLACE.sub("", str(error)).strip().splitlines()[:1]
+    text = PLACE.sub("", str(error)).strip().splitlines()[:1]
     told = text[0] if text else type(error).__name__
     if content.startswith(b"{"):
         what = "JSON" if not _is_ubjson(content) else "UBJSON"

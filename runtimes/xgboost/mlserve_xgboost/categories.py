@@ -58,9 +58,11 @@ def categories_of(booster: Any) -> list[Categories | None]:
 def _read(written: dict[str, Any]) -> Categories | None:
     if written.get("type") in _INTEGERS:
         return Categories(np.array(written["values"], _INTEGERS[written["type"]]))
-    text = bytes(one % 256 for one in written["values"]) if "offsets" in written else b""
+    if "offsets" not in written:
+        return None
+    text = bytes(one % 256 for one in written["values"])
     # XGBoost counts letters where it means bytes: of others than ASCII a file has neither all nor where each ends.
-    if not text or not text.isascii():
+    if not text.isascii():
         return None
     names = [text[begin:end].decode() for begin, end in pairwise(written["offsets"])]
     return Categories(np.array(names, object))

@@ -17,8 +17,7 @@ class InputCheck(ColumnCheck):
     def __init__(self, booster: Any) -> None:
         count: int = booster.num_features()
         names = list(booster.feature_names or ())
-        # Trained on an array, a frame was made of it by numbers: those are no names that a client would know.
-        super().__init__(count, names if names and names != [f"f{at}" for at in range(count)] else None)
+        super().__init__(count, names or None)
         types = list(booster.feature_types or ())
         self.categorical = {name for name, kind in zip(names, types) if kind == "c"}
         self.known: dict[str, Categories] = {}

@@ -8,7 +8,7 @@ import xgboost
 
 from mlserve.tabular import TabularModel
 from mlserve.types import MetadataTensor
-from mlserve_xgboost.artifact import load_estimator
+from mlserve_xgboost.artifact import PLACE, load_estimator
 from mlserve_xgboost.inputs import InputCheck
 from mlserve_xgboost.signature import signature
 
@@ -45,5 +45,7 @@ class XGBoostModel(TabularModel):
         )
 
     def words_of(self, error: Exception) -> str:
-        """XGBoost's complaint without its stack trace."""
-        return super().words_of(ValueError(str(error).partition("Stack trace:")[0]))
+        """XGBoost's complaint without the time, the place in its source and the stack trace."""
+        if not isinstance(error, xgboost.core.XGBoostError):
+            return super().words_of(error)
+        return super().words_of(ValueError(PLACE.sub("", str(error).partition("Stack trace:")[0])))

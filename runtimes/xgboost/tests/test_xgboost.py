@@ -162,6 +162,8 @@ JSON = bytes(CLASSIFIER.get_booster().save_raw("json"))
     ("content", "words"),
     [
         (b"", "the file is empty"),
+        (b"\n", "the file is empty"),
+        (b"\xef\xbb\xbf", "the file is empty"),
         (b"tree\nversion=v4\n", "a LightGBM model: its runtime is 'lightgbm'"),
         (pickle.dumps(CLASSIFIER), "a pickle: save the model in its framework's own format"),
         (b"binf\x00\x00\x00\x3f" + bytes(200), "the old binary format"),
@@ -171,6 +173,15 @@ JSON = bytes(CLASSIFIER.get_booster().save_raw("json"))
         (b'{"some": "thing"}', "JSON, but of no XGBoost model"),
         (b'{"learner":{}}', "cannot be read, perhaps cut short or of a later version"),
         (JSON[:3000], "cannot be read, perhaps cut short"),
+        (b'{"learner":' + b"[" * 10**6, "nested deeper than 100 levels"),
+        (b"{L" + bytes(7) + b"\7learner" + b"[" * 10**5 + b"version}", "nested deeper than 100 levels"),
+        (
+            UBJ.replace(b"[#L", b"[#X", 1),
+            "the file is damaged, or is UBJSON of something else ('X' in place of a length",
+        ),
+        (UBJ.replace(b"\7learner", b"\6learner", 1), "the file is damaged, or is UBJSON of something else"),
+        (JSON.replace(b'"num_feature":"4"', b'"num_feature":"-3"'), "says that it has 4294967293 features"),
+        (JSON.replace(b'"num_feature":"4"', b'"num_feature":"2000000000"'), "says that it has 2000000000 features"),
         *((UBJ[:length], "cut short") for length in (2, 300, len(UBJ) // 2, len(UBJ) - 1)),
     ],
     ids=lambda one: str(one[:24]),
@@ -224,11 +235,13 @@ def test_outputs_that_the_model_lacks_are_refused_by_name(tmp_path: Path) -> Non
         assert told in refusal(TRIAL.load(tmp_path), IRIS, name)
 
 
-def test_a_small_request_cannot_ask_for_large_answers_thousands_of_times(tmp_path: Path) -> None:
+def test_a_small_request_cannot_ask_for_a_large_answer_again_and_again(tmp_path: Path) -> None:
     REGRESSOR.save_model(tmp_path / "model.ubj")
     model = TRIAL.load(tmp_path)
-    assert "101 outputs are asked for, 100 at most can be" in refusal(model, IRIS, *["predict"] * 101)
-    assert len(model.predict(request_of(IRIS, *["predict"] * 100)).outputs) == 100
+    told = refusal(model, IRIS, "apply", "predict", "apply", "apply")
+    assert "output 'apply' is asked for 3 times, 2 times at most can be" in told
+    answer = model.predict(request_of(IRIS, "apply", "predict", "apply"))
+    assert [one.name for one in answer.outputs] == ["apply", "predict", "apply"]
 
 
 def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
@@ -242,6 +255,23 @@ def test_columns_go_by_name_and_text_is_categories(tmp_path: Path) -> None:
         return
     assert np.array_equal(ask(model, rows.assign(more=1))["predict"].ravel(), fitted.predict(TABLE.iloc[[0, 3]]))
     assert "columns are missing: 'age'" in refusal(model, rows[["city"]])
+
+
+def test_columns_that_are_called_f0_and_so_on_are_names_like_others(tmp_path: Path) -> None:
+    names = ["f0", "f1", "f2", "f3"]
+    fitted = xgboost.XGBRegressor(**OPTIONS).fit(pd.DataFrame(IRIS, columns=names), SPECIES)
+    fitted.save_model(tmp_path / "model.json")
+    model = TRIAL.load(tmp_path, content_type="pd")
+    turned = pd.DataFrame(IRIS, columns=names)[["f3", "f0", "f2", "f1"]]
+    assert np.array_equal(ask(model, turned)["predict"].ravel(), fitted.predict(IRIS))
+    assert "columns are missing: 'f2', 'f3'" in refusal(model, turned.rename(columns={"f2": "a", "f3": "b"}))
+
+
+def test_what_xgboost_says_of_a_request_tells_no_place_in_its_source(tmp_path: Path) -> None:
+    linear = xgboost.XGBRegressor(booster="gblinear", n_estimators=2, n_jobs=1).fit(IRIS, SPECIES)
+    linear.save_model(tmp_path / "model.json")
+    told = refusal(TRIAL.load(tmp_path), IRIS, "apply")
+    assert "model 'm' cannot use this input" in told and ".cc" not in told and "[" not in told
 
 
 def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def table_of(kinds: list[Any], categories: list[Any]) -> pd.DataFrame:
     return pd.DataFrame({"age": [3.0] * len(kinds), "kind": pd.Categorical(kinds, categories=categories)})
 
 
+def test_an_only_category_that_is_an_empty_text_is_one(tmp_path: Path) -> None:
+    fitted = fitted_on([""])
+    fitted.save_model(tmp_path / "model.json")
+    found = arrays(TRIAL.load(tmp_path).predict(request_of("BYTES", ["", None], "str")))["predict"]
+    assert np.array_equal(found.ravel(), fitted.predict(table_of(["", None], [""])))
+
+
 @pytest.mark.parametrize(
     ("categories", "datatype", "content_type"),
     [

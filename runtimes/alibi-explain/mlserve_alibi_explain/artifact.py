@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -18,7 +19,7 @@ from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import Kind
 from mlserve_alibi_explain.requests import by_number
 
-__all__ = ["Maker", "quieten"]
+__all__ = ["Maker", "quieten", "untouched"]
 
 _logger = logging.getLogger("mlserve.model")
 _FILES = ("meta.dill", "explainer.dill")
@@ -41,6 +42,18 @@ def quieten() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
+
+
+@contextmanager
+def untouched(explainer: Any) -> Iterator[None]:
+    """Explains in here: what alibi keeps of one explanation's arguments is not there for the next, which may be
+    somebody else's."""
+    before, meta = dict(vars(explainer)), copy.deepcopy(explainer.meta)
+    try:
+        yield
+    finally:
+        vars(explainer).clear()
+        vars(explainer).update(before, meta=meta)
 
 
 class Maker:

@@ -21,7 +21,7 @@ from mlserve.merging import may_merge
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse
-from mlserve_alibi_explain.artifact import Maker, quieten
+from mlserve_alibi_explain.artifact import Maker, quieten, untouched
 from mlserve_alibi_explain.bounds import check_cost
 from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import kind_of
@@ -149,7 +149,7 @@ class AlibiExplainRuntime(MLModel):
         return await in_turn(partial(self._explain, instances, arguments))
 
     def _explain(self, instances: list[Any], arguments: dict[str, Any]) -> list[str]:
-        """In a thread. The caller leaves or its time is over: the next call of the model ends it."""
+        """In a thread. The caller leaves or its time is over: the question to the model then, or the next, ends it."""
         predictor = self._predictor
         predictor.failure = None
         with self._threads.held(), self._graph.entered() if self._graph is not None else nullcontext():
@@ -177,7 +177,8 @@ class AlibiExplainRuntime(MLModel):
             random.seed(self._seed)
         if self._kind.class_name == "IntegratedGradients" and "target" not in arguments:
             arguments = {**arguments, "target": np.asarray(self._predictor(instance)).argmax(axis=1)}
-        text: str = self._explainer.explain(instance, **arguments).to_json()
+        with untouched(self._explainer):
+            text: str = self._explainer.explain(instance, **arguments).to_json()
         return text
 
 

@@ -7,13 +7,13 @@ import ssl
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import anyio.from_thread
 import numpy as np
 
 from mlserve.client import AsyncClient
 from mlserve.codecs import NumpyCodec, StringCodec
 from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
+from mlserve_alibi_explain.turns import ask
 
 __all__ = ["RemoteModel"]
 
@@ -22,7 +22,7 @@ _INPUT = "predict"  # what MLServer calls the tensor
 
 
 class RemoteModel:
-    """Called by alibi with a batch, in a thread that an event loop started; the call itself runs in that loop.
+    """Called by alibi with a batch, in the thread of a turn; the call itself runs in the event loop.
 
     What went wrong with the last call is in `failure`: alibi puts exceptions of its own in the place of ours.
     """
@@ -46,7 +46,7 @@ class RemoteModel:
 
     def __call__(self, batch: Any) -> Any:
         try:
-            return anyio.from_thread.run(self._infer, batch)
+            return ask(self._infer, batch)
         except MLServeError as error:
             self.failure = error
             raise

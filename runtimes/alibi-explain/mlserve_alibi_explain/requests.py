@@ -17,6 +17,7 @@ from mlserve_alibi_explain.kinds import Kind
 
 __all__ = ["arguments_of", "as_alibi_has_it", "by_number", "check_shapes", "instances_of"]
 
+_OF_TREES = ("TreeShap", "TreePartialDependence", "PartialDependenceVariance")
 _LABELS = ("y", "Y", "Y_t")
 _ARRAYS = (*_LABELS, "baselines", "sample_weight")  # arguments of explain that are arrays, lists in JSON
 
@@ -60,6 +61,8 @@ def check_shapes(model: MLModel, explainer: Any, instances: list[Any]) -> None:
         expected = tuple(explainer.image_shape)
     elif kind in ("CEM", "Counterfactual", "CounterfactualProto"):
         expected, own = tuple(explainer.meta["params"]["shape"])[1:], 1
+    elif kind in _OF_TREES:  # shap's C code reads and writes beyond rows of another width
+        expected, own = (_columns(explainer, instances[0].shape[1]),), 1
     else:
         return
     for instance in instances:
@@ -67,6 +70,23 @@ def check_shapes(model: MLModel, explainer: Any, instances: list[Any]) -> None:
             raise InferenceError(
                 f"model '{model.name}' takes instances of shape {[-1, *expected]}, got {[-1, *instance.shape[own:]]}"
             )
+
+
+def _columns(explainer: Any, given: int) -> int:
+    """The columns of the trees that it looks into, as their framework tells them; or else those given, if the trees
+    look at no others."""
+    trees = getattr(explainer, "pd_explainer", explainer).predictor
+    names = getattr(trees, "feature_names_", None)  # CatBoost
+    if isinstance(names, list):
+        return len(names)
+    for name in ("n_features_in_", "num_features", "num_feature"):  # scikit-learn and its like, XGBoost, LightGBM
+        told = getattr(trees, name, None)
+        told = told() if callable(told) else told
+        if isinstance(told, int | np.integer):
+            return int(told)
+    if type(explainer).__name__ != "TreeShap":
+        return given
+    return max(given, int(explainer._explainer.model.features.max()) + 1)
 
 
 def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: InferenceRequest) -> dict[str, Any]:

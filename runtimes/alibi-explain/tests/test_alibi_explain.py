@@ -194,6 +194,8 @@ def test_trees_of_other_frameworks_are_read_from_their_own_files(framework: str,
     base, effects = np.ravel(data["expected_value"])[0], np.array(data["shap_values"][0])
     raw = model.predict(asked, prediction_type="RawFormulaVal") if framework == "catboost" else model.predict(asked)
     np.testing.assert_allclose(effects.sum(axis=1) + base, raw, atol=1e-4)  # what SHAP promises
+    with pytest.raises(MLServeError, match=r"takes instances of shape \[-1, 4\], got \[-1, 3\]"):
+        explained({"explainer_type": "tree_shap", "infer_uri": str(path), "init_parameters": {}}, request_of(X[:2, :3]))
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -247,6 +249,27 @@ def test_what_cannot_be_explained_is_refused(world: Any, request_: InferenceRequ
     error = failure(extra, request_, world.folder / "anchor_tabular")
     assert error.http_status == 400, str(error)
     assert re.search(words, str(error)), str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "uri"),
+    [
+        ("tree_shap", "forest", None),
+        ("tree_shap", "forest", "tree_shap"),
+        ("tree_partial_dependence", "boosted", None),
+        ("tree_partial_dependence_variance", "boosted", None),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 3), (2, 5), (200, 1), (2, 4, 1)])
+def test_rows_of_another_width_than_the_trees_are_refused(
+    world: Any, kind: str, model: str, uri: str | None, shape: tuple[int, ...]
+) -> None:
+    """shap's C code does not look: it reads and writes beyond its buffers."""
+    extra = {"explainer_type": kind, "infer_uri": str(world.folder / f"{model}.joblib")}
+    made = {} if uri else {"init_parameters": {}}
+    error = failure({**extra, **made}, request_of(np.zeros(shape, "float32")), world.folder / uri if uri else None)
+    assert error.http_status == 400
+    assert f"takes instances of shape [-1, 4], got [-1, {', '.join(map(str, shape[1:]))}]" in str(error)
 
 
 def test_requests_cannot_be_merged() -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each 
 
 X = load_iris().data.astype("float32")
 Y = load_iris().target
+CATEGORIES = {"cat_vars_start_idx": [0], "cat_vars_enc_dim": [2]}
 
 
 def settings(world: Any, kind: str, output: str = "predict_proba", **more: Any) -> dict[str, Any]:
@@ -123,3 +124,22 @@ def test_an_argument_that_is_zero_where_alibi_divides_by_it_is_refused(world: An
     with pytest.raises(MLServeError, match="ZeroDivisionError") as refused:
         explained(extra, request_of(X[:1], verbose=True, verbose_every=0), uri=world.folder / "anchor_tabular")
     assert refused.value.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "init", "arguments"),
+    [
+        ("KernelShap", "predict_proba", {"seed": 0}, {"summarise_result": True, **CATEGORIES, "nsamples": 30}),
+        ("ALE", "predict_proba", {}, {"features": [0], "min_bin_points": 30}),
+        ("AnchorTabular", "predict", {"feature_names": list("abcd"), "seed": 0}, {"threshold": 0.5, "beam_size": 2}),
+    ],
+)
+def test_arguments_of_a_request_are_not_there_for_the_next(
+    world: Any, kind: str, output: str, init: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    extra = settings(world, kind, output, init_parameters=init)
+    plain = request_of(X[:1] if kind != "ALE" else X)
+    asked = request_of(X[:1] if kind != "ALE" else X, **arguments)
+    before, between, after = explained(extra, plain, asked, plain, uri=world.folder / "flowers.npy")
+    assert texts(before) != texts(between)
+    assert texts(before) == texts(after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def _why(error: Exception, folder: Path) -> str:
     if missing_file is not None:
         return f"{_CONFIG} names {missing_file}, which is not there: copy the whole folder that save_detector wrote"
     text = f"{type(error).__name__}: {error}"
+    if any(frame.name == "load_state" for frame in traceback.extract_tb(error.__traceback__)):
+        return (
+            f"its state, in {folder / 'state'}, cannot be read: {text}. It is damaged or another detector's: remove "
+            f"that folder, and the detector begins anew"
+        )
     module = getattr(error, "name", None)
     if isinstance(error, ImportError) or "optional dependencies" in text or "tensorflow" in text.lower():
         missing = f" (module '{module}')" if module else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,17 @@ from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataTensor, Parameters, ResponseOutput
 from mlserve_alibi_detect.artifact import load_detector
+from mlserve_alibi_detect.collecting import Collector
+from mlserve_alibi_detect.online import OnlineDetectors, save_state, stamp_of
 
 __all__ = ["AlibiDetectRuntime"]
 
 _STATE_SAVE_FREQ = 100  # predictions, as MLServer has it
+_OF_PAIRS = ("MMDDrift", "LearnedKernelDrift")  # compare each row with each other, for each permutation
+_MAX_ROWS = 5000  # of one test by them: a minute of one core
 # What a detector raises for data that it cannot take; torch's own shape errors are RuntimeErrors.
 _INPUT_ERRORS = (ValueError, TypeError, IndexError, KeyError, RuntimeError, ArithmeticError)
-
-_logger = logging.getLogger("mlserve.model")
+_online = OnlineDetectors()
 
 
 class AlibiDetectRuntime(MLModel):
@@ -36,7 +38,8 @@ class AlibiDetectRuntime(MLModel):
 
     `parameters.extra` may hold `predict_parameters` (arguments of the detector's predict), `batch_size` (so many
     requests are collected before the detector looks at them; those before get an answer without outputs),
-    `state_save_freq` (after so many rows an online detector's state is saved), `threads` and `signature`.
+    `max_rows` (of one test by a detector whose cost is the square of them), `state_save_freq` (after so many rows an
+    online detector's state is saved), `threads` and `signature`.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -44,11 +47,12 @@ class AlibiDetectRuntime(MLModel):
         extra = Extra(settings)
         self._predict_parameters = extra.mapping("predict_parameters")
         self._batch_size = extra.count("batch_size")
+        self._max_rows = extra.count("max_rows") or _MAX_ROWS
         self._state_save_freq = extra.count("state_save_freq") or _STATE_SAVE_FREQ
         self._threads = ThreadLimit(extra.threads())
         self._signature = extra.flag("signature")
         self._detector: Any = None
-        self._collected: list[Any] = []  # inputs of requests that wait for a whole batch
+        self._collector: Collector | None = None
         self._rows_seen = 0
 
     async def load(self) -> bool:
@@ -60,31 +64,41 @@ class AlibiDetectRuntime(MLModel):
                 f"parameters.extra.batch_size collects requests for one test"
             )
         self._folder = Path(local_artifact(self._settings))
-        self._detector = load_detector(self._folder, self.name, self._threads)
+        self._stamp = stamp_of(self._folder)
+        key = (self.name, self.version, self._folder, self._stamp)
+        self._detector = _online.get(key) or load_detector(self._folder, self.name, self._threads)
         self._takes_rows = _takes_rows(self._detector)
-        self._row_shape = _row_shape(self._detector)
+        like = _rows_like(self._detector)
+        self._row_shape = tuple(like.shape[1:]) if like is not None else None
         self._takes_arrays = _takes_arrays(self._detector)
         self._check_parameters()
         if self._signature:
             self.inputs = self.inputs or _signature(self._detector)
+        if self._takes_rows:
+            _online.hold(self, key, self._detector)
+        elif self._batch_size is not None:
+            self._collector = Collector(self.name, self._batch_size, like)
         return True
 
     async def unload(self) -> bool:
         """Saves the state of an online detector, and drops it."""
         if self._rows_seen:
             self._save_state()
+        _online.let_go(self)
         self._detector = None
         return True
 
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """What the detector finds in the rows of the request. InferenceError for data that it cannot take."""
         data = self._checked(self.decode_request(payload, NumpyRequestCodec))
-        if self._batch_size is not None and not self._takes_rows:
-            self._collected.append(data)
-            if len(self._collected) < self._batch_size:
+        self._check_rows(data)
+        if self._collector is not None:
+            data = self._collector.add(data)
+            if data is None:
                 return InferenceResponse(model_name=self.name, model_version=self.version, outputs=[])
-            data, self._collected = _joined(self._collected), []
         found = self._detect(data)
+        if self._collector is not None:
+            self._collector.answered()
         meta = Parameters({key: _plain(value) for key, value in self._detector.meta.items() if _is_plain(value)})
         asked = [one.name for one in payload.outputs or ()] or list(found)
         unknown = [name for name in asked if name not in found]
@@ -94,7 +108,7 @@ class AlibiDetectRuntime(MLModel):
         return InferenceResponse(model_name=self.name, model_version=self.version, parameters=meta, outputs=outputs)
 
     def _checked(self, data: Any) -> Any:
-        """The data, if its rows have the shape of the detector's reference data, where that is known."""
+        """The data, if its rows have the shape that the detector takes, where that is known."""
         if not isinstance(data, np.ndarray):
             if self._takes_arrays:
                 raise InferenceError(
@@ -106,6 +120,16 @@ class AlibiDetectRuntime(MLModel):
         if shape is not None and (data.ndim == 0 or data.shape[1:] != shape):
             raise InferenceError(f"model '{self.name}' takes an array of shape {[-1, *shape]}, got {list(data.shape)}")
         return data
+
+    def _check_rows(self, data: Any) -> None:
+        """InferenceError for more rows than one test may have, where its time and memory are the square of them."""
+        kind = type(self._detector).__name__
+        most = max(self._max_rows // (self._batch_size or 1), 1)
+        if kind in _OF_PAIRS and np.ndim(data) and len(data) > most:
+            raise InferenceError(
+                f"model '{self.name}' takes {most} rows at most in a request, got {len(data)}: {kind} compares each "
+                f"row of a test with each other. The model's settings may allow more (parameters.extra.max_rows)"
+            )
 
     def _detect(self, data: Any) -> Mapping[str, Any]:
         try:
@@ -132,13 +156,7 @@ class AlibiDetectRuntime(MLModel):
         return found
 
     def _save_state(self) -> None:
-        save = getattr(self._detector, "save_state", None)
-        if save is None:
-            return
-        try:
-            save(str(self._folder / "state"))  # where load_detector looks for it
-        except OSError as error:  # no matter of the request that happens to be the hundredth
-            _logger.error("model '%s': the detector's state cannot be saved, and ends with it: %s", self.name, error)
+        save_state(self._detector, self.name, self._folder, self._stamp)
 
     def _check_parameters(self) -> None:
         """ModelLoadError for an argument that the detector's predict does not have, and for one that it needs."""
@@ -171,13 +189,6 @@ def _takes_rows(detector: Any) -> bool:
     return bool(detector.meta.get("online")) and detector.meta.get("detector_type") == "drift"
 
 
-def _joined(parts: list[Any]) -> Any:
-    try:
-        return np.concatenate(parts)
-    except ValueError as error:
-        raise InferenceError(f"the requests of a batch do not fit together: {error}") from None
-
-
 def _output(name: str, values: Iterable[Any]) -> ResponseOutput:
     """The values as one tensor; None, which a detector gives for what it does not compute, is NaN."""
     array = np.array([np.nan if value is None else np.asarray(value) for value in values])
@@ -200,10 +211,14 @@ def _signature(detector: Any) -> list[MetadataTensor]:
     return [MetadataTensor(name="x", datatype=datatype_of(reference.dtype), shape=[-1, *reference.shape[1:]])]
 
 
-def _row_shape(detector: Any) -> tuple[int, ...] | None:
-    """The shape of one row; None if the detector does not say, or changes rows before it compares them."""
+def _rows_like(detector: Any) -> np.ndarray[Any, Any] | None:
+    """An array without rows, of the kind that it takes; None if the detector does not say, or changes rows before it
+    compares them."""
+    forest = getattr(detector, "isolationforest", None)
+    if forest is not None and hasattr(forest, "n_features_in_"):
+        return np.empty((0, forest.n_features_in_))
     reference = _reference(detector)
-    return tuple(reference.shape[1:]) if reference is not None and _takes_arrays(detector) else None
+    return reference[:0] if reference is not None and _takes_arrays(detector) else None
 
 
 def _takes_arrays(detector: Any) -> bool:

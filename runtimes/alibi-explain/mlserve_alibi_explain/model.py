@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse
 from mlserve_alibi_explain.artifact import Maker, quieten, untouched
-from mlserve_alibi_explain.bounds import check_cost
+from mlserve_alibi_explain.bounds import check_cost, fitting
 from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import kind_of
 from mlserve_alibi_explain.remote import RemoteModel
@@ -160,7 +161,8 @@ class AlibiExplainRuntime(MLModel):
                 check_shapes(self, self._explainer, instances)
                 for one in instances:
                     check_cost(self._explainer, one, arguments, self._defaults)
-                return [self._explain_one(one, arguments) for one in instances]
+                given = [fitting(self._explainer, one, arguments) for one in instances]
+                return [self._explain_one(one, own) for one, own in zip(instances, given, strict=True)]
             except Exception as error:
                 if predictor.failure is not None:
                     raise predictor.failure from None
@@ -171,7 +173,7 @@ class AlibiExplainRuntime(MLModel):
                 )
                 raise (InferenceError if _is_of_input(error) else ModelError)(text) from error
 
-    def _explain_one(self, instance: Any, arguments: dict[str, Any]) -> str:
+    def _explain_one(self, instance: Any, arguments: Mapping[str, Any]) -> str:
         if self._seed is not None:
             np.random.seed(self._seed)
             random.seed(self._seed)

@@ -18,6 +18,7 @@ from mlserve_alibi_explain.kinds import Kind
 __all__ = ["arguments_of", "as_alibi_has_it", "by_number", "check_shapes", "instances_of"]
 
 _OF_TREES = ("TreeShap", "TreePartialDependence", "PartialDependenceVariance")
+_PRINTING = ("verbose", "verbose_every", "print_every", "silent")  # what the server's output is told: no client's
 _LABELS = ("y", "Y", "Y_t")
 _ARRAYS = (*_LABELS, "baselines", "sample_weight")  # arguments of explain that are arrays, lists in JSON
 
@@ -99,7 +100,7 @@ def arguments_of(model: MLModel, defaults: Mapping[str, Any], request: Inference
             raise InferenceError(f"explain_parameters: the text is no JSON: {error}") from None
     if given is not None and not isinstance(given, Mapping):
         raise InferenceError(f"explain_parameters: expected an object {{...}}, got {given!r:.80}")
-    asked = as_alibi_has_it(given or {})
+    asked = as_alibi_has_it({name: value for name, value in (given or {}).items() if name not in _PRINTING})
     check_numbers(asked, defaults)
     arguments = {**defaults, **asked}
     if arguments.get("grid_points"):

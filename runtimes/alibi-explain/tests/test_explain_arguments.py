@@ -12,16 +12,19 @@ import pytest
 from sklearn.datasets import load_iris
 
 from mlserve.errors import MLServeError, ModelLoadError
+from mlserve_alibi_explain.bounds import fitting
 from tests.explanations import explained, own, request_of, texts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
+    import spacy
     from alibi import explainers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
 
 X = load_iris().data.astype("float32")
 Y = load_iris().target
+PAIR = {"0": list(range(200)), "1": list(range(200))}
 CATEGORIES = {"cat_vars_start_idx": [0], "cat_vars_enc_dim": [2]}
 
 
@@ -71,7 +74,10 @@ def test_names_of_categories_are_given_by_column(world: Any) -> None:
         ({"grid_points": {"0": list(range(301))}}, "'grid_points' of feature 0: at most 300 in a request, got 301"),
         ({"features": [0, [0, 1, 2, 3]], "grid_resolution": 300}, "150 rows make PartialDependence keep"),
         ({"features": [[0, "1"]]}, "cannot explain this"),
-        ({"features": [0] * 3000, "kind": "individual"}, "150 rows make PartialDependence keep"),
+        ({"features": [0, 1, 0]}, "'features' has some more than once"),
+        ({"features": [[0, 1], [0, 1]]}, "'features' has some more than once"),
+        ({"features": [[0, 1, 2], [1, 2, 3], [0, 2, 3]], "kind": "individual"}, "150 rows make PartialDependence keep"),
+        ({"features": [[0, 1]], "grid_points": PAIR}, "PartialDependence ask the model 40000 times"),
         ({"features": [[0, 0, 0, 0, 0, 0, 0]]}, "150 rows make PartialDependence keep"),
     ],
 )
@@ -120,9 +126,10 @@ def test_what_alibi_does_not_do_is_refused(world: Any) -> None:
 
 
 def test_an_argument_that_is_zero_where_alibi_divides_by_it_is_refused(world: Any) -> None:
-    extra = settings(world, "anchor_tabular", "predict")
+    told = {"verbose": True, "verbose_every": 0}
+    extra = settings(world, "anchor_tabular", "predict", explain_parameters=told)
     with pytest.raises(MLServeError, match="ZeroDivisionError") as refused:
-        explained(extra, request_of(X[:1], verbose=True, verbose_every=0), uri=world.folder / "anchor_tabular")
+        explained(extra, request_of(X[:1]), uri=world.folder / "anchor_tabular")
     assert refused.value.status_code == 400
 
 
@@ -143,3 +150,57 @@ def test_arguments_of_a_request_are_not_there_for_the_next(
     before, between, after = explained(extra, plain, asked, plain, uri=world.folder / "flowers.npy")
     assert texts(before) != texts(between)
     assert texts(before) == texts(after)
+
+
+def test_questions_to_the_model_are_bounded_unless_the_settings_ask_as_many(world: Any) -> None:
+    rows = np.zeros((2, 100), "float32")
+    init = {"score_fns": ["accuracy"]}
+    extra = settings(world, "PermutationImportance", "predict", init_parameters=init)
+    asked = request_of(rows, y=[0, 1], n_repeats=500)
+    with pytest.raises(MLServeError, match="PermutationImportance ask the model 50000 times") as refused:
+        explained(extra, asked)
+    assert refused.value.status_code == 400
+    with pytest.raises(MLServeError, match="could not be asked"):  # since the model has four columns
+        explained({**extra, "explain_parameters": {"n_repeats": 500}}, asked)
+    with pytest.raises(MLServeError, match="'features' has some more than once: \\[0, 0, 0"):
+        explained(extra, request_of(X[:2], y=[0, 1], features=[0] * 1000))
+
+
+def test_no_request_prints_on_the_server(world: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    loud = {"verbose": True, "verbose_every": 1, "silent": False}
+    extra = settings(world, "anchor_tabular", "predict")
+    plain, asked = explained(extra, request_of(X[:1]), request_of(X[:1], **loud), uri=world.folder / "anchor_tabular")
+    assert texts(plain) == texts(asked)
+    assert capfd.readouterr().out == ""
+
+
+def text_settings(world: Any, **more: Any) -> dict[str, Any]:
+    init = {"nlp": "en", "sampling_strategy": "unknown"}
+    return {"explainer_type": "anchor_text", "infer_uri": world.uri("good"), "init_parameters": init, **more}
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ("a good book " + "x" * 100_000, {}, "1000 samples of a text of 4 words, up to 100000 characters long"),
+        ("a good " * 1000, {}, "1000 samples of a text of 2000 words, up to 4 characters long"),
+        ("a good " * 50, {"coverage_samples": 20_000}, "20000 samples of a text of 100 words.* room for 12500"),
+        ("a good " * 500, {"coverage_samples": 10, "batch_size": 1000}, "1000 samples of a text of 1000 words"),
+    ],
+)
+def test_texts_that_would_take_gigabytes_are_refused(
+    world: Any, text: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MLServeError, match=words) as refused:
+        explained(text_settings(world), request_of([text], **arguments))
+    assert refused.value.status_code == 400
+
+
+def test_a_long_text_has_as_many_samples_as_have_room(world: Any) -> None:
+    long = "a good book " + "x" * 10_000
+    (found,) = explained(text_settings(world), request_of([long]))
+    assert json.loads(texts(found)[0])["data"]["anchor"] == ["good"]
+    explainer = explainers.AnchorText(world.models["good"].predict, nlp=spacy.blank("en"))
+    assert fitting(explainer, long, {}) == {"coverage_samples": 3125}
+    assert fitting(explainer, "a good book", {}) == {"coverage_samples": 10_000}
+    assert fitting(explainer, long, {"coverage_samples": 50}) == {"coverage_samples": 50}

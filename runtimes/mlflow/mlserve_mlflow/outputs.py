@@ -10,6 +10,7 @@ import pandas as pd
 
 from mlserve.codecs import NumpyCodec, PandasCodec, StringCodec, find_input_codec
 from mlserve.errors import CodecError, InferenceError, ModelError
+from mlserve.repeated import check_repeated
 from mlserve.types import MetadataTensor, RequestOutput, ResponseOutput
 
 __all__ = ["encode_prediction"]
@@ -29,6 +30,7 @@ def encode_prediction(
     content_type, parts = _parts_of(prediction)
     if not asked:
         return content_type, [_encode(name, value) for name, value in parts]
+    check_repeated(asked)
     known = dict(reversed(parts))
     if len(parts) == len(declared) == 1:
         known = {declared[0].name: parts[0][1], UNNAMED: parts[0][1]} | known

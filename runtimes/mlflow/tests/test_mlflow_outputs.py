@@ -123,6 +123,8 @@ def test_outputs_asked_for_come_in_that_order() -> None:
     assert [one[0] for one in outputs] == ["c", "a"]
     with pytest.raises(InferenceError, match="no output 'd'; it gives a, b, c"):
         outline(frame, [RequestOutput(name="d")])
+    with pytest.raises(InferenceError, match="output 'a' is asked for 3 times, 2 times at most can be"):
+        outline(frame, [RequestOutput(name="a")] * 3)
 
 
 def test_a_lone_output_answers_to_its_declared_name() -> None:

@@ -16,6 +16,7 @@ from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, PandasCodec
 from mlserve.errors import InferenceError, ModelError
 from mlserve.extra import Extra
+from mlserve.repeated import check_repeated
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
 from mlserve.written_out import WrittenOut
@@ -91,6 +92,7 @@ class MLlibModel(MLModel):
 
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """One output for each column that the request names, in its order; InferenceError where there is none."""
+        check_repeated(payload.outputs or ())
         given = arrange(self._columns_of(payload), self._columns)
         names = [one.name for one in payload.outputs or ()] or self._columns.usual
         try:

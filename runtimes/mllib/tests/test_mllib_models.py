@@ -244,6 +244,7 @@ def test_columns_go_in_by_name_and_chosen_ones_come_out(trained: Trained) -> Non
     assert "missing: y" in refusal(model, InferenceRequest(inputs=[columns().inputs[0], columns().inputs[2]]))
     assert "Unseen label: z" in refusal(model, columns(c=["z"] * len(TABLE)))
     assert "no output 'nope': it has c, y, x, ci, features, rawPrediction" in refusal(model, columns("nope"))
+    assert "output 'c' is asked for 3 times" in refusal(model, columns("c", "c", "c"))
     assert "a tensor for each, or one of shape [rows, 3]; got a tensor of shape [30, 2]" in refusal(model, vectors())
     short = columns()
     short.inputs[1] = NumpyCodec.encode_input("y", np.ones(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlserve_huggingface.one_by_one import OneByOne
 
 __all__ = ["MaskGeneration", "Segmentation"]
 
+_Told = tuple[int, float | None, str]  # a number on the map, the score, the label
 _KINDS = ("panoptic", "instance", "semantic")  # in the order in which transformers prefers them
 _AT_ONCE = 150_000_000  # pixels of the masks of points that are looked at together, some nine bytes each
 _POINT_MASKS = 3  # of each point, small, medium and large
@@ -25,6 +27,10 @@ _BETWEEN = 1024**2  # pixels to which SAM scales a mask first
 class Segmentation(ImageSegmentationPipeline):  # type: ignore[misc]  # transformers is not typed
     """transformers' own, whose answers have the masks as text; it never has all of them at once."""
 
+    def _sanitize_parameters(self, between: Callable[[], None] | None = None, **kwargs: Any) -> Any:
+        before, computing, after = super()._sanitize_parameters(**kwargs)
+        return before, computing, after if between is None else {**after, "between": between}
+
     def postprocess(
         self,
         model_outputs: Any,
@@ -32,18 +38,23 @@ class Segmentation(ImageSegmentationPipeline):  # type: ignore[misc]  # transfor
         threshold: float = 0.9,
         mask_threshold: float = 0.5,
         overlap_mask_area_threshold: float = 0.5,
+        between: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
-        """What was found. InferenceError if its masks are needed all at once, and there is no room."""
+        """What was found. InferenceError if its masks are needed all at once, and there is no room.
+
+        `between` is called before each mask, and may raise to end it all.
+        """
         found = [(kind, getattr(self.image_processor, f"post_process_{kind}_segmentation", None)) for kind in _KINDS]
         kinds = [(kind, make) for kind, make in found if make is not None and subtask in (kind, None)]
         if not kinds:
             raise ValueError(f"Subtask {subtask} is not supported for model {type(self.model)}")
         (kind, make), names = kinds[0], self.model.config.id2label
         size = {"target_sizes": model_outputs["target_size"]}
-        with OneByOne():
+        with OneByOne(between):
             if kind == "semantic":
                 (label_map,) = make(model_outputs, **size)
-                return [_segment(label_map, label, None, names[label]) for label in label_map.unique().tolist()]
+                labels: list[_Told] = [(label, None, names[label]) for label in label_map.unique().tolist()]
+                return _segments(label_map, labels, between)
             options = {
                 "threshold": threshold,
                 "mask_threshold": mask_threshold,
@@ -51,13 +62,18 @@ class Segmentation(ImageSegmentationPipeline):  # type: ignore[misc]  # transfor
             }
             (objects,) = make(model_outputs, **size, **options)
         where = objects["segmentation"]
-        return [_segment(where, one["id"], one["score"], names[one["label_id"]]) for one in objects["segments_info"]]
+        told: list[_Told] = [(one["id"], one["score"], names[one["label_id"]]) for one in objects["segments_info"]]
+        return _segments(where, told, between)
 
 
-def _segment(places: Any, which: int, score: float | None, label: str) -> dict[str, Any]:
-    """A label or object of those on a map, with its mask."""
-    mask = (places == which).cpu().numpy().astype(np.uint8) * np.uint8(255)
-    return {"score": score, "label": label, "mask": png_text(Image.fromarray(mask))}
+def _segments(places: Any, told: list[_Told], between: Callable[[], None]) -> list[dict[str, Any]]:
+    """The labels or objects on a map, each with its mask."""
+    made = []
+    for which, score, label in told:
+        between()
+        mask = (places == which).cpu().numpy().astype(np.uint8) * np.uint8(255)
+        made.append({"score": score, "label": label, "mask": png_text(Image.fromarray(mask))})
+    return made
 
 
 class MaskGeneration(MaskGenerationPipeline):  # type: ignore[misc]  # transformers is not typed

@@ -15,11 +15,7 @@ _READ = 4096  # tokens, by an encoder that takes fewer or does not tell
 _UNTOLD = 256  # new tokens where neither request nor model say how many
 _MEDIUM = 1024  # tokens that a picture or sound may become, where the configuration does not tell
 _STOPS = 128  # characters: transformers makes a table of the vocabulary with a column for each
-# They are for whole vocabularies or all layers, at each step: a short text costs hundreds of megabytes.
-_BESIDE_TEXT = frozenset({
-    "output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate",
-})  # fmt: skip
-_COUNTED = frozenset({"max_cache_len", "max_length", "max_new_tokens", "num_beams", "num_return_sequences"})
+_LENGTHS = frozenset({"max_length", "max_new_tokens"})
 
 
 class Generation:
@@ -38,22 +34,16 @@ class Generation:
         self._medium = None if sees_text else getattr(config, "max_source_positions", _MEDIUM)
 
     def check(self, said: list[tuple[str, Any]], prompts: Iterable[Any], options: dict[str, Any] | None = None) -> None:
-        """InferenceError for options, by name, that would have it keep too many tokens, or tell more than the text.
+        """InferenceError for options, by name, that would have it keep too many tokens.
 
         It may take the prompts apart: call it from the thread whose turn it is.
         """
-        for name, value in said:
-            if name in _BESIDE_TEXT and value:
-                raise InferenceError(
-                    f"'{name}' cannot be set by a request: it would hold numbers for each token of the vocabulary or "
-                    f"each layer at every step; leave it out, the answer has the text"
-                )
         _check_stops([value for name, value in said if name == "stop_strings" and isinstance(value, str)])
         told: dict[str, float] = {}
         for name, value in said:  # a name may stand in several objects
             if isinstance(value, int | float):
                 told[name] = max(value, told.get(name, value))
-        is_told = not told.keys().isdisjoint(_COUNTED) or bool(told.get("penalty_alpha"))
+        is_told = self._sequences(told) > 1 or not told.keys().isdisjoint(_LENGTHS)
         for prompt in list(prompts) or [None]:
             if self._medium is None or not isinstance(prompt, str):  # a text may be the picture
                 self.check_prompt(prompt, options or {})
@@ -74,10 +64,7 @@ class Generation:
         )
 
     def _check_tokens(self, told: dict[str, float], prompt: Any, texts: int, options: dict[str, Any]) -> None:
-        sequences = max(1, self._value("num_beams", told) or 1, self._value("num_return_sequences", told) or 1)
-        if self._value("penalty_alpha", told):
-            sequences *= max(1, self._value("top_k", told) or 1)  # each is tried
-        sequences *= texts
+        sequences = self._sequences(told) * texts
         length = self._length(told, 0)
         for measure in (self._tokens.most, self._tokens.exactly) if sequences > 1 else ():
             length = self._length(told, self._longest(prompt, measure, options))
@@ -92,6 +79,18 @@ class Generation:
                 f"text (parameters.extra.max_generation_tokens){advice}"
             )
 
+    def _sequences(self, told: dict[str, float]) -> float:
+        """How many the request asks for. What the model's own configuration multiplies is the operator's choice."""
+        sequences = max(1, told.get("num_beams", 1), told.get("num_return_sequences", 1))
+        if self._value("penalty_alpha", told) and not told.keys().isdisjoint({"penalty_alpha", "top_k"}):
+            sequences *= max(1, self._value("top_k", told) or 1)  # each is tried
+        return sequences * 2 if told.get("guidance_scale", 1) > 1 else sequences  # with the prompt, and without
+
+    def after(self, told: dict[str, Any], prompt: int) -> float:
+        """The tokens of the longest sequence that a model sees: the prompt and what follows, or either if apart."""
+        numbers = {name: value for name, value in told.items() if isinstance(value, int | float)}
+        return max(prompt, self._length(numbers, 0)) if self._is_apart else self._length(numbers, prompt)
+
     def _length(self, told: dict[str, float], prompt: int) -> float:
         """How many tokens a sequence may have, its prompt among them."""
         new, whole = told.get("max_new_tokens"), told.get("max_length")
@@ -101,7 +100,7 @@ class Generation:
             length = prompt + (new or _UNTOLD)
         else:
             length = prompt + whole if self._is_apart else max(whole, prompt)
-        return max(length, told.get("max_cache_len", 0))
+        return length
 
     def _longest(self, prompt: Any, measure: Callable[[str], int], options: dict[str, Any]) -> int:
         """How many tokens a prompt has, or the longest text of several."""

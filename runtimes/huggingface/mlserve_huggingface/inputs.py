@@ -22,6 +22,7 @@ from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
 from mlserve_huggingface.codecs.media import RawCodec, file_bytes, picture_of_array, pictures_of
 from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.limits import Limits, shorter_edge
+from mlserve_huggingface.options import refuse
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.sound import Sounds, heard, samples_of
@@ -34,10 +35,10 @@ __all__ = ["Arguments", "Column", "Reader", "fresh", "is_chat"]
 _RESERVED = frozenset({
     "assistant_model", "assistant_tokenizer", "cache_dir", "chat_template", "code_revision", "custom_generate",
     "model_kwargs", "num_workers", "processor_kwargs", "revision", "tesseract_config", "token", "trust_remote_code",
-    "watermarking_config",
 })  # fmt: skip
 # Pipelines that hand an object on to the tokenizer whole: what is not its text are options.
 _TAKE_OPTIONS_IN_ROWS = frozenset({"sentiment-analysis", "text-classification", "zero-shot-object-detection"})
+_CONTENT = frozenset({"documents", "table", "tools"})  # whose own names are no options
 _CLOSE = 0.85  # how alike a parameter must be to an option to count as misspelt
 
 
@@ -259,7 +260,7 @@ class Reader:
         return codec.decode_input(one)
 
     def _allowed(self, name: str, value: Any) -> Any:
-        _refuse_reserved(name, value)
+        _refuse_reserved(name, value if name not in _CONTENT else None)
         self._places.check_option(value, name)
         return value
 
@@ -276,7 +277,8 @@ class Reader:
         known = self._interface.options
         options: dict[str, Any] = {}
         for name, value in (parameters or {}).items():
-            if name in known or name in _RESERVED:
+            _refuse_reserved(name, None)
+            if name in known:
                 options[name] = self._allowed(name, value)
             elif near := difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE):
                 raise InferenceError(f"parameter '{name}' is no option of the pipeline; did you mean '{near[0]}'?")
@@ -306,6 +308,7 @@ def _refuse_reserved(name: str, value: Any) -> None:
     """InferenceError for an option that is not for clients, also inside an object such as generate_kwargs."""
     if name in _RESERVED:
         raise InferenceError(f"'{name}' cannot be set by a request: it is for whoever runs the server")
+    refuse(name)
     if isinstance(value, dict):
         for key, inner in value.items():
             _refuse_reserved(str(key), inner)

@@ -7,7 +7,8 @@ from typing import Any
 
 from mlserve.errors import InferenceError
 from mlserve_huggingface.generation import Generation
-from mlserve_huggingface.texts import Tokens, together
+from mlserve_huggingface.options import Options
+from mlserve_huggingface.texts import Tokens, tables_in, together
 
 __all__ = ["Limits", "shorter_edge", "tokens_of"]
 
@@ -15,11 +16,7 @@ _TOKENS = 4096  # where a model does not tell how many it takes, and for generat
 _SPAN = 384  # tokens of question and context together, unless max_seq_len says otherwise
 _LARGER = 10**9  # what tokenizers say for "not known" is larger
 _LENGTHS = frozenset(("max_length", "pad_to_multiple_of"))
-_GENERATED = frozenset(("max_cache_len", "max_new_tokens", "max_seq_len", "min_length", "min_new_tokens"))
 _MOST = {
-    "num_beams": 64,
-    "num_beam_groups": 64,
-    "num_return_sequences": 128,
     "num_frames": 1024,
     "image_seq_len": 4096,  # tokens of a picture
     "max_image_tiles": 64,
@@ -35,12 +32,12 @@ _MOST = {
 _CUTTING = frozenset({"do_center_crop", "do_resize"})
 _ANSWERS = {"top_k": 1000, "topk": 1000}  # of question answering; elsewhere there are no more than labels or tokens
 _MASKED = 10_000  # answers to all masks of a text, each with the whole text
+_SPECIAL = 4  # tokens that a tokenizer adds to a text, or that RoBERTa has no places for
 _LABELS = 1000  # candidates, which some models see all at once
 _AT_ONCE = 50_000  # tokens of texts that are padded to the longest: 1000 labels of 50, or 97 texts of 512
-# Tasks whose lists are no texts that the model sees at once: cells, words, or what is asked one by one.
-_APART = frozenset({
-    "document-question-answering", "question-answering", "table-question-answering", "zero-shot-classification",
-})  # fmt: skip
+_OF_TABLES = 10_000  # the same of a table with each of its questions: 19 of 512, some 40 MB each with TAPAS
+# Tasks whose lists are no texts that the model sees at once: words, or what is asked one by one.
+_APART = frozenset({"document-question-answering", "question-answering", "zero-shot-classification"})
 _IN_WINDOWS = _APART - {"zero-shot-classification"}  # as long as may be
 _CUT = frozenset({"ner", "token-classification", "zero-shot-classification"})  # by their pipelines, where they know how
 _SAID = ("prompt", "question", "text")  # options that are read as rows are
@@ -57,7 +54,11 @@ class Limits:
         tokens = tokens_of(pipeline)
         generated = max(tokens, _TOKENS)
         generates = getattr(getattr(pipeline, "model", None), "can_generate", lambda: False)()
+        self._options = Options(pipeline, generated) if generates else None
         self._knows_lists = task not in _APART
+        self._asks_tables = task == "table-question-answering"
+        self._cuts_tables = self._asks_tables and getattr(pipeline, "type", None) == "tapas"  # unless told otherwise
+        self._at_once = _OF_TABLES if self._asks_tables else _AT_ONCE
         self._counted = Tokens(pipeline)
         self._generation = (
             Generation(pipeline, tokens, sees_text, most_generated, self._knows_lists) if generates else None
@@ -65,7 +66,7 @@ class Limits:
         self._most = {
             **_MOST,
             **dict.fromkeys(_LENGTHS, generated if generates else tokens),
-            **dict.fromkeys(_GENERATED, generated),
+            "max_seq_len": generated,
         }
         self._tokens = tokens
         self._longest = generated
@@ -84,6 +85,8 @@ class Limits:
 
     def check(self, options: dict[str, Any]) -> None:
         """InferenceError for an option that is above its bound, also inside an object such as generate_kwargs."""
+        if self._options is not None:
+            self._options.check(options)
         for name, value in _all_options(options):
             self._check(name, value)
         self._check_at_once(_labels(options), options, "'candidate_labels'", "ask for some of them at a time")
@@ -96,6 +99,10 @@ class Limits:
 
     def check_rows(self, options: dict[str, Any], rows: list[Any]) -> None:
         """InferenceError for options that are too much for one of the rows. From the thread whose turn it is."""
+        if self._asks_tables:
+            rows, options = tables_in(options, rows)
+            if options.get("truncation") is None and self._cuts_tables:
+                options = {**options, "truncation": True}
         if self._generation is not None:
             said = [one for name in _SAID if name in options for one in _rows(options[name])]
             for one in said:
@@ -110,6 +117,17 @@ class Limits:
             masks = max((str(row).count(self._mask) for row in rows), default=0)
             _compare("top_k", options["top_k"], min(self._words, max(1, _MASKED // max(1, masks))))
 
+    def are_passed(self, options: dict[str, Any], rows: list[Any]) -> bool:
+        """Whether a text, with what is generated after it, has more tokens than the model has places for."""
+        special = 0 if self._counted.longest is None else _SPECIAL
+        for row in rows:
+            tokens: float = self._counted.cut(together(row, self._counted.exactly)[1], options) + special
+            if self._generation is not None:
+                tokens = self._generation.after(dict(_all_options(options)), int(tokens))
+            if tokens > self._tokens:
+                return True
+        return False
+
     def _check_at_once(self, row: Any, options: dict[str, Any], what: str, advice: str) -> None:
         """InferenceError for texts in one list, all padded to the longest, that are too much for the model at once."""
         for measure in (self._counted.most, self._counted.exactly):
@@ -117,11 +135,11 @@ class Limits:
             if not self._knows_lists or count == 1:
                 return
             padded = max(self._counted.cut(longest, options), self._padded(options))
-            if count * padded <= _AT_ONCE:
+            if count * padded <= self._at_once:
                 return
         raise InferenceError(
             f"{what} are padded to the longest of them: {count} of {padded:.0f} tokens each, {count * padded:.0f} in "
-            f"all; the model sees at most {_AT_ONCE} at once; {advice}"
+            f"all; the model sees at most {self._at_once} at once; {advice}"
         )
 
     def _check_length(self, row: Any, options: dict[str, Any]) -> None:
@@ -154,6 +172,8 @@ class Limits:
 
 
 def _compare(name: str, value: Any, most: int) -> None:
+    if _is_number(value) and value < 0:
+        raise InferenceError(f"'{name}' is 0 or more, got {value}")
     if _is_number(value) and not value <= most:
         raise InferenceError(f"'{name}' is at most {most} for this model, got {value}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,18 +19,25 @@ _MOST = 250_000_000  # numbers that have to be there together, some five bytes e
 
 
 class OneByOne(TorchFunctionMode):  # type: ignore[misc]  # torch's own has no types
-    """While it is entered, `interpolate` gives large pictures of several channels as `_Scaled`."""
+    """While it is entered, `interpolate` gives large pictures of several channels as `_Scaled`.
+
+    `between` is called before each channel is scaled.
+    """
+
+    def __init__(self, between: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._between = between
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.interpolate:
-            return _interpolate(*args, **(kwargs or {}))
+            return _interpolate(self._between, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _interpolate(values: Any, size: Any = None, *more: Any, **named: Any) -> Any:
+def _interpolate(between: Callable[[], None], values: Any, size: Any = None, *more: Any, **named: Any) -> Any:
     is_large = values.ndim == 4 and isinstance(size, tuple | list) and math.prod((*values.shape[:2], *size)) > _BLOCK
     if is_large and not more:
-        return _Scaled(values, tuple(size), named)
+        return _Scaled(between, values, tuple(size), named)
     return _now(values, size, *more, **named)
 
 
@@ -45,7 +53,15 @@ class _Scaled:
     InferenceError if that is too large.
     """
 
-    def __init__(self, values: Any, size: tuple[int, int], how: dict[str, Any], level: int = _BATCH) -> None:
+    def __init__(
+        self,
+        between: Callable[[], None],
+        values: Any,
+        size: tuple[int, int],
+        how: dict[str, Any],
+        level: int = _BATCH,
+    ) -> None:
+        self._between = between
         self._values = values  # of four dimensions, on each level
         self._size = size
         self._how = how
@@ -54,7 +70,7 @@ class _Scaled:
 
     def __getitem__(self, at: Any) -> Any:
         if self._level == _BATCH and isinstance(at, int):
-            return _Scaled(self._values[at].unsqueeze(0), self._size, self._how, _PICTURE)
+            return _Scaled(self._between, self._values[at].unsqueeze(0), self._size, self._how, _PICTURE)
         if self._level == _PICTURE and isinstance(at, int) and self._is_apart():
             return self._channel(at)
         return self._whole()[at]
@@ -93,7 +109,7 @@ class _Scaled:
         return bool(self._values.stride(1) >= self._values.stride(3))
 
     def _channel(self, at: int) -> _Scaled:
-        one = _Scaled(self._values[:, at : at + 1], self._size, self._how, _CHANNEL)
+        one = _Scaled(self._between, self._values[:, at : at + 1], self._size, self._how, _CHANNEL)
         one._weights = self._weights[at : at + 1] if self._weights is not None else None
         return one
 
@@ -107,6 +123,7 @@ class _Scaled:
                 f"this model makes {batch * channels} masks of {width} x {height} pixels all at once, and there is "
                 f"room for {_MOST} pixels: send the picture smaller, {fits[0]} x {fits[1]} at most"
             )
+        self._between()
         whole = _now(self._values, self._size, **self._how)
         if self._level != _BATCH:
             whole = whole[0]

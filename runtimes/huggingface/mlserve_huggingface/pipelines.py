@@ -16,7 +16,9 @@ from PIL import Image
 
 from mlserve.errors import InferenceError, MLServeError, ModelError
 from mlserve_huggingface.codecs.text import numbers_in
+from mlserve_huggingface.dense import Segmentation
 from mlserve_huggingface.inputs import Arguments, Column, fresh
+from mlserve_huggingface.limits import Limits, tokens_of
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.streaming import Detokenizer, Pieces
 from mlserve_huggingface.tasks import GENERATING
@@ -28,10 +30,10 @@ __all__ = ["Caller"]
 _logger = logging.getLogger("mlserve.huggingface")
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
-_TOO_LONG = re.compile(r"size of (?:the )?tensor .*must match|index out of range")
+_TOO_LONG = re.compile(r"size of (?:the )?tensor .*must match|index out of range in self")  # or something else is odd
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
-    AttributeError, ImportError, IndexError, KeyError, NameError, OSError, OverflowError, RuntimeError, TypeError,
+    ArithmeticError, AttributeError, ImportError, IndexError, KeyError, NameError, OSError, RuntimeError, TypeError,
     ValueError,
 )  # fmt: skip
 # The same of classes with no base in common: of tokenizers (no Exception, and cannot be imported), of transformers, and
@@ -50,8 +52,9 @@ class _Apart(Exception):
 class Caller:
     """Calls the pipeline of one model."""
 
-    def __init__(self, name: str, task: str, pipeline: Any, batch_size: int, most_numbers: int) -> None:
+    def __init__(self, name: str, task: str, pipeline: Any, batch_size: int, most_numbers: int, limits: Limits) -> None:
         self._name = name
+        self._limits = limits
         self._gives_features = task in _FEATURES and getattr(pipeline, "framework", "pt") == "pt"
         self._gives_arrays = task in _ARRAYS
         self._gives_maps = task == "depth-estimation"
@@ -120,6 +123,8 @@ class Caller:
                 more["tokenizer"] = self._pipeline.tokenizer  # generate cannot find them without
         if isinstance(self._pipeline, QuestionAnswering):
             more = {"batch_size": self._at_once.rows(arguments), "between": job.give_way} | more
+        if isinstance(self._pipeline, Segmentation):
+            more["between"] = job.give_way
         as_arrays = self._gives_features and not options.get("return_tensors")
         if as_arrays:
             more["return_tensors"] = True
@@ -133,9 +138,10 @@ class Caller:
                 f"model '{self._name}': the device's memory is full: {_first_line(error)}", 503
             ) from error
         except _OF_PIPELINES as error:
-            raise self._explained(error, arguments.options) from error
+            raise self._explained(error, arguments) from error
         except BaseException as error:
-            if _FOREIGN.isdisjoint(one.__name__ for one in type(error).__mro__):
+            # A bare Exception is of tokenizers too: what they say of texts that cannot be cut so short.
+            if type(error) is not Exception and _FOREIGN.isdisjoint(one.__name__ for one in type(error).__mro__):
                 raise
             raise InferenceError(f"model '{self._name}' cannot use this request: {_first_line(error)}") from error
 
@@ -217,22 +223,24 @@ class Caller:
         )
         return Detokenizer(decode, [] if _NEW_TEXT_ALONE else prompt)
 
-    def _explained(self, error: Exception, options: dict[str, Any]) -> MLServeError:
+    def _explained(self, error: Exception, arguments: Arguments) -> MLServeError:
         """Whose fault it is: a request that the pipeline cannot use, or the model."""
-        told = _first_line(error)
+        told, options = _first_line(error), arguments.options
         start = f"model '{self._name}' cannot use this request"
         tokenizer = getattr(self._pipeline, "tokenizer", None)
-        if tokenizer is not None and isinstance(error, IndexError | RuntimeError) and _TOO_LONG.search(str(error)):
-            longest = getattr(tokenizer, "model_max_length", None)
-            limit = f" (it takes {longest} tokens)" if longest and longest < 1e9 else ""
+        is_odd = isinstance(error, IndexError | RuntimeError) and _TOO_LONG.search(str(error)) is not None
+        if tokenizer is not None and is_odd and self._limits.are_passed(options, arguments.all_rows()):
+            longest = tokens_of(self._pipeline)
+            what = "a text, with the tokens to generate," if self._generates else "a text"
             return InferenceError(
-                f"{start}: a text is longer than the model takes{limit}; shorten it, or set truncation"
+                f"{start}: {what} is longer than the model takes (it takes {longest} tokens); shorten it, or set "
+                f"{'max_new_tokens or ' if self._generates else ''}truncation"
             )
         handed_on = options if self._generates else options.get("generate_kwargs")
         doubtful = unusual(handed_on) if isinstance(handed_on, dict) else []
         if doubtful and isinstance(error, AttributeError | NameError | RuntimeError):
             return InferenceError(f"{start} with these options ({', '.join(doubtful)}): {told}")
-        if isinstance(error, AttributeError | NameError | RuntimeError | OSError):
+        if is_odd or isinstance(error, AttributeError | NameError | RuntimeError | OSError):
             return ModelError(f"{type(error).__name__}: {told}")
         return InferenceError(f"{start}: {told if not isinstance(error, KeyError) else f'it lacks {told}'}")
 

@@ -64,10 +64,11 @@ class HuggingFaceRuntime(MLModel):
         task, pipeline = make_pipeline(self._settings, self._chosen, model)
         interface = Interface(task, pipeline)
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)
-        self._caller = Caller(self.name, task, pipeline, batch_size, self._chosen.max_answer_numbers)
+        limits = Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens)
+        self._caller = Caller(self.name, task, pipeline, batch_size, self._chosen.max_answer_numbers, limits)
         self._reader = Reader(
             interface,
-            Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens),
+            limits,
             dict(self.declared("inputs") or {}),
             self._chosen.allow_urls,
             self._chosen.max_pixels or most_pixels(task, pipeline),

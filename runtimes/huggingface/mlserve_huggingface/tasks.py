@@ -11,6 +11,7 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from mlserve.errors import ModelLoadError
+from mlserve_huggingface.options import NAMES
 from mlserve_huggingface.task_of_model import tasks_of_model
 
 __all__ = ["GENERATING", "Interface", "resolve_task"]
@@ -150,9 +151,7 @@ def _options_of(task: str, pipeline: Any) -> frozenset[str]:
     if "tokenizer_kwargs" in names and task in ("sentiment-analysis", "text-classification"):
         names |= _OF_TOKENIZERS
     if task in GENERATING:
-        names.update(transformers.GenerationConfig().to_dict())
+        return frozenset(names | NAMES) - {"kwargs", "generate_kwargs"}
     if _MEDIUM_OF_TASK.get(task) == "audio":
         names.add("sampling_rate")
-    return frozenset(names | _UNNAMED_OPTIONS) - {"kwargs", "generate_kwargs"} | (
-        {"generate_kwargs"} if task not in GENERATING and "generate_kwargs" in names else set()
-    )
+    return frozenset(names | _UNNAMED_OPTIONS) - {"between", "kwargs"}

@@ -33,7 +33,6 @@ def test_numbers_for_whole_vocabularies_are_refused(models: dict[str, Path], nam
     said = f"'{name}' cannot be set by a request"
     assert said in refusal(model, tensor("args", [TEXT]), **{name: True})
     assert said in refusal(model, tensor("args", [TEXT]), tensor(name, [True]))
-    assert ask(model, texts(TEXT, **GREEDY, **{name: False}))
 
 
 def test_they_are_refused_within_objects_too(tmp_path: Path) -> None:
@@ -95,6 +94,17 @@ def test_what_the_model_does_by_itself_is_not_refused() -> None:
     small.check([("temperature", 0.7)], [TEXT])  # with the 448 tokens of its own configuration
     with pytest.raises(InferenceError, match="at most 20 for one text"):
         small.check([("max_new_tokens", 448)], [TEXT])
+
+
+def test_beams_of_the_model_do_not_count_against_the_client() -> None:
+    config = SimpleNamespace(is_encoder_decoder=True)
+    own = SimpleNamespace(num_beams=4, max_length=300, penalty_alpha=None)
+    generation = Generation(
+        SimpleNamespace(model=SimpleNamespace(config=config, generation_config=own)), 512, True, None
+    )
+    generation.check([("max_new_tokens", 2500)], ["word " * 400])
+    with pytest.raises(InferenceError, match="4 sequences"):
+        generation.check([("max_new_tokens", 2500), ("num_beams", 4)], ["word " * 400])
 
 
 def test_the_sound_of_a_beam_counts() -> None:

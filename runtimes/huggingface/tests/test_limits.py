@@ -37,18 +37,18 @@ def test_a_text_is_not_padded_beyond_what_the_model_takes(models: dict[str, Path
 
 
 @pytest.mark.parametrize(
-    ("name", "most"),
+    ("name", "range_of_it"),
     [
-        ("max_length", 4096),
-        ("max_new_tokens", 4096),
-        ("min_length", 4096),
-        ("num_beams", 64),
-        ("num_return_sequences", 128),
+        ("max_length", "1 to 4096"),
+        ("max_new_tokens", "1 to 4096"),
+        ("min_length", "0 to 4096"),
+        ("num_beams", "1 to 64"),
+        ("num_return_sequences", "1 to 128"),
     ],
 )
-def test_generation_has_bounds_too(models: dict[str, Path], name: str, most: int) -> None:
+def test_generation_has_bounds_too(models: dict[str, Path], name: str, range_of_it: str) -> None:
     model = load(settings_for(models["text-generation"]))
-    said = f"'{name}' is at most {most} for this model"
+    said = f"'{name}' is a whole number from {range_of_it} for this model"
     assert said in refusal(model, tensor("args", [TEXT]), tensor(name, [MANY]))
     assert said in refusal(model, tensor("args", [TEXT]), **{name: MANY})
     assert said in refusal(model, tensor("args", [TEXT]), **{name: 1e30})
@@ -158,6 +158,7 @@ def test_answers_to_many_masks_are_bounded_together(models: dict[str, Path]) -> 
         limits.check_rows({"top_k": 167}, ["the [MASK]", "[MASK]" * 100])
     assert len(ask(model, texts("the [MASK]", top_k=words))) == words
     assert f"'top_k' is at most {words} for this model" in refusal(model, tensor("args", ["[MASK]"]), top_k=words + 1)
+    assert "'top_k' is 0 or more, got -1" in refusal(model, tensor("args", ["[MASK]"]), top_k=-1)
     assert len(ask(model, texts(masks, top_k=2))) == 60
 
 

@@ -52,9 +52,8 @@ def test_where_the_pipeline_cuts_a_text_it_may_be_long(task: str) -> None:
         limits(task).check_rows({}, [LONG])
 
 
-@pytest.mark.parametrize("task", ["question-answering", "table-question-answering"])
-def test_what_is_read_in_parts_may_be_long(task: str) -> None:
-    limits(task, 512).check_rows({}, [{"question": "who", "context": LONG}])
+def test_what_is_read_in_parts_may_be_long() -> None:
+    limits("question-answering", 512).check_rows({}, [{"question": "who", "context": LONG}])
 
 
 def test_a_prompt_counts_where_one_text_is_generated_too() -> None:

@@ -1,0 +1,195 @@
+"""The options of generation that a request may set, each with its kind and range; all others are the operator's.
+
+Transformers has many more. Some change the model itself, and leave it changed where the generation fails; others load
+code, keep memory or hold numbers for whole vocabularies.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+
+from mlserve.errors import InferenceError
+
+__all__ = ["NAMES", "Options", "refuse"]
+
+_LISTED = 1000  # elements of a list; each is looked for at every step
+_FIELDS = frozenset(transformers.GenerationConfig().to_dict())
+_IN_OBJECTS = ("forward_params", "generate_kwargs")  # what pipelines hand on to generate as it is
+_PARTS = ("semantic_", "coarse_", "fine_")  # of Bark, before the name of an option
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an option's value must be."""
+
+    told: str
+    fits: Callable[[Any], bool]
+
+    def __or__(self, other: Kind) -> Kind:
+        return Kind(f"{self.told}, or {other.told}", lambda value: self.fits(value) or other.fits(value))
+
+
+def _whole(least: int, most: int) -> Kind:
+    return Kind(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
+
+
+def _number(least: float, most: float) -> Kind:
+    return Kind(
+        f"a number from {least:g} to {most:g}", lambda value: type(value) in (int, float) and least <= value <= most
+    )
+
+
+def _listed(kind: Kind, most: int = _LISTED) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, list) and 0 < len(value) <= most and all(map(kind.fits, value))
+
+    return Kind(f"a list of 1 to {most}, each {kind.told}", fits)
+
+
+def _pair(first: Kind, second: Kind) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and first.fits(value[0]) and second.fits(value[1])
+
+    return Kind(f"a list of two, {first.told} and {second.told}", fits)
+
+
+_FLAG = Kind("true or false", lambda value: type(value) in (bool, int) and value in (0, 1))
+_TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "")
+_NEVER = Kind('"never"', lambda value: bool(value == "never"))
+_SHARE = _number(0, 1)
+_PENALTY = _number(0.01, 100)
+_TEMPERATURE = _number(1e-5, 1e5) | Kind("0", lambda value: type(value) in (int, float) and value == 0)
+_GONE = frozenset({"diversity_penalty", "force_words_ids", "num_beam_groups", "penalty_alpha"})  # from transformers 5
+
+
+def _kinds(longest: int, vocabulary: int) -> dict[str, Kind]:
+    """The options by name, for a model that generates so many tokens, of so many."""
+    token = Kind(f"a token, 0 to {vocabulary - 1}", lambda value: type(value) is int and 0 <= value < vocabulary)
+    tokens, length = _listed(token, max(_LISTED, vocabulary)), _whole(0, longest)
+    words = _listed(_listed(token))
+    return {
+        # how long
+        "max_length": _whole(1, longest),
+        "max_new_tokens": _whole(1, longest),
+        "max_time": _number(0, 1e9),
+        "min_length": length,
+        "min_new_tokens": length,
+        "stop_strings": _TEXT | _listed(_TEXT),
+        "early_stopping": _FLAG | _NEVER,
+        "eos_token_id": token | tokens,
+        # which way
+        "do_sample": _FLAG,
+        "num_beams": _whole(1, 64),
+        "num_beam_groups": _whole(1, 64),
+        "diversity_penalty": _number(0, 100),
+        "penalty_alpha": _SHARE,
+        "num_return_sequences": _whole(1, 128),
+        "use_cache": _FLAG,
+        # which token
+        "temperature": _TEMPERATURE,
+        "top_k": _whole(0, 10**9),
+        "top_p": _SHARE,
+        "min_p": _SHARE,
+        "top_h": _SHARE,
+        "typical_p": _SHARE,
+        "epsilon_cutoff": _SHARE,
+        "eta_cutoff": _SHARE,
+        "guidance_scale": _number(0, 100),
+        "length_penalty": _number(-10, 10),
+        "repetition_penalty": _PENALTY,
+        "encoder_repetition_penalty": _PENALTY,
+        "no_repeat_ngram_size": length,
+        "encoder_no_repeat_ngram_size": length,
+        "exponential_decay_length_penalty": _pair(length, _number(0.01, 100)),
+        "bad_words_ids": words,
+        "force_words_ids": words | _listed(words),
+        "sequence_bias": _listed(_pair(_listed(token), _number(-1e5, 1e5))),
+        "suppress_tokens": tokens,
+        "begin_suppress_tokens": tokens,
+        "forced_bos_token_id": token,
+        "forced_eos_token_id": token | tokens,
+        "renormalize_logits": _FLAG,
+        "remove_invalid_values": _FLAG,
+        # where a text begins, and what stands for nothing
+        "bos_token_id": token,
+        "decoder_start_token_id": token,
+        "pad_token_id": token,
+    }
+
+
+# Inside generate_kwargs and forward_params only: of models that hear or speak.
+_OF_SOUND = {
+    "compression_ratio_threshold": _number(0, 1e9),
+    "condition_on_prev_tokens": _FLAG,
+    "is_multilingual": _FLAG,
+    "language": _TEXT | _listed(_TEXT),
+    "logprob_threshold": _number(-1e9, 0),
+    "maxlenratio": _number(0, 20),
+    "minlenratio": _number(0, 20),
+    "no_speech_threshold": _SHARE,
+    "return_timestamps": _FLAG | _TEXT,
+    "speaker_embeddings": Kind("a list", lambda value: isinstance(value, list)),
+    "speaker_id": _whole(0, 10**6),
+    "task": _TEXT,
+    "temperature": _TEMPERATURE | _listed(_TEMPERATURE, 16),
+    "tgt_lang": _TEXT,
+    "threshold": _SHARE,
+}
+_IS_5 = int(transformers.__version__.partition(".")[0]) >= 5
+NAMES = frozenset(_kinds(1, 1)) & _FIELDS - (_GONE if _IS_5 else frozenset())  # as far as this version has them
+
+
+def refuse(name: str) -> None:
+    """InferenceError for an option of generation that is not for clients."""
+    if _IS_5 and name in _GONE:
+        raise InferenceError(f"'{name}' cannot be set by a request: transformers 5 generates so no more")
+    if name in _FIELDS - NAMES:
+        raise InferenceError(
+            f"'{name}' cannot be set by a request: it is for whoever runs the server, in the model's "
+            f"generation_config.json"
+        )
+
+
+class Options:
+    """The rule for one pipeline."""
+
+    def __init__(self, pipeline: Any, longest: int) -> None:
+        kinds = _kinds(longest, _vocabulary(pipeline))
+        self._kinds = {name: kinds[name] for name in NAMES}
+
+    def check(self, options: dict[str, Any]) -> None:
+        """InferenceError for a value of another kind or range, or what is not for clients inside an object."""
+        for name, value in options.items():
+            if name in _IN_OBJECTS and isinstance(value, dict):
+                for inner, one in value.items():
+                    self._check_inner(name, str(inner), one)
+            elif name in self._kinds:
+                _check(name, value, self._kinds[name])
+
+    def _check_inner(self, where: str, name: str, value: Any) -> None:
+        known = self._kinds | _OF_SOUND
+        part = next((one for one in _PARTS if name.startswith(one)), "")
+        kind = known.get(name.removeprefix(part))
+        if kind is None:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InferenceError(f"'{name}' in '{where}' cannot be set by a request{hint}")
+        _check(name, value, kind)
+
+
+def _check(name: str, value: Any, kind: Kind) -> None:
+    if value is not None and not kind.fits(value):
+        raise InferenceError(f"'{name}' is {kind.told} for this model, got {repr(value)[:60]}")
+
+
+def _vocabulary(pipeline: Any) -> int:
+    """How many tokens there are to generate. 0 if that is not known: then none can be named."""
+    config: Any = getattr(pipeline.model, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    size = getattr(text, "vocab_size", None)
+    return size if isinstance(size, int) else 0

@@ -33,6 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def labelling(folder: Path) -> Path:
     """A SegFormer of three labels whose map of them has many borders."""
+    torch.manual_seed(0)
     MAKERS["image-segmentation"](folder)
     model = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)
     with torch.no_grad():

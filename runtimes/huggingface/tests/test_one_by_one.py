@@ -99,7 +99,7 @@ if not IS_5:  # which has no such task
 
     @pytest.mark.parametrize(
         "option",
-        [{"encoder_repetition_penalty": 3.0}, {"encoder_no_repeat_ngram_size": 1}, {"prompt_lookup_num_tokens": 3}],
+        [{"encoder_repetition_penalty": 3.0}, {"encoder_no_repeat_ngram_size": 1}],
     )
     def test_options_that_see_the_padding_of_what_is_read_leave_it_alone(
         tmp_path: Path, option: dict[str, Any]
@@ -109,7 +109,7 @@ if not IS_5:  # which has no such task
 
 @pytest.mark.parametrize(
     "option",
-    [{"repetition_penalty": 3.0}, {"prompt_lookup_num_tokens": 3}, {"stop_strings": "fox"}, {"guidance_scale": 2.0},
+    [{"repetition_penalty": 3.0}, {"no_repeat_ngram_size": 2}, {"stop_strings": "fox"}, {"guidance_scale": 2.0},
      {"num_beams": 2}],
 )  # fmt: skip
 def test_an_option_that_is_not_on_the_list_is_computed_row_by_row(tmp_path: Path, option: dict[str, Any]) -> None:
@@ -240,8 +240,11 @@ def test_batch_size_computes_the_rows_of_a_request_together(tmp_path: Path) -> N
 @pytest.mark.parametrize("more", [TOGETHER, {}], ids=["batching", "alone"])
 def test_an_option_that_the_library_trips_over_is_the_clients_error(tmp_path: Path, more: dict[str, Any]) -> None:
     model = load(settings_for(make(tmp_path / "m", "text-generation", "gpt2"), task="text-generation", **more))
-    with pytest.raises(
-        InferenceError, match=r"cannot use this request with these options \(prefill_chunk_size\)"
-    ) as told:
-        ask(model, texts("the fox", prefill_chunk_size=0, **GREEDY))
+
+    def trips(*args: Any, **named: Any) -> Any:
+        raise RuntimeError("it trips")
+
+    model._caller._pipeline.model.forward = trips
+    with pytest.raises(InferenceError, match=r"with these options \(renormalize_logits\): it trips") as told:
+        ask(model, texts("the fox", renormalize_logits=True, **GREEDY))
     assert told.value.http_status == 400

@@ -19,6 +19,7 @@ from mlserve.errors import ModelLoadError
 from mlserve.extra import Extra
 from mlserve.runtime_names import place_of
 from mlserve.settings import ModelSettings
+from mlserve_torch.archive import names_in
 from mlserve_torch.foreign_code import find_code
 
 __all__ = ["ExportedProgram", "load_artifact"]
@@ -79,8 +80,8 @@ def _kind_of(path: str, start: str) -> str:
             return "pickle"
         raise ModelLoadError(f"{start}no PyTorch model: what torch.save() and torch.export.save() write is a zip file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        with open(path, "rb") as file:
+            names = [f"/{name}" for name in names_in(file)]
     except zipfile.BadZipFile:
         raise ModelLoadError(f"{start}the file is damaged or cut short") from None
     if any(_COMPILED in name for name in names):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 import torch
 
+from mlserve_torch.archive import differs_for_python, reader_of
 from mlserve_torch.expressions import is_expression, is_guard
 
 __all__ = ["find_code"]
@@ -40,33 +42,46 @@ _OF_GRAPHS = (  # higher-order operators that run graphs of the program, and not
 def find_code(file: BinaryIO) -> str | None:
     """Where in a program that torch.export.save wrote code may stand, with its beginning; None if it has none.
 
-    What is read is what PyTorch will read: it looks into such a file in two ways.
+    What is read is what PyTorch will read: it looks into such a file in two ways. Its first way may fail at any record
+    that it comes to, and it need not come to all; so what cannot be read here counts as code.
     """
-    for name, content in _documents(file):
+    reader = reader_of(file)
+    with zipfile.ZipFile(file) as archive:
+        if reader is not None and differs_for_python(reader, archive):
+            return "the archive has several directories, which name different records"
+        found = next(_places_in(chain(_of_reader(reader), _of_old(archive))), None)
+    file.seek(0)
+    return found
+
+
+def _of_reader(reader: Any) -> Iterator[tuple[str, bytes | None]]:
+    """What may hold code; without content where PyTorch's reader fails."""
+    for name in reader.get_all_records() if reader is not None else ():
+        if name.startswith(_PLACES) and (name.startswith("models/") or name.endswith(".json")):
+            try:
+                content = reader.get_record(name)
+            except RuntimeError:
+                content = None
+            yield name, content
+
+
+def _of_old(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    if _OLD in archive.namelist():
+        yield _OLD, archive.read(_OLD)
+
+
+def _places_in(documents: Iterable[tuple[str, bytes | None]]) -> Iterator[str]:
+    for name, content in documents:
+        if content is None:
+            yield f"{name}: it cannot be read"
+            continue
         try:
             document = json.loads(content.decode())
         except ValueError:
             continue  # PyTorch will say so
         places = _in_payloads(document) if name.startswith("data/") else _in_program(document)
         for place, text in places:
-            return f"{name}: {place}: {text!r:.80}"
-    return None
-
-
-def _documents(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    try:
-        file.seek(0)
-        reader = torch._C.PyTorchFileReader(file)
-        for name in reader.get_all_records():
-            if name.startswith(_PLACES) and (name.startswith("models/") or name.endswith(".json")):
-                yield name, reader.get_record(name)
-    except RuntimeError:
-        pass  # a plain zip file, or one that PyTorch cannot read
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        if _OLD in archive.namelist():
-            yield _OLD, archive.read(_OLD)
-    file.seek(0)
+            yield f"{name}: {place}: {text!r:.80}"
 
 
 def _in_payloads(document: Any) -> Iterator[tuple[str, Any]]:

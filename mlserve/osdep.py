@@ -80,6 +80,22 @@ def shared_memory_bytes() -> int:
         return memory
 
 
+def keep_signals_from_forks() -> None:
+    """What code of models forks in this process has the default answers to signals: a SIGTERM of a child is not ours.
+
+    A child inherits the descriptor that wakes the event loop at a signal: `multiprocessing` ends its children with
+    SIGTERM, and the server would take that for its own end.
+    """
+    os.register_at_fork(after_in_child=_default_signals)
+
+
+def _default_signals() -> None:
+    with suppress(ValueError):  # not in the child's main thread: it has no signals of its own
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def end_within(seconds: float) -> None:
     """Ends this process after so many seconds, if it still runs then: Python waits for threads, as of models."""
     timer = threading.Timer(seconds, _end)

@@ -249,6 +249,7 @@ def run(folder: Path, overrides: dict[str, Any]) -> int:
     settings = load_settings(folder, overrides)
     logs.configure(settings)
     osdep.raise_descriptor_limit()
+    osdep.keep_signals_from_forks()
     malloc.tune()
     compat.install()
     options = {"use_uvloop": True} if settings.backend == "asyncio" else {}

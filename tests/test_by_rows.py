@@ -22,6 +22,10 @@ FORMS = {
     "found": lambda x: {"y": x[x.any(1)]},
     "sum": lambda x: {"y": x.sum()},
     "other": lambda x: {"y": x, "sum": x.sum(0)},
+    "products": lambda x: {"y": x @ x.T},  # each row with all others
+    "shares": lambda x: {"y": (x + 1) / (x + 1).sum()},
+    "rounded": lambda x: {"y": x + 1 + np.float32(len(x) * 1e-6)},
+    "texts": lambda x: {"y": np.array([[f"{one:g} of {len(x)}"] for one in x[:, 0]], object)},
 }
 
 
@@ -63,6 +67,9 @@ def test_answers_by_rows_are_given_as_they_are_after_one_look() -> None:
         ("list", "it has 1 outputs for 1 rows and 3 for 3"),
         ("sum", "its output 'y' has the shape [] for 3 rows"),
         ("other", "its output 'sum' has the shape [3] for 1 rows"),
+        ("products", "its output 'y' has rows of the shape [1] alone, [3] not"),
+        ("shares", "its output 'y' has other values for the same rows beside others"),
+        ("texts", "its output 'y' has other values for the same rows beside others"),
     ],
 )
 def test_other_answers_are_refused_together_and_given_alone(
@@ -86,6 +93,13 @@ def test_rows_that_hang_on_the_values_are_found_later() -> None:
             rows.answer(batch(1, 2), model.answer)  # the first of zeros
     with pytest.raises(ModelError):
         rows.answer(merge([named_request(x=np.ones((1, 3), "f4"))] * 2), model.answer)
+
+
+def test_values_may_be_rounded_in_another_order() -> None:
+    rows, model = ByRows("m"), Model("rounded")
+    assert arrays(rows.answer(batch(1, 2), model.answer))["y"].shape == (3, 3)
+    odd = merge([named_request(x=np.full((1, 3), at, "f4")) for at in (np.nan, np.inf)])
+    assert arrays(ByRows("m").answer(odd, Model("rows").answer))["y"].shape == (2, 3)
 
 
 def test_each_choice_of_outputs_is_looked_at() -> None:

@@ -20,7 +20,7 @@ from mlserve.extra import Extra
 from mlserve.runtime_names import place_of
 from mlserve.settings import ModelSettings
 from mlserve_torch.archive import names_in
-from mlserve_torch.foreign_code import find_code
+from mlserve_torch.foreign_code import find_code, find_code_in_samples
 
 __all__ = ["ExportedProgram", "load_artifact"]
 
@@ -101,12 +101,8 @@ def _kind_of(path: str, start: str) -> str:
 def _load_exported(path: str, extra: Extra, device: Any, start: str) -> Any:
     trusted = extra.flag("allow_pickle")
     with open(path, "rb") as file, _weights_only(not trusted), _told(start):
-        code = None if trusted else find_code(file)
-        if code is not None:
-            raise ModelLoadError(
-                f"{start}it holds what PyTorch would run as code when it reads it, or what is not known to be none "
-                f"({code}); if you trust the file, set parameters.extra.allow_pickle to true"
-            )
+        if not trusted:
+            _refuse(find_code(file), start)
         try:
             program = torch.export.load(file)  # given a path, it insists on an extension
         except pickle.UnpicklingError as error:
@@ -114,11 +110,21 @@ def _load_exported(path: str, extra: Extra, device: Any, start: str) -> Any:
                 f"{start}it holds pickled objects beside tensors, and reading those would run code from the file; if "
                 f"you trust it, set parameters.extra.allow_pickle to true"
             ) from error
+        if not trusted:
+            _refuse(find_code_in_samples(program.example_inputs), start)
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
     return program
+
+
+def _refuse(code: str | None, start: str) -> None:
+    if code is not None:
+        raise ModelLoadError(
+            f"{start}it holds what PyTorch would run as code when it reads it, or what is not known to be none "
+            f"({code}); if you trust the file, set parameters.extra.allow_pickle to true"
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import re
 __all__ = ["is_expression", "is_guard"]
 
 _LINE = re.compile(r"[A-Za-z0-9_ .,+\-*/%()<>=!&|~^\[\]']*")  # no comment, escape or second line hides from the grammar
+_GUARD = re.compile(r"[\w .,+\-*/%()<>=!&|~^\[\]']*")  # the same, but that keys may be in any language
 _WORD = re.compile(r"(?!__)[A-Za-z_]\w*", re.ASCII)
 _TEXT = re.compile(r"(?!__)[A-Za-z_]\w*|[-+]?[\d.]+(?:e[-+]?\d+)?", re.ASCII)  # a symbol's name, a number's digits
 _OF_PYTORCH = (
@@ -33,18 +34,18 @@ _OPERATORS = (
 
 def is_expression(text: str) -> bool:
     """Whether it is an expression of sizes as sympy prints it, which may be handed to sympy's parser."""
-    tree = _parsed(text)
+    tree = _parsed(text, _LINE)
     return tree is not None and _is_size(tree)
 
 
 def is_guard(text: str) -> bool:
     """Whether it is a condition on the shapes of inputs, such as `L['x'].size()[0] <= 5`."""
-    tree = _parsed(text)
+    tree = _parsed(text, _GUARD)
     return tree is not None and _is_condition(tree)
 
 
-def _parsed(text: str) -> ast.AST | None:
-    if not _LINE.fullmatch(text):
+def _parsed(text: str, alphabet: re.Pattern[str]) -> ast.AST | None:
+    if not alphabet.fullmatch(text):
         return None
     try:
         return ast.parse(text.strip(), mode="eval")

@@ -14,16 +14,18 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 import torch
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from mlserve_torch.archive import differs_for_python, reader_of
 from mlserve_torch.expressions import is_expression, is_guard
 
-__all__ = ["find_code"]
+__all__ = ["find_code", "find_code_in_samples"]
 
 _OLD = "serialized_exported_program.json"  # of PyTorch before 2.8, in a plain zip file
 _PLACES = ("models/", "data/weights/", "data/constants/")
 _NAME = re.compile(r"[\w.@+\-/: ]*", re.ASCII)  # nothing that could end a text in quotes, call or assign
-_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_PATH = re.compile(r"(?:\[(?:\d+|'[^'\"\\{}]*')\])*")  # to a part of nested lists and dicts, as PyTorch writes it
+_IN_QUOTES = ("parameter_name", "buffer_name", "fqn")  # in source: `getattr(…, "name")` where it is no identifier
 _PAYLOAD = re.compile(r"(?:weight|tensor)_\d+", re.ASCII)
 _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(?:\.((?!__)\w+))?", re.ASCII)
 _FILES = frozenset({("aten", "from_file"), ("debugprims", "load_tensor")})  # operators that open files
@@ -52,6 +54,18 @@ def find_code(file: BinaryIO) -> str | None:
         found = next(_places_in(chain(_of_reader(reader), _of_old(archive))), None)
     file.seek(0)
     return found
+
+
+def find_code_in_samples(inputs: Any) -> str | None:
+    """The same for the sample inputs of a program that was read but not yet made callable.
+
+    PyTorch writes the keys of dicts in them into the source of its conditions on inputs, in quotes.
+    """
+    for path, _ in tree_leaves_with_path(inputs):
+        text = keystr(path)
+        if not _PATH.fullmatch(text):
+            return f"sample inputs: {text!r:.80}"
+    return None
 
 
 def _of_reader(reader: Any) -> Iterator[tuple[str, bytes | None]]:
@@ -120,10 +134,17 @@ def _belongs(text: str, key: str, place: str) -> bool:
     if key in ("in_spec", "out_spec"):
         return _is_form(text, key == "in_spec")
     if key in ("as_string", "as_strings"):  # an argument of an operator, quoted in the source that is made of it
-        return place.rpartition(f".{key}")[0].endswith(".arg") or bool(_NAME.fullmatch(text))
+        return place.rpartition(f".{key}")[0].endswith(".arg") or _fits_quotes(text)
+    if key in _IN_QUOTES:
+        return _fits_quotes(text)
     if key in ("name", "as_name", "forward_arg_names"):  # in Python source
-        return not text or bool(_WORD.fullmatch(text))
+        return not text or text.isidentifier()
     return bool(_NAME.fullmatch(text))
+
+
+def _fits_quotes(text: str) -> bool:
+    """Whether it stays a text where it is written into source between quotes of either kind, without escapes."""
+    return text.isprintable() and not set(text) & set("'\"\\{}")
 
 
 def _is_operator(target: str) -> bool:
@@ -151,14 +172,14 @@ def _is_form(text: str, is_input: bool) -> bool:
         _, form = json.loads(text)
     except (ValueError, TypeError):
         return False
-    return _is_node(form, _WORD if is_input else None)
+    return _is_node(form, in_source=is_input)
 
 
-def _is_node(form: Any, keys: re.Pattern[str] | None, depth: int = 0) -> bool:
+def _is_node(form: Any, in_source: bool, depth: int = 0) -> bool:
     """Whether it imports nothing. Names of arguments, which are keys of the outermost dict, stand in Python source."""
     if not (isinstance(form, dict) and isinstance(form.get("children_spec"), list)):
         return False
-    if not all(_is_node(one, keys if depth < 1 else None, depth + 1) for one in form["children_spec"]):
+    if not all(_is_node(one, in_source and depth < 1, depth + 1) for one in form["children_spec"]):
         return False
     context = form.get("context")
     if context is None:
@@ -166,15 +187,15 @@ def _is_node(form: Any, keys: re.Pattern[str] | None, depth: int = 0) -> bool:
     if not isinstance(context, str):
         return False  # such as the factory of a defaultdict, which is imported
     try:
-        return _are_keys(json.loads(context), keys)
+        return _are_keys(json.loads(context), in_source)
     except ValueError:
         return bool(_NAME.fullmatch(context))
 
 
-def _are_keys(found: Any, keys: re.Pattern[str] | None) -> bool:
+def _are_keys(found: Any, in_source: bool) -> bool:
     """Objects stand for members of classes, which are imported."""
     if isinstance(found, list):
-        return all(_are_keys(one, keys) for one in found)
+        return all(_are_keys(one, in_source) for one in found)
     if isinstance(found, str):
-        return keys is None or bool(keys.fullmatch(found))
+        return not in_source or found.isidentifier()
     return not isinstance(found, dict)

@@ -7,13 +7,18 @@ import json
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mlserve.errors import ModelLoadError
-from runtimes.torch.tests.test_torch import X, ask, load
-from runtimes.torch.tests.test_torch_exported_code import changed, honest, in_a_guard, in_program
+from mlserve_torch.expressions import is_guard
+from mlserve_torch.foreign_code import find_code_in_samples
+from runtimes.torch.tests import nets
+from runtimes.torch.tests.test_torch import X, ask, load, own
+from runtimes.torch.tests.test_torch_exported_code import changed, export, honest, in_a_guard, in_program
 
 COMPILED = "data/aotinductor/model/x.so"
 
@@ -115,3 +120,56 @@ def test_a_program_of_an_older_version_cannot_hide_behind_records_of_pytorch(tmp
         archive.writestr("serialized_exported_program.json", json.dumps({"guards_code": ["exit()"]}))
     with pytest.raises(ModelLoadError, match=r"program\.json: guards_code\[0\]: 'exit\(\)'"):
         load(tmp_path)
+
+
+# -- names and keys ---------------------------------------------------------------------------------------------------
+
+
+class Parts(torch.nn.Module):
+    """With a part and an argument that are not named in English."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({"größe-1 (a)": torch.nn.Linear(4, 4)})
+
+    def forward(self, größe: torch.Tensor) -> torch.Tensor:
+        return self.parts["größe-1 (a)"](größe)
+
+
+def test_names_in_any_language_are_served(tmp_path: Path) -> None:
+    module = nets.made(Parts)
+    export(module, tmp_path / "model.pt2", torch.ones(6, 4), shapes={"größe": {0: nets.BATCH}})
+    assert np.array_equal(ask(load(tmp_path), größe=X)["output"], own(module, X))
+
+
+@pytest.mark.parametrize("name", ['a", f(), "', "a', f(), '", "a\\", "a\nb", "a{f()}"])
+def test_the_name_of_a_part_cannot_end_its_quotes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.pt2").write_bytes(honest())
+
+    def change(document: dict[str, Any], _: str) -> None:
+        document["graph_module"]["module_call_graph"][0]["fqn"] = name
+        specs = document["graph_module"]["signature"]["input_specs"]
+        specs[0]["parameter"]["parameter_name"] = name
+
+    in_program(tmp_path / "model.pt2", change, "")
+    with pytest.raises(ModelLoadError, match=r"would run as code.*input_specs\[0\]\.parameter\.parameter_name"):
+        load(tmp_path)
+
+
+def test_keys_of_sample_inputs_cannot_end_their_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_bytes(honest())
+    key = f'x" + str(__import__("os").mkdir("{tmp_path / "ran"}")) + "'
+    samples = io.BytesIO()
+    torch.save((({key: torch.ones(6, 4)},), {}), samples)
+    changed(path, lambda name, content: samples.getvalue() if "sample_inputs" in name else None)
+    with pytest.raises(ModelLoadError, match=r"would run as code.*sample inputs"):
+        load(tmp_path)
+    ask(load(tmp_path, {"allow_pickle": True}), x=X)
+    assert (tmp_path / "ran").exists()
+
+
+def test_keys_of_sample_inputs_in_any_language_are_let_in() -> None:
+    assert find_code_in_samples((({"größe (a)": torch.ones(1), 3: [torch.ones(1)]},), {})) is None
+    assert is_guard("L['x']['ä'].size()[0] == L['y'].size()[0]")
+    assert not is_guard("ä()") and not is_guard("L['ä'].ä()")

@@ -60,6 +60,7 @@ def _pair(first: Kind, second: Kind) -> Kind:
 
 _FLAG = Kind("true or false", lambda value: type(value) in (bool, int) and value in (0, 1))
 _TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "")
+_NO_END = Kind("-1 for none", lambda value: type(value) is int and value == -1)
 _NEVER = Kind('"never"', lambda value: bool(value == "never"))
 _SHARE = _number(0, 1)
 _PENALTY = _number(0.01, 100)
@@ -81,7 +82,7 @@ def _kinds(longest: int, vocabulary: int) -> dict[str, Kind]:
         "min_new_tokens": length,
         "stop_strings": _TEXT | _listed(_TEXT),
         "early_stopping": _FLAG | _NEVER,
-        "eos_token_id": token | tokens,
+        "eos_token_id": token | tokens | _NO_END,
         # which way
         "do_sample": _FLAG,
         "num_beams": _whole(1, 64),

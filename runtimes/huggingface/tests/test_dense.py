@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 import transformers
 from PIL import Image
 
-from mlserve_huggingface import one_by_one
+from mlserve_huggingface import dense, one_by_one
 from mlserve_huggingface.dense import Segmentation
+from mlserve_huggingface.work import Job, Stopped
 from runtimes.huggingface.tests.asking import ask, base64_png, load, pipeline, plain, request, settings_for, tensor
 from runtimes.huggingface.tests.media_cases import picture
 from runtimes.huggingface.tests.test_limits import refusal
@@ -110,3 +112,31 @@ def test_channels_and_masks_give_way(folders: dict[str, Path], one_at_a_time: No
     ours, calls = Segmentation(model=own.model, image_processor=own.image_processor), []
     found = ours(LARGE, between=lambda: calls.append(1))
     assert len(calls) == own.model.config.num_labels + len(found) and len(found) > 1
+
+
+def test_another_call_comes_between_two_masks_and_none_is_made_when_the_client_has_left(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(settings_for(folders["labelling"], task="image-segmentation"))
+    work, order, write = model._running(), [], dense.png_text
+    asked = request(tensor("args", [base64_png(LARGE)]))
+
+    def computed(mine: Job) -> Any:
+        def leave(other: Job) -> None:
+            order.append("other")
+            mine.stop()
+
+        def written(image: Any) -> str:
+            order.append("mask")
+            work.start(leave)
+            while not work._turns._waiting:  # until it asks for its turn
+                threading.Event().wait(0.001)
+            return write(image)
+
+        monkeypatch.setattr(dense, "png_text", written)
+        return model._answer(asked, model._asked(asked), mine)
+
+    _, future = work.start(computed)
+    with pytest.raises(Stopped):
+        future.result(60)
+    assert order == ["mask", "other"]

@@ -68,7 +68,7 @@ def test_with_padding_on_the_left_the_answer_is_where_the_model_sees_it(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_seq_len": -1}, "max_seq_len is a whole number and at least 1"),
+        ({"max_seq_len": -1}, "'max_seq_len' is 0 or more, got -1"),
         ({"max_question_len": -3}, "max_question_len is a whole number and at least 1"),
         ({"top_k": 0}, "top_k is a whole number and at least 1"),
         ({"doc_stride": -1}, "doc_stride is a whole number from 0 to max_seq_len"),

@@ -46,13 +46,13 @@ class EventStream:
     async def send(self, answers: Answers, request_id: str | None) -> None:
         """Sends everything. Raises what goes wrong before anything was sent; after that it is the last event."""
         failure = await (self._send_beside_comments(answers) if self._keep_alive_seconds else self._send(answers))
-        if failure is not None:
-            if not self._started or isinstance(failure, ConnectionError):
-                try:
+        try:
+            if failure is not None:
+                if not self._started or isinstance(failure, ConnectionError):
                     raise failure
-                finally:
-                    del failure  # a circle with its traceback
-            await self._put(_error(failure, request_id))
+                await self._put(_error(failure, request_id))
+        finally:
+            del failure  # a circle with its traceback
         await self._put(b"", more=False)  # no comment may come behind it
 
     async def _send_beside_comments(self, answers: Answers) -> Exception | None:
@@ -63,7 +63,10 @@ class EventStream:
                 failure = await self._send(answers)
             finally:
                 comments.cancel()
-        return failure
+        try:
+            return failure
+        finally:
+            del failure  # a circle with its traceback, whose frames keep this one
 
     async def _send(self, answers: Answers) -> Exception | None:
         """Sends the chunks; what went wrong is returned, since a task group would wrap it."""

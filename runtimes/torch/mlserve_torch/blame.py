@@ -10,8 +10,9 @@ import torch
 
 __all__ = ["ERRORS", "is_about_input", "words_of"]
 
-ERRORS = (RuntimeError, IndexError, AssertionError, TypeError, AttributeError)  # what input may lead to
+ERRORS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)  # what input may lead to
 
+_ONE_ELEMENT = "only integer tensors of a single element"  # can be an index, a count of steps or a size
 _OURS = ("allocate memory", "CUDA error", "out of memory")
 _COMPILING = ("torch._dynamo", "torch._inductor")
 _PYTORCH = os.path.dirname(torch.__file__) + os.sep
@@ -20,14 +21,12 @@ _PYTORCH = os.path.dirname(torch.__file__) + os.sep
 def is_about_input(error: Exception, texts: bool) -> bool:
     """Whether an error came of the input. `texts`: some of it was text, of which nothing says that the model takes it.
 
-    PyTorch's own refusals count, whether its Python or its C++ raises them; so does what indexing raises. What a
-    statement of the model's own code raises does not: it belongs into the owner's log.
+    PyTorch's own refusals count, whether its Python or its C++ raises them; so does what indexing and unpacking raise.
+    What a statement of the model's own code raises does not: it belongs into the owner's log.
     """
     if any(words in str(error) for words in _OURS):
         return False
-    if isinstance(error, AssertionError):
-        return str(error).startswith("Guard failed")  # of an exported program
-    if isinstance(error, TypeError | AttributeError) and not texts:
+    if isinstance(error, TypeError | AttributeError) and not texts and _ONE_ELEMENT not in str(error):
         return False
     kind = type(error)
     if kind.__module__.startswith(_COMPILING):

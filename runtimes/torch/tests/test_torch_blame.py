@@ -47,6 +47,25 @@ class Declared(torch.nn.Module):
         return x + (len(words[0].upper()) if words else 0)
 
 
+class Converting(torch.nn.Module):
+    """Takes one number of each tensor, as the code says."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+
+    def forward(self, x):  # type: ignore[no-untyped-def]  # without annotations on purpose
+        return eval(self.code, {"x": x, "torch": torch})
+
+
+class Unpacking(torch.nn.Module):
+    """Knows how many axes there are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, _, columns = x.shape
+        return x.sum() + rows + columns
+
+
 class Words(torch.nn.Module):
     """Takes texts, and has a mistake."""
 
@@ -58,7 +77,7 @@ class Formless(torch.nn.Module):
     """Without forward."""
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, IndexError, AssertionError, TypeError])
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, IndexError, AssertionError, TypeError, ValueError])
 def test_what_the_models_own_code_raises_is_not_the_clients_fault(tmp_path: Path, kind: type[Exception]) -> None:
     model = serve(tmp_path, Raising(kind("the password has expired")))
     for request in (None, TEXT):
@@ -71,6 +90,40 @@ def test_what_pytorch_refuses_is(tmp_path: Path) -> None:
     assert "index 5 is out of bounds" in refusal(model, x=X[:2])
     assert "same dtype" in refusal(model, x=X.astype("i8"))
     assert "cannot use this input" in refusal_of(model, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("x + 1 if x else x", "Boolean value of Tensor with more than one value is ambiguous"),
+        ("torch.full((2,), x.item())", "a Tensor with 2 elements cannot be converted to Scalar"),
+        ("torch.full((2,), float(x))", "only one element tensors can be converted to Python scalars"),
+        ("torch.ones(len(range(x.int())))", "only integer tensors of a single element can be converted to an index"),
+    ],
+    ids=["if", "item", "float", "range"],
+)
+def test_two_elements_where_a_model_takes_one_are_the_clients_fault(tmp_path: Path, code: str, words: str) -> None:
+    model = serve(tmp_path, Converting(code))
+    assert words in refusal(model, x=np.ones(2, "f4"))
+    ask(model, x=np.ones(1, "f4"))
+
+
+def test_axes_that_cannot_be_unpacked_are_the_clients_fault(tmp_path: Path) -> None:
+    model = serve(tmp_path, Unpacking())
+    assert "expected 3, got 2" in refusal(model, x=X)
+    assert ask(model, x=np.zeros((2, 1, 3), "f4"))["output"] == 5
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (torch.nn.BatchNorm2d(3), "expected 4D input (got 2D input)"),  # a ValueError
+        (torch.nn.TransformerEncoderLayer(8, 2), "was expecting embedding dimension of 8, but got 4"),  # an assertion
+    ],
+    ids=["BatchNorm2d", "Transformer"],
+)
+def test_what_a_layer_of_pytorch_refuses_is_the_clients_fault(tmp_path: Path, layer: Any, words: str) -> None:
+    assert words in refusal(serve(tmp_path, torch.nn.Sequential(layer)), x=X)
 
 
 def test_text_for_a_tensor_is_the_clients_fault_and_a_mistake_with_texts_is_not(tmp_path: Path) -> None:

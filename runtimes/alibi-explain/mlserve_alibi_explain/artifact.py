@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import os
@@ -48,12 +47,19 @@ def quieten() -> None:
 def untouched(explainer: Any) -> Iterator[None]:
     """Explains in here: what alibi keeps of one explanation's arguments is not there for the next, which may be
     somebody else's."""
-    before, meta = dict(vars(explainer)), copy.deepcopy(explainer.meta)
+    before = {name: _kept(value) for name, value in vars(explainer).items()}
     try:
         yield
     finally:
         vars(explainer).clear()
-        vars(explainer).update(before, meta=meta)
+        vars(explainer).update(before)
+
+
+def _kept(value: Any) -> Any:
+    """As it is now: alibi fills dictionaries and lists, some over many explanations; the rest is put in their place."""
+    if type(value) is dict:
+        return {key: _kept(one) for key, one in value.items()}
+    return [_kept(one) for one in value] if type(value) is list else value
 
 
 class Maker:

@@ -20,6 +20,7 @@ FORMS = {
     "turned": lambda x: {"y": x.T},  # as long as the batch has rows, where that is 3
     "list": lambda x: {f"y_{at}": np.repeat(row[None], len(x), 0) for at, row in enumerate(x)},  # each with a row a row
     "found": lambda x: {"y": x[x.any(1)]},
+    "repeated": lambda x: {"y": np.repeat(x, x[:, 0].astype(int), 0)},  # as many rows as the values say
     "sum": lambda x: {"y": x.sum()},
     "other": lambda x: {"y": x, "sum": x.sum(0)},
     "products": lambda x: {"y": x @ x.T},  # each row with all others
@@ -52,11 +53,18 @@ def batch(*rows: int, outputs: tuple[str, ...] = ()) -> InferenceRequest:
     return merge([named_request(outputs, x=np.full((count, 3), at, "f4")) for at, count in enumerate(rows)])
 
 
-def test_answers_by_rows_are_given_as_they_are_after_one_look() -> None:
-    rows, model = ByRows("m"), Model("rows")
-    for asked in (2, 3, 4):  # once more than there are batches
-        assert arrays(rows.answer(batch(1, 2), model.answer))["y"].shape == (3, 3)
-        assert model.asked == asked
+def valued(*values: float) -> InferenceRequest:
+    return merge([named_request(x=np.full((1, 3), one, "f4")) for one in values])
+
+
+def test_answers_by_rows_are_given_as_they_are_after_a_look_now_and_then() -> None:
+    rows, model, looks = ByRows("m"), Model("rows"), []
+    for at in range(20):
+        before = model.asked
+        found = arrays(rows.answer(batch(1, 2, 1), model.answer))["y"]
+        np.testing.assert_array_equal(found[:, 0], [0, 1, 1, 2])
+        looks += [at + 1] if model.asked - before > 1 else []
+    assert looks == [1, 2, 4, 8, 16]
     assert arrays(rows.answer(named_request(x=np.ones((2, 3), "f4")), model.answer))["y"].shape == (2, 3)
 
 
@@ -87,12 +95,19 @@ def test_other_answers_are_refused_together_and_given_alone(
 
 def test_rows_that_hang_on_the_values_are_found_later() -> None:
     rows, model = ByRows("m"), Model("found")
-    assert arrays(rows.answer(merge([named_request(x=np.ones((1, 3), "f4"))] * 2), model.answer))["y"].shape == (2, 3)
+    assert arrays(rows.answer(valued(1, 1), model.answer))["y"].shape == (2, 3)
     for _ in range(2):
         with pytest.raises(ModelError, match="cannot be cut by rows"):
             rows.answer(batch(1, 2), model.answer)  # the first of zeros
     with pytest.raises(ModelError):
-        rows.answer(merge([named_request(x=np.ones((1, 3), "f4"))] * 2), model.answer)
+        rows.answer(valued(1, 1), model.answer)
+
+
+def test_as_many_rows_in_all_are_not_enough() -> None:
+    rows, model = ByRows("m"), Model("repeated")
+    assert arrays(rows.answer(valued(1, 1), model.answer))["y"].shape == (2, 3)
+    with pytest.raises(ModelError, match="cannot be cut by rows"):
+        rows.answer(valued(2, 0), model.answer)  # the second caller would get a row of the first
 
 
 def test_values_may_be_rounded_in_another_order() -> None:
@@ -109,4 +124,4 @@ def test_each_choice_of_outputs_is_looked_at() -> None:
     assert list(arrays(rows.answer(batch(1, 2, outputs=("y",)), model.answer))) == ["y"]
     for at in range(300):
         rows.answer(batch(1, 2, outputs=("y",) * (at + 1)), model.answer)
-    assert len(rows._known) <= 256
+    assert len(rows._answered) <= 256

@@ -5,14 +5,20 @@ pyspark has one for whoever starts it first or joins later; so models of all run
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["after_end", "answers", "end", "leave", "running", "use"]
+from mlserve.errors import ModelError, ModelLoadError
 
+__all__ = ["after_end", "answers", "call_again", "end", "leave", "running", "use"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("mlserve.model")
 _END_SECONDS = 10.0
 
 
@@ -66,6 +72,32 @@ def answers() -> bool:
     except Exception:  # whatever py4j meets where the other side is gone
         return False
     return True
+
+
+def call_again(name: str, is_there: bool, call: Callable[[], T], restart: Callable[[], object]) -> T:
+    """What a model's call into Java gives; where that is gone, such as for lack of memory, the same after `restart()`.
+
+    `is_there`: the Java process that the model was loaded into runs, as far as is known; one that was killed is there
+    for a moment yet. ModelError if Java cannot be started again, or ends again during the call.
+    """
+    if is_there:
+        try:
+            return call()
+        except Exception:
+            if answers():
+                raise
+            end()
+    _logger.warning("model '%s': the Java process of Spark is gone; it is started again", name)
+    try:
+        restart()
+        return call()
+    except ModelLoadError as error:
+        raise ModelError(error.message) from error
+    except Exception as error:
+        if answers():
+            raise
+        told = f"model '{name}': Spark's Java process ended during this call, and so did the one that was started again"
+        raise ModelError(f"{told}; what they said is in the log") from error
 
 
 def end() -> None:

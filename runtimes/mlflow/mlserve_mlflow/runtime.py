@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from mlserve import MLModel, spark_process
 from mlserve.artifacts import get_model_uri
-from mlserve.errors import InferenceError, ModelError, ModelLoadError
+from mlserve.errors import InferenceError
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
 from mlserve.settings import ModelSettings, is_address
@@ -30,7 +30,6 @@ from mlserve_mlflow.threads import Threads
 
 __all__ = ["MLflowRuntime"]
 
-_logger = logging.getLogger("mlserve_mlflow")
 _END: Any = object()
 _ONNX = "mlflow.onnx"
 _SPARK = "mlflow.spark"
@@ -93,15 +92,14 @@ class MLflowRuntime(MLModel):
         self._place = place
         self._java = spark_process.running() if is_spark else None
 
-    def _ready(self) -> Any:
-        """The model; loaded again where the Java process that it lived in is gone, such as for lack of memory."""
-        if self._java is not None and self._java is not spark_process.running():
-            _logger.warning("model '%s': the Java process of Spark is gone; the model is loaded again", self.name)
-            try:
-                self._open(self._place)
-            except ModelLoadError as error:
-                raise ModelError(error.message) from error
-        return self._model
+    def _predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        """MLflow's predict; of a model of Spark whose Java process is gone, by the model loaded again."""
+        if self._java is None:
+            return self._model.predict(data, params=params)
+        is_there = self._java is spark_process.running()
+        return spark_process.call_again(
+            self.name, is_there, lambda: self._model.predict(data, params=params), partial(self._open, self._place)
+        )
 
     def _names_of_outputs(self) -> list[str]:
         """An ONNX graph's own names, under which MLflow gives its outputs; none of another flavour."""
@@ -131,7 +129,7 @@ class MLflowRuntime(MLModel):
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """What the model predicts, as outputs. InferenceError for input that its signature does not allow."""
         data, params = self._data_of(payload)
-        return self._response(self._call(self._ready().predict, data, params), payload)
+        return self._response(self._call(self._predict, data, params), payload)
 
     async def predict_stream(self, payloads: AsyncIterator[InferenceRequest]) -> AsyncIterator[InferenceResponse]:
         """What the model's own predict_stream gives, chunk by chunk; else one answer a request."""
@@ -152,7 +150,8 @@ class MLflowRuntime(MLModel):
     async def invocations(self, request: Request) -> Response:
         """One request of MLflow's scoring protocol."""
         content_type = request.headers.get("content-type", "")
-        return scoring.invoke(self._ready(), self._threads.limit, await request.body(), content_type)
+        model = scoring.Watched(self._predict, self._model.metadata, self._threads.limit)
+        return scoring.invoke(model, await request.body(), content_type)
 
     @custom_handler("/ping", "GET", fixed=True)
     def ping(self) -> Response:

@@ -11,23 +11,46 @@ from importlib.util import find_spec
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, get_error_code
 from mlflow.pyfunc import scoring_server
 from starlette.responses import Response
 
+from mlserve.errors import MLServeError
 from mlserve_mlflow.errors import reason_of
 
-__all__ = ["invoke", "ping", "version"]
+__all__ = ["Watched", "invoke", "ping", "version"]
 
 _logger = logging.getLogger("mlserve_mlflow")
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 
-def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: bytes, content_type: str) -> Response:
-    """The answer to one request: MLflow's own, or what is wrong, as 400 or 415; 500 if it is the model's fault.
+class Watched:
+    """A model that notes how far a call has come, so that it is known whose fault an error is. For one request."""
 
-    The model predicts within the context `limit()`.
-    """
+    def __init__(
+        self, predict: Callable[..., Any], metadata: Any, limit: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._predict = predict
+        self._limit = limit  # the context to predict in
+        self.metadata = metadata
+        self.predicted = False
+        self.failed = False  # by something that MLflow does not know
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        try:
+            with self._limit():
+                prediction = self._predict(data, params=params)
+        except MLServeError as error:  # its words and status are meant for clients
+            raise MlflowException(error.message, get_error_code(error.http_status)) from error
+        except Exception as error:
+            self.failed = not isinstance(error, MlflowException)
+            raise
+        self.predicted = True
+        return prediction
+
+
+def invoke(model: Watched, body: bytes, content_type: str) -> Response:
+    """The answer to one request: MLflow's own, or what is wrong, as 400 or 415; 500 if it is the model's fault."""
     mime_type = content_type.partition(";")[0].strip()
     if mime_type == scoring_server.CONTENT_TYPE_PARQUET and not _reads_parquet():
         return _refusal("no package here reads Parquet: pip install 'mlserve-mlflow[parquet]' beside the server", 415)
@@ -37,17 +60,16 @@ def invoke(model: Any, limit: Callable[[], AbstractContextManager[Any]], body: b
         )  # JSON says its own encoding
     except UnicodeDecodeError as error:
         return _refusal(f"the body is no UTF-8: {error}")
-    watched = _Watched(model, limit)
     try:
         with _serving():
-            result = scoring_server.invocations(data, content_type, watched, model.metadata.get_input_schema())
+            result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
-        if watched.failed:
+        if model.failed:
             _logger.error("a model failed on an invocation", exc_info=error)
         return _refusal(reason_of(error), error.get_http_status_code(), error.error_code)
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
-        if watched.predicted:
+        if model.predicted:
             _logger.error("what a model predicted cannot be sent", exc_info=error)
             return _refusal(f"what the model predicted cannot be sent: {told}", 500, "INTERNAL_ERROR")
         return _refusal(f"the body cannot be read as {content_type}: {told}")
@@ -71,27 +93,6 @@ def _serving() -> Iterator[None]:
 
 def _reads_parquet() -> bool:
     return any(find_spec(package) is not None for package in ("pyarrow", "fastparquet"))
-
-
-class _Watched:
-    """A model that notes how far a call has come, so that it is known whose fault an error is."""
-
-    def __init__(self, model: Any, limit: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._model = model
-        self._limit = limit
-        self.metadata = model.metadata
-        self.predicted = False
-        self.failed = False  # by something that MLflow does not know
-
-    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        try:
-            with self._limit():
-                prediction = self._model.predict(data, params=params)
-        except Exception as error:
-            self.failed = not isinstance(error, MlflowException)
-            raise
-        self.predicted = True
-        return prediction
 
 
 def ping() -> Response:

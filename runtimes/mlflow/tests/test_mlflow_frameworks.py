@@ -16,6 +16,7 @@ import httpx
 import mlflow.pyfunc
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from mlserve import ModelSettings, spark_process
 from mlserve.codecs import NumpyCodec, PandasCodec
@@ -161,14 +162,35 @@ def test_spark_is_shared_with_models_of_mllib_and_ends_with_the_last(
 
 
 def test_a_model_of_spark_is_loaded_again_when_its_java_process_is_gone(
-    saved: Path, load: Callable[..., MLflowRuntime]
+    saved: Path, load: Callable[..., MLflowRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the system still says for a moment that it runs, after it was killed; on both protocols."""
     model = load(saved / "spark")
-    process: Any = spark_process.running()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(60)
     columns = PandasCodec.encode_inputs(frameworks.TABLE)
     wanted = json.loads((saved / "predicted.json").read_text())
+    kill_java(monkeypatch, is_seen=False)
     assert NumpyCodec.decode_output(ask(model, *columns).outputs[0]).ravel().tolist() == wanted
+    kill_java(monkeypatch, is_seen=True)
+    answer = invoke(model)
+    assert (answer.status_code, json.loads(answer.body)) == (200, {"predictions": wanted})
     anyio.run(model.unload)
     assert spark_process.running() is None
+
+
+def kill_java(monkeypatch: pytest.MonkeyPatch, is_seen: bool) -> None:
+    process: Any = spark_process.running()
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    if not is_seen:
+        monkeypatch.setattr(process, "poll", lambda: None)
+
+
+def invoke(model: MLflowRuntime) -> Any:
+    """The answer of `/invocations`."""
+    body = json.dumps({"dataframe_split": frameworks.TABLE.to_dict("split")}).encode()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    headers = [(b"content-type", b"application/json")]
+    return anyio.run(model.invocations, Request({"type": "http", "headers": headers}, receive))

@@ -45,6 +45,15 @@ class Odd(mlflow.pyfunc.PythonModel):
         return {"odd": object()} if len(model_input) == 1 else model_input["no such column"]
 
 
+class Refuses(mlflow.pyfunc.PythonModel):
+    """Raises what is meant for clients."""
+
+    def predict(self, context, model_input, params=None):
+        from mlserve.errors import InferenceError, ModelError
+
+        raise InferenceError("too few") if len(model_input) == 1 else ModelError("its Java process ended")
+
+
 class Adds(mlflow.pyfunc.PythonModel):
     def predict(self, model_input: list[dict[str, float]]):
         return [sum(one.values()) for one in model_input]
@@ -272,6 +281,15 @@ def test_what_the_model_does_wrong_is_told_without_a_traceback(save: Any, settin
         assert "unexpected error while evaluating the model" in failed.json()["message"]
         assert "(KeyError: 'no such column')" in failed.json()["message"]
         assert "Traceback" not in odd.text + failed.text
+
+
+def test_errors_for_clients_keep_their_words_and_status(save: Any, settings: Any) -> None:
+    with running_server(settings(save(Refuses()))) as server:
+        few = httpx.post(f"{server.rest}/invocations", json={"inputs": [[1]]})
+        many = httpx.post(f"{server.rest}/invocations", json={"inputs": [[1], [2]]})
+    assert (few.status_code, few.json()["error_code"], few.json()["message"]) == (400, "BAD_REQUEST", "too few")
+    assert (many.status_code, many.json()["error_code"]) == (500, "INTERNAL_ERROR")
+    assert many.json()["message"] == "its Java process ended"
 
 
 def test_both_protocols_give_one_answer(both: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyspark.sql.functions import col
 from mlserve import MLModel, spark_process
 from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, PandasCodec
-from mlserve.errors import InferenceError, ModelError
+from mlserve.errors import InferenceError
 from mlserve.extra import Extra
 from mlserve.repeated import check_repeated
 from mlserve.settings import ModelSettings
@@ -30,8 +30,6 @@ from mlserve_mllib.session import Wanted, is_alive, session_of, stop_using
 from mlserve_mllib.signature import signature
 
 __all__ = ["MLlibModel"]
-
-_logger = logging.getLogger("mlserve_mllib")
 
 _COLUMNS = (None, PandasCodec.ContentType, NumpyCodec.ContentType)  # content types whose tensors are columns
 
@@ -95,28 +93,15 @@ class MLlibModel(MLModel):
         check_repeated(payload.outputs or ())
         given = arrange(self._columns_of(payload), self._columns)
         names = [one.name for one in payload.outputs or ()] or self._columns.usual
+        call = partial(self._answer, given, list(dict.fromkeys(names)))
+        # A session that is gone must not be used: it would become pyspark's active one.
         try:
-            values = self._answer_or_recover(given, list(dict.fromkeys(names)))
+            values = spark_process.call_again(self.name, is_alive(self._session), call, self._open)
         except SPARK_ERRORS as error:
-            if not spark_process.answers():
-                raise ModelError(f"model '{self.name}': Spark's Java process ended: {reason_of(error)}") from error
             raise InferenceError(f"model '{self.name}' cannot use this input: {reason_of(error)}") from error
         asked = payload.outputs or [RequestOutput(name=name) for name in values]
         outputs = [self._encode(values[one.name], one) for one in asked]
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
-
-    def _answer_or_recover(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
-        """The answer; where the Java process is gone, such as for lack of memory, by a new one."""
-        if is_alive(self._session):  # a session that is gone must not be used: it would become pyspark's active one
-            try:
-                return self._answer(given, names)
-            except SPARK_ERRORS:
-                if spark_process.answers():
-                    raise
-                spark_process.end()  # one that was killed may be there for a moment yet
-        _logger.warning("model '%s': the Java process of Spark is gone; it is started again", self.name)
-        self._open()
-        return self._answer(given, names)
 
     # -- in and out ---------------------------------------------------------------------------------------------------
 

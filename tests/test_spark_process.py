@@ -1,0 +1,57 @@
+"""Calls into Spark's Java process, with a Java process that only these tests know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mlserve import spark_process
+from mlserve.errors import ModelError, ModelLoadError
+
+
+class Java:
+    """A Java process: each call takes one of the outcomes, None for one that kills it."""
+
+    def __init__(self, *outcomes: str | Exception | None) -> None:
+        self.outcomes: Iterator[str | Exception | None] = iter(outcomes)
+        self.answers = True
+        self.starts = 0
+
+    def call(self) -> str:
+        outcome = next(self.outcomes)
+        if isinstance(outcome, str):
+            return outcome
+        self.answers = outcome is not None
+        raise outcome or ConnectionError("Answer from Java side is empty")
+
+    def start(self) -> None:
+        self.starts += 1
+        self.answers = True
+
+
+def answer_of(java: Java, monkeypatch: pytest.MonkeyPatch, is_there: bool = True) -> str:
+    monkeypatch.setattr(spark_process, "answers", lambda: java.answers)
+    return spark_process.call_again("m", is_there, java.call, java.start)
+
+
+def test_a_call_is_repeated_in_a_new_java_process_when_the_old_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, dies, is_gone = Java("a"), Java(None, "b"), Java("c")
+    assert answer_of(alive, monkeypatch) == "a" and alive.starts == 0
+    assert answer_of(dies, monkeypatch) == "b" and dies.starts == 1
+    assert answer_of(is_gone, monkeypatch, is_there=False) == "c" and is_gone.starts == 1
+
+
+def test_an_error_is_passed_on_while_java_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for java in (Java(KeyError("x")), Java(None, KeyError("x"))):
+        with pytest.raises(KeyError):
+            answer_of(java, monkeypatch)
+
+
+def test_a_java_process_that_dies_again_or_does_not_start_is_the_models_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="model 'm': Spark's Java process ended during this call, and so did"):
+        answer_of(Java(None, None), monkeypatch)
+    java = Java(None)
+    monkeypatch.setattr(java, "start", lambda: (_ for _ in ()).throw(ModelLoadError("no Java")))
+    with pytest.raises(ModelError, match="no Java"):
+        answer_of(java, monkeypatch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import pickle
 import warnings
 import zipfile
@@ -19,14 +18,11 @@ from mlserve.errors import ModelLoadError
 from mlserve.extra import Extra
 from mlserve.runtime_names import place_of
 from mlserve.settings import ModelSettings
-from mlserve_torch.archive import names_in
-from mlserve_torch.foreign_code import find_code, find_code_in_samples
 
 __all__ = ["ExportedProgram", "load_artifact"]
 
 ExportedProgram = torch.export.ExportedProgram
 
-_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # PyTorch's own switch
 _EXPORTED = ("models/model.json", "serialized_exported_program.json")
 _COMPILED = "data/aotinductor/"
 _NOT_WEIGHTS = (
@@ -40,14 +36,16 @@ _STATE_KEYS = ("state_dict", "model_state_dict")  # under which training scripts
 def load_artifact(path: str, settings: ModelSettings, device: Any) -> Any:
     """An ExportedProgram, or a module; on the device, not yet of another type. ModelLoadError says what is wrong.
 
-    The content decides, not the extension. Runs no code of the file, unless `extra.allow_pickle` is true.
+    The content decides, not the extension. Exported programs and TorchScript are programs, which may do anything when
+    they are read; a pickle runs no code of the file, unless `extra.allow_pickle` is true.
     """
     start = f"model '{settings.name}': {path}: "
     kind = _kind_of(path, start)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what PyTorch calls deprecated, it says when the file is made
         if kind == "exported":
-            return _load_exported(path, Extra(settings), device, start)
+            with _told(start):
+                return _load_exported(path, device)
         if kind == "script":
             with _told(start):
                 return torch.jit.load(path, map_location=device)
@@ -80,8 +78,8 @@ def _kind_of(path: str, start: str) -> str:
             return "pickle"
         raise ModelLoadError(f"{start}no PyTorch model: what torch.save() and torch.export.save() write is a zip file")
     try:
-        with open(path, "rb") as file:
-            names = [f"/{name}" for name in names_in(file)]
+        with zipfile.ZipFile(path) as archive:
+            names = [f"/{name}" for name in archive.namelist()]
     except zipfile.BadZipFile:
         raise ModelLoadError(f"{start}the file is damaged or cut short") from None
     if any(_COMPILED in name for name in names):
@@ -98,48 +96,14 @@ def _kind_of(path: str, start: str) -> str:
     raise ModelLoadError(f"{start}a zip archive, but none of PyTorch")
 
 
-def _load_exported(path: str, extra: Extra, device: Any, start: str) -> Any:
-    trusted = extra.flag("allow_pickle")
-    with open(path, "rb") as file, _weights_only(not trusted), _told(start):
-        if not trusted:
-            _refuse(find_code(file), start)
-        try:
-            program = torch.export.load(file)  # given a path, it insists on an extension
-        except pickle.UnpicklingError as error:
-            raise ModelLoadError(
-                f"{start}it holds pickled objects beside tensors, and reading those would run code from the file; if "
-                f"you trust it, set parameters.extra.allow_pickle to true"
-            ) from error
-        if not trusted:
-            _refuse(find_code_in_samples(program.example_inputs), start)
+def _load_exported(path: str, device: Any) -> Any:
+    with open(path, "rb") as file:
+        program = torch.export.load(file)  # given a path, it insists on an extension
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
     return program
-
-
-def _refuse(code: str | None, start: str) -> None:
-    if code is not None:
-        raise ModelLoadError(
-            f"{start}it holds what PyTorch would run as code when it reads it, or what is not known to be none "
-            f"({code}); if you trust the file, set parameters.extra.allow_pickle to true"
-        )
-
-
-@contextmanager
-def _weights_only(only: bool) -> Iterator[None]:
-    """Has PyTorch read tensors only: torch.export.load would by itself fall back to plain pickles, which run code."""
-    before = os.environ.get(_FORCE)
-    if only:
-        os.environ[_FORCE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_FORCE, None)
-        else:
-            os.environ[_FORCE] = before
 
 
 # -- what torch.save wrote --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ _DISCONNECT_EXTENSION = "mlserve.disconnect"  # of our HTTP edge: see rest/h1_ex
 _READ_GRACE_SECONDS = 0.5  # beyond the time of the call, within which it tells so itself if its client reads
 _NAMED = 8  # so many paths stand in an error at most
 _Handler = tuple[str, str, str]  # path, method, the key of parameters.extra by which a model claims the path
+ErrorCodes = dict[str, str]  # of a path whose clients look for an `error_code`: by HTTP status
 
 
 class Host(Protocol):
@@ -166,8 +167,8 @@ class Contested:
         )
 
 
-def custom_routes(host: Host) -> Iterator[tuple[str, str, CustomRoute | Contested]]:
-    """Path, method and application of every handler of the models that are ready.
+def custom_routes(host: Host) -> Iterator[tuple[str, str, CustomRoute | Contested, ErrorCodes]]:
+    """Path, method, application and codes of errors of every handler of the models that are ready.
 
     Each has the path that it declares (of versions, the default one's), and the same below its model's own path.
     """
@@ -180,18 +181,19 @@ def custom_routes(host: Host) -> Iterator[tuple[str, str, CustomRoute | Conteste
     for handler, owners in claims.items():
         chosen = _chosen(handler, owners)
         if len(chosen) == 1:
-            yield *handler[:2], CustomRoute(host, chosen[0].name, None, handler)
+            yield *handler[:2], CustomRoute(host, chosen[0].name, None, handler), _codes_of(chosen[0], handler)
         elif chosen:
-            yield *handler[:2], Contested(handler, [model.name for model in chosen])
+            names = [model.name for model in chosen]
+            yield *handler[:2], Contested(handler, names), _codes_of(chosen[0], handler)
     for model in ready:
         own = _prefix(model.name)
-        for handler in _handlers_of(model):
+        for handler, codes in zip(_handlers_of(model), model.details.get("error_codes", ())):
             path, method, _ = handler
             if models.is_default(model):
-                yield f"{own}{path}", method, CustomRoute(host, model.name, None, handler)
+                yield f"{own}{path}", method, CustomRoute(host, model.name, None, handler), codes
             if model.version:
                 below = f"{own}/versions/{_literal(model.version)}{path}"
-                yield below, method, CustomRoute(host, model.name, model.version, handler)
+                yield below, method, CustomRoute(host, model.name, model.version, handler), codes
 
 
 def _header(scope: Any, name: bytes) -> str | None:
@@ -200,6 +202,11 @@ def _header(scope: Any, name: bytes) -> str | None:
 
 def _handlers_of(model: Model) -> list[_Handler]:
     return [(path, method, claimed_by) for path, method, claimed_by in model.details.get("handlers", ())]
+
+
+def _codes_of(model: Model, handler: _Handler) -> ErrorCodes:
+    codes: ErrorCodes = model.details["error_codes"][_handlers_of(model).index(handler)]
+    return codes
 
 
 def _chosen(handler: _Handler, owners: list[Model]) -> list[Model]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import anyio
 
 from mlserve.cloudevents import CloudEvents
-from mlserve.custom_routes import Contested, CustomRoute, custom_routes
+from mlserve.custom_routes import Contested, CustomRoute, ErrorCodes, custom_routes
 from mlserve.errors import DeadlineExceeded, MLServeError, ModelNotFound, Overloaded
 from mlserve.frames import Handle, Handled, Piece
 from mlserve.metrics import Metrics
@@ -248,8 +248,8 @@ class DataPlane:
         known = [limit for limit in limits if limit is not None]
         return min(known) if known else None
 
-    def custom_routes(self) -> list[tuple[str, str, CustomRoute | Contested]]:
-        """The REST paths that models bring along: path, method, ASGI application."""
+    def custom_routes(self) -> list[tuple[str, str, CustomRoute | Contested, ErrorCodes]]:
+        """The REST paths that models bring along: path, method, ASGI application, and codes of errors by status."""
         return list(custom_routes(self))
 
     # -- the repository -----------------------------------------------------------------------------------------------

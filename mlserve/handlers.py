@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 __all__ = ["CustomHandler", "custom_handler", "get_custom_handlers"]
@@ -24,16 +24,24 @@ class CustomHandler:
 
     The answer of one that is `fixed` is the same while the model is loaded: the method is called once, after `load()`,
     and the server gives what it said, whatever the worker does; 404 while no worker could run the model.
+
+    The server's own errors on the path have `error_code` and `message` beside `error` where there are `error_codes`, by
+    HTTP status; a status that is not among them has the code of 400 or 500.
     """
 
     rest_path: str
     rest_method: str = "POST"
     claimed_by: str = ""
     fixed: bool = False
+    error_codes: Mapping[int, str] = field(default_factory=dict, hash=False)
 
 
 def custom_handler(
-    rest_path: str, rest_method: str = "POST", claimed_by: str = "", fixed: bool = False
+    rest_path: str,
+    rest_method: str = "POST",
+    claimed_by: str = "",
+    fixed: bool = False,
+    error_codes: Mapping[int, str] | None = None,
 ) -> Callable[[F], F]:
     """A decorator: the method answers this path, in the process where the model lives, as CustomHandler has it.
 
@@ -49,7 +57,7 @@ def custom_handler(
     rest_path = rest_path if rest_path.startswith("/") else f"/{rest_path}"
 
     def mark(handler: F) -> F:
-        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by, fixed))
+        setattr(handler, _MARK, CustomHandler(rest_path, rest_method.upper(), claimed_by, fixed, error_codes or {}))
         return handler
 
     return mark

@@ -430,5 +430,7 @@ async def _details(loaded: LoadedModel) -> bytes:
     marked = [one for one, _ in get_custom_handlers(loaded.model)]
     handlers = [(one.rest_path, one.rest_method, one.claimed_by) for one in marked]
     fixed = [await fixed_answer(one, handler) for one, handler in zip(marked, loaded.handlers, strict=True)]
+    error_codes = [one.error_codes for one in marked]
     streams = type(loaded.model).predict_stream is not MLModel.predict_stream
-    return msgspec.json.encode({"handlers": handlers, "fixed": fixed, "streams": streams})
+    details = {"handlers": handlers, "fixed": fixed, "error_codes": error_codes, "streams": streams}
+    return msgspec.json.encode(details)

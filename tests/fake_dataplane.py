@@ -59,8 +59,8 @@ class FakeDataPlane:
         self.repository: list[str] = []
         self.routes: list[tuple[str, str, Any]] = []
 
-    def custom_routes(self) -> list[tuple[str, str, Any]]:
-        return self.routes
+    def custom_routes(self) -> list[tuple[str, str, Any, dict[str, str]]]:
+        return [(*route, {}) for route in self.routes]
 
     def server_live(self) -> bool:
         return True

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mlserve.codecs import StringCodec
+from mlserve.errors import InferenceError
 from mlserve.handlers import custom_handler
 from mlserve.model import MLModel
 from mlserve.settings import ModelSettings
@@ -79,6 +80,40 @@ def test_a_path_that_all_refuse_is_not_there() -> None:
     with running_server([settings_of("a", score=False)]) as server:
         assert httpx.post(f"{server.rest}/score/3").status_code == 404
         assert post(server, "/v2/models/a/score/3") == ["a", 3]
+
+
+class Coded(MLModel):
+    codes = {400: "BAD", 404: "GONE", 500: "BROKEN"}
+
+    @custom_handler("/coded", claimed_by="coded", error_codes=codes)
+    def coded(self, request: Request) -> str:
+        raise {"refuse": InferenceError("no"), "fail": ValueError("oh")}[request.query_params["how"]]
+
+    @custom_handler("/hello", "GET", fixed=True, error_codes=codes)
+    def hello(self) -> str:
+        return "hello"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_a_path_have_codes_where_its_clients_look_for_them(workers: int) -> None:
+    models = [ModelSettings(name=name, implementation=Coded) for name in "ab"]
+    with running_server(models, parallel_workers=workers, max_body_bytes=100) as server:
+
+        def told(path: str, **options: Any) -> tuple[int, str]:
+            answer = httpx.post(f"{server.rest}{path}", **options)
+            body = answer.json()
+            assert list(body) == ["error_code", "message", "error"] and body["message"] == body["error"] != ""
+            return answer.status_code, body["error_code"]
+
+        own = "/v2/models/a/coded"
+        assert told("/coded") == (400, "BAD")  # which of them?
+        assert told(f"{own}?how=refuse") == (400, "BAD")
+        assert told(f"{own}?how=fail") == (500, "BROKEN")
+        assert told(f"{own}?how=fail", content=b"x" * 101) == (413, "BAD")
+        assert told(f"{own}?how=fail", headers={"x-request-timeout": "soon"}) == (400, "BAD")
+        assert httpx.get(f"{server.rest}/hello").json() == "hello"
+        other = httpx.post(f"{server.rest}/v2/models/a/infer", json={})
+        assert list(other.json()) == ["error"]
 
 
 class Through(MLModel):

@@ -36,7 +36,7 @@ __all__ = ["Backend", "CustomRoute", "MetricsApp", "RestApp"]
 logger = logging.getLogger("mlserve.rest")
 
 Endpoint = Callable[[Request], Awaitable[Reply | None]]  # None: it has sent its answer itself
-CustomRoute = tuple[str, str, ASGIApp]  # path (with {parameters}), method, ASGI application
+CustomRoute = tuple[str, str, ASGIApp, dict[str, str]]  # path (with {parameters}), method, application, error codes
 
 _VERBS = ("infer", "generate", "infer_stream", "generate_stream")
 _MODEL = "/v2/models/{model_name}"
@@ -191,7 +191,10 @@ class RestApp:
         routes = self._custom_routes()
         if routes != self._custom_now:
             self._custom_now = list(routes)
-            made = [Route(path, _FramedCustom(self, path, app), methods=[method]) for path, method, app in routes]
+            made = [
+                Route(path, _FramedCustom(self, path, app, codes), methods=[method])
+                for path, method, app, codes in routes
+            ]
             self._custom_router = Router(routes=made, default=_nothing_there)
         await self._custom_router(scope, receive, send)
 
@@ -251,10 +254,11 @@ class _Framed:
 class _FramedCustom:
     """A model's own endpoint: an ASGI application whose errors and status are taken care of."""
 
-    def __init__(self, app: RestApp, template: str, endpoint: ASGIApp) -> None:
+    def __init__(self, app: RestApp, template: str, endpoint: ASGIApp, error_codes: dict[str, str]) -> None:
         self._app = app
         self._template = template
         self._endpoint = endpoint
+        self._error_codes = error_codes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, is_whole = 0, False
@@ -283,7 +287,8 @@ class _FramedCustom:
                         raise
                     logger.warning("%s %s: the answer is broken off: %s", scope["method"], scope["path"], error)
                     return error.http_status
-                return await self._app.send(error_reply(error), Request(scope, receive, send, {}))
+                reply = error_reply(error, error_codes=self._error_codes)
+                return await self._app.send(reply, Request(scope, receive, send, {}))
             return status
 
         await self._app.count(scope["method"], self._template, respond)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -43,25 +43,41 @@ def json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(status, [JSON], [encode_json(value)])
 
 
-def error_reply(error: BaseException, request_id: str | None = None) -> Reply:
-    """The answer to a request that failed. What nobody raised on purpose is logged, and only named to the client."""
+def error_reply(
+    error: BaseException, request_id: str | None = None, error_codes: Mapping[str, str] | None = None
+) -> Reply:
+    """The answer to a request that failed. What nobody raised on purpose is logged, and only named to the client.
+
+    `error_codes`, by HTTP status, are for a path whose clients look for `error_code` and `message`.
+    """
+    reply, message = _told(error, request_id)
+    body = {"error": message}
+    if error_codes:
+        code = error_codes.get(str(reply.status)) or error_codes.get(f"{reply.status // 100}00", "")
+        body = {"error_code": code, "message": message, **body}
+    reply.chunks = [encode_json(body)]
+    return reply
+
+
+def _told(error: BaseException, request_id: str | None) -> tuple[Reply, str]:
+    """The answer without its body, and the message in it."""
     if isinstance(error, MLServeError):
         status, message = error.http_status, str(error)
         if not isinstance(status, int) or not 400 <= status <= 599:
             status = 500  # A model may raise any number.
-        reply = json_reply({"error": message}, status)
+        reply = Reply(status, [JSON])
         if error.retryable:  # not what a model raised, with whatever status: then it has run
             seconds = math.ceil(getattr(error, "retry_after_seconds", 1.0))
             reply.headers.append((b"retry-after", b"%d" % max(seconds, 1)))
-        return reply
+        return reply, message
     if isinstance(error, HTTPException):
-        reply = json_reply({"error": _words(error)}, error.status_code)
+        reply = Reply(error.status_code, [JSON])
         reply.headers += [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in (error.headers or {}).items()]
-        return reply
+        return reply, _words(error)
     about = f"request {request_id}: " if request_id else ""
     logger.error("%san unexpected %s", about, type(error).__name__, exc_info=error)
     where = f"; the server's log has the details under the request id {request_id}" if request_id else ""
-    return json_reply({"error": f"the server failed unexpectedly ({type(error).__name__}){where}"}, 500)
+    return Reply(500, [JSON]), f"the server failed unexpectedly ({type(error).__name__}){where}"
 
 
 def _words(error: HTTPException) -> str:

@@ -146,24 +146,24 @@ class MLflowRuntime(MLModel):
 
     # -- MLflow's scoring protocol ------------------------------------------------------------------------------------
 
-    @custom_handler("/invocations", claimed_by="invocations")
+    @custom_handler("/invocations", claimed_by="invocations", error_codes=scoring.ERROR_CODES)
     async def invocations(self, request: Request) -> Response:
         """One request of MLflow's scoring protocol."""
         content_type = request.headers.get("content-type", "")
         model = scoring.Watched(self._predict, self._model.metadata, self._threads.limit)
         return scoring.invoke(model, await request.body(), content_type)
 
-    @custom_handler("/ping", "GET", fixed=True)
+    @custom_handler("/ping", "GET", fixed=True, error_codes=scoring.ERROR_CODES)
     def ping(self) -> Response:
         """Whether the server is there."""
         return scoring.ping()
 
-    @custom_handler("/health", "GET", fixed=True)
+    @custom_handler("/health", "GET", fixed=True, error_codes=scoring.ERROR_CODES)
     def health(self) -> Response:
         """The same."""
         return scoring.ping()
 
-    @custom_handler("/version", "GET", fixed=True)
+    @custom_handler("/version", "GET", fixed=True, error_codes=scoring.ERROR_CODES)
     def mlflow_version(self) -> Response:
         """The version of MLflow."""
         return scoring.version()

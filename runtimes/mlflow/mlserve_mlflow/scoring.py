@@ -11,16 +11,18 @@ from importlib.util import find_spec
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException, get_error_code
+from mlflow.exceptions import HTTP_STATUS_TO_ERROR_CODE, MlflowException, get_error_code
 from mlflow.pyfunc import scoring_server
 from starlette.responses import Response
 
 from mlserve.errors import MLServeError
 from mlserve_mlflow.errors import reason_of
 
-__all__ = ["Watched", "invoke", "ping", "version"]
+__all__ = ["ERROR_CODES", "Watched", "invoke", "ping", "version"]
 
 _logger = logging.getLogger("mlserve_mlflow")
+ERROR_CODES: dict[int, str] = HTTP_STATUS_TO_ERROR_CODE  # for what the server itself says on these paths
+
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
 

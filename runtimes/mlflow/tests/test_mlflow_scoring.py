@@ -261,9 +261,10 @@ def test_ping_health_and_version_are_those_of_mlflow(both: Any) -> None:
 def test_of_several_models_the_chosen_one_answers(both: Any, tmp_path: Path, settings: Any, save: Any) -> None:
     server, _ = both
     answer = httpx.post(f"{server.rest}/invocations", json=SPLIT)
-    assert answer.status_code == 400
-    assert "9 models answer POST /invocations" in answer.json()["error"]
-    assert "/v2/models/columns/invocations" in answer.json()["error"]
+    told = answer.json()
+    assert (answer.status_code, told["error_code"], told["message"]) == (400, "BAD_REQUEST", told["error"])
+    assert "9 models answer POST /invocations" in told["message"]
+    assert "/v2/models/columns/invocations" in told["message"]
     folder = save(Tells())
     models = [settings(folder, "one"), settings(folder, "two", extra={"invocations": True})]
     with running_server(models) as chosen:
@@ -290,6 +291,16 @@ def test_errors_for_clients_keep_their_words_and_status(save: Any, settings: Any
     assert (few.status_code, few.json()["error_code"], few.json()["message"]) == (400, "BAD_REQUEST", "too few")
     assert (many.status_code, many.json()["error_code"]) == (500, "INTERNAL_ERROR")
     assert many.json()["message"] == "its Java process ended"
+
+
+def test_errors_of_the_server_have_the_form_of_mlflow_too(save: Any, settings: Any) -> None:
+    with running_server(settings(save(Tells())), max_body_bytes=100) as server:
+        large = httpx.post(f"{server.rest}/invocations", json={"inputs": [[1]] * 100})
+        headers = {"x-request-timeout": "soon"}
+        odd = httpx.post(f"{server.rest}/v2/models/m/invocations", json={"inputs": [[1]]}, headers=headers)
+    assert (large.status_code, large.json()["error_code"]) == (413, "BAD_REQUEST")
+    assert "more than the limit of 100 bytes" in large.json()["message"]
+    assert (odd.status_code, odd.json()["error_code"]) == (400, "BAD_REQUEST") and "soon" in odd.json()["message"]
 
 
 def test_both_protocols_give_one_answer(both: Any) -> None:

@@ -10,7 +10,8 @@ import torch
 
 __all__ = ["ERRORS", "is_about_input", "words_of"]
 
-ERRORS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError)  # what input may lead to
+# What input may lead to; the last by TorchScript's own `raise`.
+ERRORS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError, torch.jit.Error)
 
 _ONE_ELEMENT = "only integer tensors of a single element"  # can be an index, a count of steps or a size
 _OURS = ("allocate memory", "CUDA error", "out of memory")

@@ -47,6 +47,16 @@ class Declared(torch.nn.Module):
         return x + (len(words[0].upper()) if words else 0)
 
 
+class Choosy(torch.nn.Module):
+    """Refuses by a statement, in TorchScript."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.size(0) < 4, "too many rows"
+        if x.size(1) != 4:
+            raise RuntimeError("give me four columns")
+        return x
+
+
 class Converting(torch.nn.Module):
     """Takes one number of each tensor, as the code says."""
 
@@ -140,6 +150,14 @@ def test_text_for_a_tensor_is_the_clients_fault_and_a_mistake_with_texts_is_not(
 def test_text_for_a_tensor_of_a_script_is_told(tmp_path: Path) -> None:
     nets.save(nets.made(nets.Linear), tmp_path / "model.pt", "script")
     assert "input 'x' takes a tensor, got text" in refusal_of(load(tmp_path), TEXT)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((2, 3), "give me four columns"), ((4, 4), "AssertionError: too many rows")]
+)
+def test_what_a_script_raises_is_told_in_one_line(tmp_path: Path, shape: tuple[int, ...], words: str) -> None:
+    nets.save(nets.made(Choosy), tmp_path / "model.pt", "script")
+    assert refusal(load(tmp_path), x=np.ones(shape, "f4")) == f"model 'm' cannot use this input: {words}"
 
 
 def test_a_failing_compiler_is_not_the_clients_fault(tmp_path: Path) -> None:

@@ -29,16 +29,19 @@ class InputCheck(ColumnCheck):
     def categories(self, frame: Any) -> Any:
         """Text and whole numbers as categories, if the model's file says which they are, as those of XGBoost 3.1 and
         later do."""
-        unknown = [
-            name
-            for name in frame.columns
-            if name in self.categorical and name not in self.known and frame[name].dtype.kind not in "fiub"
-        ]
+        texts = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
+        numbers = [name for name in texts if name not in self.categorical]
+        if numbers:
+            raise InferenceError(f"columns {_told(numbers)} are no numbers, which the model was trained on")
+        unknown = [name for name in texts if name not in self.known]
         if unknown:  # XGBoost would number the texts of this one request
-            told = ", ".join(f"'{name}'" for name in unknown)
             raise InferenceError(
-                f"columns {told} are text, but the model's file does not name its categories (files do from "
+                f"columns {_told(unknown)} are text, but the model's file does not name its categories (files do from "
                 f"XGBoost 3.1 on, if they are ASCII): send one tensor with the categories' numbers"
             )
         known = {name: one.of(frame[name]) for name, one in self.known.items() if name in frame.columns}
         return frame.assign(**known) if known else frame
+
+
+def _told(columns: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in columns)

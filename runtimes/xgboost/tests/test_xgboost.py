@@ -280,6 +280,7 @@ def test_text_is_refused_where_the_file_does_not_name_the_categories(tmp_path: P
     content["learner"]["gradient_booster"]["model"].pop("cats", None)  # which XGBoost before 3.1 did not save
     (tmp_path / "model.json").write_text(json.dumps(content, separators=(",", ":")))
     model = TRIAL.load(tmp_path, content_type="pd")
+    assert "columns 'age' are no numbers" in refusal(model, TABLE.astype({"age": str, "city": object}))
     told = refusal(model, TABLE.astype({"city": object}))
     assert "columns 'city' are text" in told and "send one tensor with the categories' numbers" in told
     numbers = np.column_stack([TABLE["age"], TABLE["city"].cat.codes])

@@ -1,25 +1,29 @@
 """The Java process of Spark that a process has: who uses it, so that it ends with the last of them and not before.
 
-pyspark has one for whoever starts it first or joins later; so models of all runtimes are noted here.
+pyspark has one for whoever starts it first or joins later; so models of all runtimes are noted here. What it writes to
+disk is in a folder that goes with it. Java itself ends when this process does, killed or not: its standard input ends.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from mlserve.errors import ModelError, ModelLoadError
+from mlserve.held_folders import held_folder
 
-__all__ = ["after_end", "answers", "call_again", "end", "leave", "running", "use"]
+__all__ = ["answers", "call_again", "end", "folder", "leave", "running", "use"]
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("mlserve.model")
 _END_SECONDS = 10.0
+_OPTIONS = "SPARK_SUBMIT_OPTS"  # for the Java process that Spark starts
 
 
 class _Shared:
@@ -27,6 +31,7 @@ class _Shared:
         self.users: dict[int, object] = {}  # by their identity
         self.is_ours = False  # nobody else had started it when the first of them came
         self.leftovers = ExitStack()
+        self.folder = ""  # while there is a user
 
 
 _shared = _Shared()
@@ -41,19 +46,26 @@ def use(user: object) -> None:
         end()
     if not _shared.users:
         _shared.is_ours = _gateway() is None
+    if not _shared.folder:
+        _shared.folder = _shared.leftovers.enter_context(held_folder("mlserve-spark-"))
+        _shared.leftovers.enter_context(_temporary_files_in(_shared.folder))
     _shared.users[id(user)] = user
 
 
 def leave(user: object) -> None:
     """Ends Spark with its last user; not if it was there before the first, and so is somebody else's."""
     noted = _shared.users.pop(id(user), None)
-    if noted is not None and not _shared.users and _shared.is_ours:
-        end()
+    if noted is not None and not _shared.users:
+        if _shared.is_ours:
+            end()
+        else:
+            _put_away()
 
 
-def after_end(clean: Callable[[], object]) -> None:
-    """Has something done when Spark has ended."""
-    _shared.leftovers.callback(clean)
+def folder() -> str:
+    """Where the Java process that users start has its temporary files, for theirs too; removed when it has ended."""
+    assert _shared.folder, "use() comes first"
+    return _shared.folder
 
 
 def running() -> object | None:
@@ -117,7 +129,26 @@ def end() -> None:
         _end_process(getattr(gateway, "proc", None))
         SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
         SparkSession._instantiatedSession = SparkSession._activeSession = None
+    _put_away()
+
+
+def _put_away() -> None:
+    _shared.folder = ""
     _shared.leftovers.close()
+
+
+@contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Java has its temporary files there if it is started in here: Spark's, MLflow's, libraries that it unpacks."""
+    before = os.environ.get(_OPTIONS)
+    os.environ[_OPTIONS] = f'-Djava.io.tmpdir="{folder}" {before or ""}'.strip()  # what was there goes before ours
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_OPTIONS, None)
+        else:
+            os.environ[_OPTIONS] = before
 
 
 def _gateway() -> Any:

@@ -67,6 +67,7 @@ ROOMS = [
         "extra",
         "thread_limits",
         "repeated",
+        "held_folders",
     ],
     ["tabular", "named_tensors", "by_rows", "written_out", "spark_process", "channel"],
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,21 @@ def test_a_java_process_that_dies_again_or_does_not_start_is_the_models_fault(mo
     monkeypatch.setattr(java, "start", lambda: (_ for _ in ()).throw(ModelLoadError("no Java")))
     with pytest.raises(ModelError, match="no Java"):
         answer_of(java, monkeypatch)
+
+
+@pytest.mark.parametrize("before", [None, "-Xmx1g"])
+def test_java_has_its_temporary_files_in_a_folder_while_somebody_uses_it(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("SPARK_SUBMIT_OPTS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("SPARK_SUBMIT_OPTS", before)
+    one, other = object(), object()
+    spark_process.use(one)
+    folder = spark_process.folder()
+    spark_process.use(other)
+    spark_process.leave(one)
+    assert spark_process.folder() == folder and Path(folder).is_dir()
+    assert os.environ["SPARK_SUBMIT_OPTS"].split() == [f'-Djava.io.tmpdir="{folder}"', *([before] if before else [])]
+    spark_process.leave(other)
+    assert not Path(folder).exists() and os.environ.get("SPARK_SUBMIT_OPTS") == before

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio.lowlevel
@@ -18,6 +17,7 @@ from mlserve.artifacts import get_model_uri
 from mlserve.errors import InferenceError
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
+from mlserve.held_folders import held_folder
 from mlserve.settings import ModelSettings, is_address
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
 from mlserve_mlflow import scoring
@@ -52,7 +52,7 @@ class MLflowRuntime(MLModel):
         self._is_code = False
         self._place = ""  # the folder that it was loaded from
         self._java: object = None  # the Java process that a model of Spark lives in
-        self._fetched: TemporaryDirectory[str] | None = None  # of a model that came from elsewhere
+        self._fetched = ExitStack()  # the folder of a model that came from elsewhere
 
     async def load(self) -> bool:
         """Loads the folder, or what an address names. InvalidModelURI, ModelLoadError if MLflow cannot load it."""
@@ -63,11 +63,11 @@ class MLflowRuntime(MLModel):
         place = await get_model_uri(self._settings)
         try:
             if is_address(place):
-                self._fetched = TemporaryDirectory(prefix="mlserve-mlflow-")
-                place = fetch(place, self._fetched.name, self.name)
+                folder = self._fetched.enter_context(held_folder("mlserve-mlflow-"))
+                place = fetch(place, folder, self.name)
             self._open(place)
         except BaseException:
-            self._drop_fetched()
+            self._fetched.close()
             raise
         metadata = self._model.metadata
         self._inputs = Inputs(metadata)
@@ -111,13 +111,8 @@ class MLflowRuntime(MLModel):
         """Drops the model, and what was fetched for it."""
         self._model = self._inputs = None
         spark_process.leave(self)
-        self._drop_fetched()
+        self._fetched.close()
         return True
-
-    def _drop_fetched(self) -> None:
-        if self._fetched is not None:
-            self._fetched.cleanup()
-            self._fetched = None
 
     async def metadata(self) -> MetadataModelResponse:
         """Inputs and outputs from the signature, and the content type for a whole request."""

@@ -93,7 +93,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 def test_a_model_of_a_registry_is_fetched_and_dropped_when_it_is_unloaded(registry: None, load: Any) -> None:
     model = load("models:/wine/1", extra={"model_config": {"word": "hello"}})
-    fetched = Path(model._fetched.name)
+    fetched = Path(model._place)
     assert list(fetched.rglob("MLmodel"))
     request = PandasCodec.encode_request(TABLE[:1])
     assert StringCodec.decode_output(model.predict(request).outputs[0]) == ["hello"]

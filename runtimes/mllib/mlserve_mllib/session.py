@@ -1,14 +1,13 @@
 """The Spark session of this process: one Java process for all models of Spark, those of other runtimes too.
 
-What it listens on is on the loopback interface; it has no web interface, and its files lie in a folder of its own.
+What it listens on is on the loopback interface; it has no web interface, and its files lie in a folder that goes
+with it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +107,9 @@ def _joined(wanted: Wanted) -> Any:
 
 def _start(wanted: Wanted) -> Any:
     _check_java()
-    folder = tempfile.mkdtemp(prefix="mlserve-spark-")
-    spark_process.after_end(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        session = SparkSession.builder.config(conf=_conf(wanted, folder)).getOrCreate()
+        session = SparkSession.builder.config(conf=_conf(wanted, spark_process.folder())).getOrCreate()
     except (PySparkException, OSError) as error:
         raise ModelLoadError(f"Spark does not start: {_explain(error)}") from error
     _started.session, _started.by = session, wanted.name
@@ -133,7 +130,6 @@ def _conf(wanted: Wanted, folder: str) -> SparkConf:
                 "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging}",
                 "spark.ui.enabled": "false",
                 "spark.ui.showConsoleProgress": "false",
-                "spark.local.dir": folder,
                 "spark.sql.warehouse.dir": str(Path(folder, "warehouse")),
                 "spark.sql.shuffle.partitions": "1",
                 **wanted.more,

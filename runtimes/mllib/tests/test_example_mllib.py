@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ import tritonclient.http
 
 from mlserve.testing import running_server
 from tests.examples import Outcome, run_example
+from tests.serving import is_alive, serving
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +61,46 @@ def test_a_server_gives_the_same_over_every_transport(outcome: Outcome, tmp_path
 
             with ThreadPoolExecutor(6) as pool:
                 assert list(pool.map(ask, [0, 1, 2] * 4)) == [[0.0], [1.0], [1.0]] * 4
+
+
+def test_killed_workers_and_servers_leave_no_java_process_and_their_files_not_for_long(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    shutil.copytree(outcome.folder, tmp_path / "models")
+    place = tmp_path / "temporary"
+    place.mkdir()
+    with serving(tmp_path / "models", "--parallel-workers", "1", env={"TMPDIR": str(place)}) as server:
+        (first,), (left,) = _java_of(place), place.iterdir()
+        os.kill(server.workers[0], signal.SIGKILL)
+        _wait(lambda: not is_alive(first))
+        ready = f"{server.rest}/v2/models/coats/ready"
+        _wait(lambda: httpx.get(ready).status_code == 200)
+        (second,), (folder,) = _java_of(place), place.iterdir()
+        assert second != first and folder != left
+        server.process.kill()
+        _wait(lambda: not is_alive(second))
+    with serving(tmp_path / "models", "--parallel-workers", "1", env={"TMPDIR": str(place)}) as server:
+        assert folder not in place.iterdir()
+        assert server.stop() == 0
+    assert not list(place.iterdir())
+
+
+def _java_of(place: Path) -> list[int]:
+    """The Java processes that have their temporary files there."""
+    option = f"-Djava.io.tmpdir={place}".encode()
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if option in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
+
+
+def _wait(until: Callable[[], bool], seconds: float = 60.0) -> None:
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while not until():
+        assert time.monotonic() < end
+        pause.wait(0.1)
 
 
 def _over_binary_rest(address: str) -> list[float]:

@@ -68,6 +68,7 @@ ROOMS = [
         "thread_limits",
         "repeated",
         "held_folders",
+        "estimators",
     ],
     ["tabular", "named_tensors", "by_rows", "written_out", "spark_process", "channel"],
     [

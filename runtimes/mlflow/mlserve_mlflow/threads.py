@@ -7,6 +7,8 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from mlserve.estimators import bound_jobs
+
 __all__ = ["Threads"]
 
 
@@ -18,15 +20,11 @@ class Threads:
         self._controller: Any = None
 
     def apply(self, model: Any) -> None:
-        """Takes note of the libraries that are loaded by now, and bounds the `n_jobs` that a model was saved with."""
+        """Takes note of the libraries that are loaded by now, and bounds the `n_jobs` of all estimators inside."""
         if self._count is None:
             return
         self._controller = ThreadpoolController()
-        raw = _raw_of(model)
-        parameters = raw.get_params() if hasattr(raw, "get_params") and hasattr(raw, "set_params") else {}
-        for name, jobs in parameters.items():
-            if name.rpartition("__")[2] == "n_jobs" and isinstance(jobs, int) and (jobs < 0 or jobs > self._count):
-                raw.set_params(**{name: self._count})
+        bound_jobs(model, self._count)  # MLflow's own objects hold the framework's, or somebody's code with them
 
     def limit(self) -> AbstractContextManager[Any]:
         """A context in which the bound holds."""
@@ -34,11 +32,3 @@ class Threads:
             return nullcontext()
         bound: AbstractContextManager[Any] = self._controller.limit(limits=self._count)
         return bound
-
-
-def _raw_of(model: Any) -> Any:
-    """The framework's own object inside MLflow's, where the flavour gives it."""
-    try:
-        return model.get_raw_model()
-    except NotImplementedError:
-        return None

@@ -18,6 +18,7 @@ import yaml
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import GridSearchCV
 
 from mlserve import ModelSettings
 from mlserve.codecs import PandasCodec, StringCodec
@@ -32,6 +33,16 @@ TABLE = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
 class Configured(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
         return [context.model_config["word"]]
+
+
+class Holding(mlflow.pyfunc.PythonModel):
+    """Code of one's own around an estimator."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimators = {"forest": estimator}
+
+    def predict(self, context, model_input, params=None):
+        return self.estimators["forest"].predict(model_input)
 
 
 @pytest.fixture
@@ -231,6 +242,22 @@ def test_threads_bound_a_call(forest: Path, load: Any) -> None:
     assert np.array_equal(answer.outputs[0].data.to_numpy("FP64", [3, 1]).ravel(), wanted)
     for wrong in (0, "many", -1, True):
         assert "threads: expected a whole number >= 1" in refusal(load, forest, extra={"threads": wrong})
+
+
+@pytest.mark.parametrize("kind", ["searched", "held"])
+def test_threads_bound_the_jobs_of_what_was_fitted_inside(tmp_path: Path, save: Any, load: Any, kind: str) -> None:
+    forest = RandomForestRegressor(4, n_jobs=8, random_state=0)
+    if kind == "searched":
+        searched = GridSearchCV(forest, {"max_depth": [2]}, cv=2).fit(TABLE, [1.0, 2.0, 3.0])
+        mlflow.sklearn.save_model(searched, tmp_path / "model", serialization_format="cloudpickle", pip_requirements=[])
+        model = load(tmp_path / "model", extra={"threads": 1})
+        inside = model._model.get_raw_model().best_estimator_
+    else:
+        model = load(save(Holding(forest.fit(TABLE, [1.0, 2.0, 3.0]))), extra={"threads": 1})
+        inside = model._model.unwrap_python_model().estimators["forest"]
+    assert inside.n_jobs == 1
+    answer = model.predict(PandasCodec.encode_request(TABLE))
+    assert np.array_equal(answer.outputs[0].data.to_numpy("FP64", [3, 1]).ravel(), inside.predict(TABLE))
 
 
 def test_a_lone_output_can_be_asked_for_by_the_signatures_name(forest: Path, load: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlserve_sklearn.parts import parts
+from mlserve.estimators import parts
 
 __all__ = ["column_names", "columns_of", "first_step", "known_values", "used_columns"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlserve_sklearn.parts import all_parts
+from mlserve.estimators import bound_jobs
 
 __all__ = ["Threads"]
 
@@ -28,9 +28,7 @@ class Threads:
         from threadpoolctl import ThreadpoolController  # looks for the libraries that are loaded by now
 
         self._controller = ThreadpoolController()
-        for part in all_parts(estimator):
-            if _exceeds(getattr(part, "__dict__", {}).get("n_jobs"), self._count):
-                _set_jobs(part, self._count)
+        bound_jobs(estimator, self._count)
 
     def __enter__(self) -> None:
         if self._controller is not None:
@@ -41,15 +39,3 @@ class Threads:
         if self._limit is not None:
             self._limit.__exit__(*error)
             self._limit = None
-
-
-def _exceeds(jobs: Any, count: int) -> bool:
-    """Whether an `n_jobs` means more than so many. None is one; negative ones count from the number of cores."""
-    return isinstance(jobs, int) and (jobs < 0 or jobs > count)
-
-
-def _set_jobs(part: Any, count: int) -> None:
-    if hasattr(part, "set_params"):
-        part.set_params(n_jobs=count)  # some libraries note it elsewhere too
-    else:
-        part.n_jobs = count

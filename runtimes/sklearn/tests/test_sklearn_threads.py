@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlserve.errors import ModelLoadError
+from mlserve.estimators import all_parts
 from mlserve_sklearn import SKLearnModel
-from mlserve_sklearn.parts import all_parts
 from tests.runtime_trial import Trial, ask
 
 TRIAL = Trial(SKLearnModel)

@@ -1,11 +1,14 @@
-"""The parts of an estimator: whatever it holds that can answer, as pipelines, searches and ensembles do."""
+"""The parts of an estimator: whatever it holds that can answer, as pipelines, searches and ensembles do.
+
+For runtimes whose models may be scikit-learn's, or hold such; imports no framework.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["all_parts", "parts"]
+__all__ = ["all_parts", "bound_jobs", "parts"]
 
 _ANSWERS = ("predict", "predict_proba", "transform", "get_params")  # a part has one of these
 
@@ -26,6 +29,17 @@ def all_parts(estimator: Any) -> Iterator[Any]:
             seen.add(id(part))
             yield part
             waiting += parts(part)
+
+
+def bound_jobs(estimator: Any, count: int) -> None:
+    """Bounds the `n_jobs` that an estimator and its parts were saved with, above all the fitted ones."""
+    for part in all_parts(estimator):
+        jobs = getattr(part, "__dict__", {}).get("n_jobs")
+        if isinstance(jobs, int) and (jobs < 0 or jobs > count):  # None is one; negative ones count from all cores
+            if hasattr(part, "set_params"):
+                part.set_params(n_jobs=count)  # some libraries note it elsewhere too
+            else:
+                part.n_jobs = count
 
 
 def _among(values: Iterable[Any], seen: set[int]) -> Iterator[Any]:

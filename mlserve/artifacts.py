@@ -124,9 +124,14 @@ def explain_unpickling(error: Exception, installed: str) -> str:
     return f"{text} ({installed})"
 
 
+_FOR_AUTHORS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
+
+
 @contextmanager
-def warnings_told(name: str, logger: logging.Logger) -> Iterator[set[str]]:
+def warnings_told(name: str, logger: logging.Logger, for_owner: bool = False) -> Iterator[set[str]]:
     """Warnings within it are told in the log with the model's name; after an error, which says more, not.
+
+    `for_owner` leaves out what only the authors of libraries can mend: what they deprecate in each other, open files.
 
     Gives, when it has ended, the versions of scikit-learn other than the installed one with which the model was saved.
     Every part of a model warns of its version: each version is told once.
@@ -134,6 +139,8 @@ def warnings_told(name: str, logger: logging.Logger) -> Iterator[set[str]]:
     versions: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        for kind in _FOR_AUTHORS if for_owner else ():
+            warnings.simplefilter("ignore", kind)
         yield versions
     for one in caught:
         saved_with = getattr(one.message, "original_sklearn_version", None)

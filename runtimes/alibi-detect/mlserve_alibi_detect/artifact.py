@@ -10,11 +10,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mlserve.artifacts import warnings_told
 from mlserve.errors import ModelLoadError
 from mlserve.thread_limits import ThreadLimit
 
 __all__ = ["load_detector"]
 
+_logger = logging.getLogger("mlserve.model")
 _CONFIG = "config.toml"  # how drift detectors are saved
 _LEGACY = "meta.dill"  # how outlier detectors are saved
 
@@ -34,9 +36,9 @@ def load_detector(folder: Path, name: str, threads: ThreadLimit) -> Any:
             warnings.simplefilter("ignore")  # of its libraries about each other
             from alibi_detect.saving import load_detector as load  # takes many seconds: only where there is a detector
 
-            threads.prepare()
-            with threads.held():
-                return load(str(folder))
+        threads.prepare()
+        with warnings_told(name, _logger, for_owner=True), threads.held():
+            return load(str(folder))
     except Exception as error:
         why = _why(error, folder)
         raise ModelLoadError(f"model '{name}': the detector in {folder} cannot be loaded: {why}") from error

@@ -7,12 +7,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlserve.artifacts import warnings_told
 from mlserve.errors import ModelLoadError
 from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import Kind
@@ -80,6 +81,7 @@ class Maker:
         self._arguments = arguments
         self._data = data  # what one made from the arguments is fitted to
         self._graph = graph  # that it is made in
+        self._is_told = False
 
     def check(self) -> None:
         """Makes it with a model that is not there yet: finds what is wrong without asking a server that may not serve
@@ -94,8 +96,7 @@ class Maker:
 
     def make(self, predictor: Callable[..., Any]) -> Any:
         """The explainer, which may ask the model meanwhile. ModelLoadError."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its libraries about each other
+        with self._warnings():
             try:
                 with self._graph.entered() if self._graph is not None else nullcontext():
                     return self._build(predictor) if self._folder is None else self._read(self._folder, predictor)
@@ -103,6 +104,19 @@ class Maker:
                 raise
             except Exception as error:
                 raise ModelLoadError(f"model '{self._name}': {self._why(error)}") from error
+
+    @contextmanager
+    def _warnings(self) -> Iterator[None]:
+        """What is warned of is told for the first explainer that is made, and not again for the same with its model."""
+        with ExitStack() as stack:
+            if self._is_told:
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            else:
+                stack.enter_context(warnings_told(self._name, _logger, for_owner=True))
+                warnings.filterwarnings("ignore", "Trying to load explainer from version")  # told by _check_saved
+            yield
+        self._is_told = True
 
     def _build(self, predictor: Callable[..., Any]) -> Any:
         from alibi import explainers

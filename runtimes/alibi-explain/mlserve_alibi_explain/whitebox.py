@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from mlserve.artifacts import explain_unpickling, local_artifact
+from mlserve.artifacts import explain_unpickling, local_artifact, warnings_told
 from mlserve.errors import ModelLoadError
 from mlserve.settings import ModelSettings
 
 __all__ = ["read_model"]
 
+_logger = logging.getLogger("mlserve.model")
 _NAMES = (
     *("model.joblib", "model.pkl", "model.pickle", "model.keras", "model.h5"),
     *("model.ubj", "model.json", "model.bst", "model.txt", "model.cbm", "model.pt"),
@@ -29,7 +31,8 @@ async def read_model(settings: ModelSettings, infer_uri: str) -> Any:
     where.source_dir = settings.source_dir
     path = Path(local_artifact(where, _NAMES))
     try:
-        return _read(path)
+        with warnings_told(name, _logger, for_owner=True):
+            return _read(path)
     except ModelLoadError:
         raise
     except Exception as error:

@@ -19,57 +19,47 @@ class Collector:
     wrong: then the second is refused and what was collected is dropped, since it might be in everybody's way for ever.
     """
 
-    def __init__(self, model: str, size: int, like: Any = None) -> None:
+    def __init__(self, model: str, size: int) -> None:
         self._model = model
         self._size = size
         self._parts: list[Any] = []
-        self._form: Any = None if like is None else _form(like)  # or of the parts, or of a batch that was answered
-        self._is_known = like is not None
+        self._form = ""  # of the parts, or of a batch that was answered
+        self._is_known = False
 
-    def add(self, data: Any) -> Any:
-        """The batch, if this completes it, else None. InferenceError for what does not go with the others."""
-        form = _form(data)
+    def add(self, data: Any, form: str) -> bool:
+        """Whether this completes the batch. InferenceError for what does not go with the others.
+
+        After a whole batch comes one of answered(), drop() and take_back().
+        """
         if (self._is_known or self._parts) and form != self._form:
             dropped = 0 if self._is_known else len(self._parts)
             if dropped:
-                self._parts = []
+                self.drop()
             raise InferenceError(
-                f"model '{self._model}' tests {self._size} requests together: expected {_in_words(self._form)} as in "
-                f"those before, got {_in_words(form)}"
+                f"model '{self._model}' tests {self._size} requests together: expected {self._form:.300} as in those "
+                f"before, got {form:.300}"
                 + (f"; the {dropped} collected so far are dropped, and the next begins anew" if dropped else "")
             )
         self._form = form
         self._parts.append(data)
-        if len(self._parts) < self._size:
-            return None
-        parts, self._parts = self._parts, []
-        return _joined(parts)
+        return len(self._parts) == self._size
+
+    def batch(self) -> Any:
+        """All that is collected, as one."""
+        return _joined(self._parts)
 
     def answered(self) -> None:
         """The detector has answered the batch: it takes this form."""
         self._is_known = True
+        self._parts = []
 
+    def drop(self) -> None:
+        """Forgets what is collected."""
+        self._parts = []
 
-def _form(data: Any) -> Any:
-    """What must be alike in data that are put together."""
-    if isinstance(data, pd.DataFrame):
-        return tuple(data.columns)
-    if isinstance(data, list):
-        return list
-    array = np.asarray(data)
-    if array.ndim == 0:
-        raise InferenceError(
-            "requests are collected for one test, which takes rows: expected the shape [n, ...], got []"
-        )
-    return (*array.shape[1:], "numbers" if array.dtype.kind in "biuf" else "texts")
-
-
-def _in_words(form: Any) -> str:
-    if form is list:
-        return "a list"
-    if form and form[-1] in ("numbers", "texts"):
-        return f"{form[-1]} of shape {[-1, *form[:-1]]}"
-    return f"columns {', '.join(map(str, form))}"
+    def take_back(self) -> None:
+        """Forgets what was added last."""
+        self._parts.pop()
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -1,0 +1,281 @@
+"""What a request is refused for before a detector sees it, and that a refused one leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import anyio
+import numpy as np
+import pytest
+
+from mlserve import ModelSettings
+from mlserve.codecs import NumpyCodec, NumpyRequestCodec
+from mlserve.errors import InferenceError
+from mlserve.types import RequestOutput
+from mlserve_alibi_detect import AlibiDetectRuntime
+from mlserve_alibi_detect.judging import Judge
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its libraries
+    from alibi_detect.cd import (
+        CVMDriftOnline,
+        FETDriftOnline,
+        KSDrift,
+        LSDDDrift,
+        LSDDDriftOnline,
+        MMDDrift,
+        MMDDriftOnline,
+    )
+    from alibi_detect.od import IForest, Mahalanobis
+    from alibi_detect.saving import save_detector
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each other
+
+RANDOM = np.random.default_rng(0)
+ROWS = RANDOM.normal(size=(100, 3)).astype("float32")
+BITS = (ROWS > 0).astype("int64")
+TEXTS = np.array([["a", "b", "c"]])
+ONLINE = {"ert": 50, "verbose": False}
+
+
+def halved(rows: Any) -> Any:
+    """A preprocessing step."""
+    return rows / 2
+
+
+def fitted_forest() -> Any:
+    forest = IForest(threshold=0.0)
+    forest.fit(ROWS)
+    return forest
+
+
+MADE: dict[str, Any] = {
+    "ks": lambda: KSDrift(ROWS),
+    "mmd": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5),
+    "mmd of halves": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5, preprocess_fn=halved),
+    "mmd of tensorflow": lambda: MMDDrift(ROWS, backend="tensorflow", n_permutations=5),
+    "lsdd": lambda: LSDDDrift(ROWS, backend="pytorch", n_permutations=5),
+    "mmd online": lambda: MMDDriftOnline(ROWS, window_size=5, backend="pytorch", n_bootstraps=100, **ONLINE),
+    "lsdd online": lambda: LSDDDriftOnline(ROWS, window_size=5, backend="pytorch", n_bootstraps=100, **ONLINE),
+    "cvm online": lambda: CVMDriftOnline(ROWS, window_sizes=[10], n_bootstraps=500, batch_size=100, **ONLINE),
+    "fet online": lambda: FETDriftOnline(BITS, window_sizes=[10], n_bootstraps=500, **ONLINE),
+    "forest": fitted_forest,
+    "mahalanobis": lambda: Mahalanobis(threshold=5.0),
+}
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of saved detectors, each made when it is first asked for."""
+    return tmp_path_factory.mktemp("detectors")
+
+
+def load(detectors: Path, kind: str, **extra: Any) -> AlibiDetectRuntime:
+    folder = detectors / kind
+    if not folder.exists():
+        save_detector(MADE[kind](), str(folder))
+    parameters = {"uri": str(folder), "version": "v1", "extra": extra}
+    model = AlibiDetectRuntime(ModelSettings(name="d", implementation=AlibiDetectRuntime, parameters=parameters))
+    assert anyio.run(model.load)
+    return model
+
+
+def ask(model: AlibiDetectRuntime, data: Any, *outputs: str) -> dict[str, Any]:
+    request = NumpyRequestCodec.encode_request(data)
+    request.outputs = [RequestOutput(name=name) for name in outputs] or None
+    return {one.name: NumpyCodec.decode_output(one) for one in model.predict(request).outputs}
+
+
+def times(model: AlibiDetectRuntime, rows: Any) -> list[int]:
+    return [int(one) for one in ask(model, rows)["time"].ravel()]
+
+
+def check_refused(model: AlibiDetectRuntime, words: str, data: Any, *outputs: str) -> None:
+    with pytest.raises(InferenceError, match=words) as caught:
+        ask(model, data, *outputs)
+    assert caught.value.http_status == 400
+
+
+@pytest.fixture
+def fresh(detectors: Path) -> Any:
+    """Loads a detector, without what it learnt in the test before."""
+    loaded: list[AlibiDetectRuntime] = []
+
+    def make(kind: str, **extra: Any) -> AlibiDetectRuntime:
+        loaded.append(load(detectors, kind, **extra))
+        loaded[-1]._detector.reset_state()
+        return loaded[-1]
+
+    yield make
+    for model in loaded:
+        anyio.run(model.unload)
+
+
+# -- what a refused request leaves -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cvm online", "fet online", "mmd online"])
+def test_texts_do_not_end_a_detector_of_numbers(detectors: Path, fresh: Any, kind: str) -> None:
+    rows = BITS if kind == "fet online" else ROWS
+    model = fresh(kind)
+    assert times(model, rows[:2]) == [1, 2]
+    check_refused(model, "takes numbers, got BYTES", TEXTS)
+    assert times(model, rows[2:12]) == list(range(3, 13))
+    assert anyio.run(model.unload)
+    assert times(load(detectors, kind), rows[:1]) == [13]
+
+
+def test_rows_before_the_one_that_a_detector_refuses_are_not_seen(detectors: Path, fresh: Any) -> None:
+    model = fresh("fet online", state_save_freq=1)
+    assert times(model, BITS[:2]) == [1, 2]
+    for _ in range(2):
+        check_refused(model, "must consist of only", np.concatenate([BITS[:3], BITS[:1] + 5]))
+    assert times(load(detectors, "fet online"), BITS[:1]) == [3]
+
+
+def test_a_name_of_no_output_is_refused_before_the_first_answer_and_after_it(fresh: Any) -> None:
+    model = fresh("mmd online")
+    for at in (1, 2):
+        check_refused(model, "no output 'nope': it has is_drift, .*time", ROWS[:3], "time", "nope")
+        assert times(model, ROWS[:1]) == [at]
+
+
+def test_a_detector_that_learns_learns_nothing_of_a_refused_request(detectors: Path) -> None:
+    refusing, other = load(detectors, "mahalanobis"), load(detectors, "mahalanobis")
+    check_refused(refusing, "no output 'nope'", ROWS[:50] * 9, "nope")
+    for rows in (ROWS[:50], ROWS[50:]):
+        np.testing.assert_array_equal(ask(refusing, rows)["instance_score"], ask(other, rows)["instance_score"])
+
+
+# -- types of numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mmd online", "lsdd online"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int64", "uint8", "bool"])
+def test_numbers_become_those_of_the_reference_data(fresh: Any, kind: str, dtype: str) -> None:
+    rows = np.abs(ROWS * 10).astype(dtype)
+    model = fresh(kind)
+    expected = ask(model, rows.astype("float32"))
+    model._detector.reset_state()
+    np.testing.assert_array_equal(ask(model, rows)["test_stat"], expected["test_stat"])
+
+
+def test_a_number_that_does_not_go_into_their_type_is_refused() -> None:
+    """By a detector that learns of whole numbers, as one with an embedding does."""
+    detector = SimpleNamespace(meta={"backend": "pytorch", "detector_type": "drift"}, x_ref=BITS)
+    judge = Judge("d", detector, 1, None)
+    assert judge.rows(np.array([[1.0, 2.0, 3.0]])).dtype == BITS.dtype
+    with pytest.raises(InferenceError, match="takes INT64, as its reference data are, got FP64"):
+        judge.rows(np.array([[1.0, 2.5, 3.0]]))
+
+
+def test_tensorflow_takes_all_numbers_too(detectors: Path) -> None:
+    for dtype in ("float64", "int64", "uint8", "bool"):
+        assert ask(load(detectors, "mmd of tensorflow"), ROWS[:20].astype(dtype))["is_drift"].shape == (1, 1)
+
+
+# -- requests that are collected ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mmd", "ks", "mahalanobis"])
+def test_types_of_numbers_mix_in_a_batch(detectors: Path, kind: str) -> None:
+    model = load(detectors, kind, batch_size=3)
+    for _ in range(2):
+        assert ask(model, ROWS[:10].astype("float64")) == {}
+        assert ask(model, ROWS[:10]) == {}
+        assert ask(model, ROWS[:10])
+
+
+def test_types_of_numbers_do_not_mix_before_a_step_that_may_take_one_only(detectors: Path) -> None:
+    model = load(detectors, "mmd of halves", batch_size=2)
+    assert ask(model, ROWS[:10]) == {}
+    assert ask(model, ROWS[:10])
+    assert ask(model, ROWS[:10]) == {}
+    check_refused(model, r"expected FP32 of shape \[-1, 3\] as in those before, got FP64", ROWS[:10].astype("float64"))
+    assert ask(model, ROWS[:10])
+
+
+@pytest.mark.parametrize("kind", ["mmd", "ks", "forest", "mahalanobis"])
+@pytest.mark.parametrize(
+    ("misfit", "words"),
+    [
+        (ROWS[:0], "takes one row at least, got none"),
+        (TEXTS, "takes numbers|as in those before"),
+        (np.full((1, 3), np.nan), "NaN or infinity would spoil the test of the others"),
+    ],
+)
+def test_what_nobody_can_test_is_not_collected(detectors: Path, kind: str, misfit: Any, words: str) -> None:
+    model = load(detectors, kind, batch_size=2)
+    assert [len(ask(model, ROWS[:10])) > 0 for _ in range(2)] == [False, True]
+    check_refused(model, words, misfit)
+    assert ask(model, ROWS[:10]) == {}
+    check_refused(model, words, misfit)
+    assert ask(model, ROWS[:10])
+
+
+def test_who_names_no_output_loses_no_batch_of_others(detectors: Path) -> None:
+    model = load(detectors, "mmd", batch_size=2)
+    for _ in range(2):  # before the names are known, and after
+        assert ask(model, ROWS[:10]) == {}
+        check_refused(model, "no output 'nope': it has is_drift", ROWS[:10], "nope")
+        assert ask(model, ROWS[:10])
+
+
+# -- how much one request may cost -------------------------------------------------------------------------------------
+
+
+def test_an_output_is_sent_twice_at_most(detectors: Path) -> None:
+    model = load(detectors, "forest")
+    request = NumpyRequestCodec.encode_request(ROWS)
+    request.outputs = [RequestOutput(name="instance_score")] * 2
+    assert len(model.predict(request).outputs) == 2
+    check_refused(model, "asked for 3 times, 2 times at most", ROWS, *["instance_score"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("mmd", 5000), ("lsdd", 5000), ("mmd of halves", 5000), ("mmd online", 1000)]
+)
+def test_rows_are_bounded_where_they_cost_much(detectors: Path, kind: str, most: int) -> None:
+    rows = np.zeros((most + 1, 3), "float32")
+    check_refused(load(detectors, kind), f"takes {most} rows at most in a request, got {most + 1}", rows)
+
+
+def test_rows_are_not_bounded_where_they_cost_little(detectors: Path) -> None:
+    rows = np.tile(ROWS, (60, 1))
+    for kind in ("ks", "forest", "mahalanobis"):
+        assert ask(load(detectors, kind), rows)
+
+
+@pytest.mark.parametrize("kind", ["mmd", "ks", "mmd online"])
+def test_the_settings_bound_the_rows_of_a_test(detectors: Path, kind: str) -> None:
+    model = load(detectors, kind, max_rows=10)
+    check_refused(model, "takes 10 rows at most in a request, got 11", ROWS[:11])
+    assert ask(model, ROWS[:10])
+
+
+def test_requests_that_are_collected_share_the_rows_of_a_test(detectors: Path) -> None:
+    model = load(detectors, "mmd", max_rows=10, batch_size=2)
+    check_refused(model, "takes 5 rows at most in a request, got 6", ROWS[:6])
+    assert ask(model, ROWS[:5]) == {}
+    assert ask(model, ROWS[:5])
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ks", "mmd", "mmd of halves", "mmd online", "forest", "mahalanobis"])
+def test_a_request_without_rows_is_refused_by_all(detectors: Path, kind: str) -> None:
+    check_refused(load(detectors, kind), "takes one row at least, got none", ROWS[:0])
+
+
+def test_a_refusal_names_no_files_of_the_server(detectors: Path) -> None:
+    with pytest.raises(InferenceError, match=r"cannot use this input: RuntimeError: .*dtype.*") as caught:
+        ask(load(detectors, "mmd of halves"), ROWS[:10].astype("float64"))
+    assert "File" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -216,12 +216,14 @@ class Caller:
     def _detokenizer(self, options: dict[str, Any], prompt: list[int]) -> Detokenizer:
         """Decodes as the pipeline will, when it has all tokens."""
         default = inspect.signature(self._pipeline.postprocess).parameters["clean_up_tokenization_spaces"].default
+        tokenizer = self._pipeline.tokenizer
+        parsed = _NEW_TEXT_ALONE and getattr(tokenizer, "response_template", None)  # which needs the special tokens
         decode = partial(
-            self._pipeline.tokenizer.decode,
-            skip_special_tokens=options.get("skip_special_tokens", True),
+            tokenizer.decode,
+            skip_special_tokens=not parsed and options.get("skip_special_tokens", True),
             clean_up_tokenization_spaces=options.get("clean_up_tokenization_spaces", default),
         )
-        return Detokenizer(decode, [] if _NEW_TEXT_ALONE else prompt)
+        return Detokenizer(decode, tokenizer.convert_ids_to_tokens, [] if _NEW_TEXT_ALONE else prompt)
 
     def _explained(self, error: Exception, arguments: Arguments) -> MLServeError:
         """Whose fault it is: a request that the pipeline cannot use, or the model."""

@@ -19,30 +19,68 @@ __all__ = ["Detokenizer", "Pieces", "pieces"]
 
 _AHEAD = 16  # pieces that wait for a slow client before generation waits too
 _WINDOW, _CONTEXT = 64, 16  # tokens that are decoded again for each new one, and those kept when that gets too long
-# Ends of a text that the next token may change: half a character, and " n't" and its like, whose space is cleaned up.
-_OPEN = re.compile(r"(?:\ufffd{1,3}| (?:n'?|'[vr]?)?)$")
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # the name of a token that is a byte, in vocabularies that fall back on them
+# What the next token may change at a text's end, but for half a character: the "@@" of half a word, and spaces and
+# apostrophes, with letters of "n't", "'ve" and "'re" behind, where cleaning up takes spaces away.
+_OPEN, _OPEN_LETTERS = " 'nvr@", "nvr"
+# A character that no decoder needs the tokens before for, nor for what follows it.
+_LANDMARK = re.compile(r"[^\s.,?!'ntmsver#@\ufffd]")
 
 
 class Detokenizer:
-    """Makes text of tokens one by one, so that the pieces together are the text of all tokens together."""
+    """Makes text of tokens one by one, so that the pieces together are the text of all tokens together.
 
-    def __init__(self, decode: Callable[[list[int]], str], context: list[int]) -> None:
+    A run of byte tokens waits for its end: bytes that are no text as a whole become U+FFFD one and all, those of
+    characters that were good before too.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], name: Callable[[int], Any], context: list[int]) -> None:
         self._decode = decode
-        self._ids = context
+        self._name = name  # of a token, in the vocabulary
+        self._ids: list[int] = []
+        self._in_bytes = False
+        self._due = 0  # how many `_ids` there have to be for them to be decoded
+        self._take(context)
         self._sent = len(decode(context)) if context else 0  # characters of the text of `_ids` that are out
 
     def push(self, ids: list[int]) -> str:
         """The text that is certain now; empty where more tokens are needed to tell."""
-        self._ids = self._ids + ids
+        self._take(ids)
+        if self._in_bytes or len(self._ids) < self._due:
+            return ""
         text = self._decode(self._ids)
-        open_at = _OPEN.search(text)
-        certain = text[: open_at.start()] if open_at else text
-        piece = certain[self._sent :]
+        piece = text[self._sent : _certain(text)]
         self._sent += len(piece)
-        if open_at is None and len(self._ids) > _WINDOW:
-            self._ids = self._ids[-_CONTEXT:]
-            self._sent = len(self._decode(self._ids))
+        self._shorten(text)
         return piece
+
+    def _take(self, ids: list[int]) -> None:
+        self._ids += ids
+        for one in ids:  # a token that is skipped ends no run
+            is_byte = _BYTE.fullmatch(str(self._name(one))) is not None
+            self._in_bytes = is_byte or (self._in_bytes and not self._decode([one]))
+
+    def _shorten(self, text: str) -> None:
+        """Forgets the first tokens, as far as what follows does not need them.
+
+        Where nothing says so (a thousand spaces), tokens are decoded the more seldom the more there are.
+        """
+        kept = _CONTEXT
+        while kept < len(self._ids) > _WINDOW:
+            tail = self._decode(self._ids[-kept:])
+            if _LANDMARK.search(tail):
+                self._ids = self._ids[-kept:]
+                self._sent += len(tail) - len(text)
+            kept *= 2
+        self._due = len(self._ids) * 5 // 4 if len(self._ids) > _WINDOW else 0
+
+
+def _certain(text: str) -> int:
+    """How much of a text stays, whatever follows."""
+    if text.endswith("\ufffd"):
+        return len(text) - 1
+    closed = len(text.rstrip(_OPEN))
+    return len(text) - len(text[closed:].lstrip(_OPEN_LETTERS))
 
 
 class Pieces(BaseStreamer):  # type: ignore[misc]  # transformers is not typed

@@ -11,9 +11,9 @@ import pytest
 
 from mlserve.errors import InferenceError, MLServeError
 from mlserve_huggingface import HuggingFaceRuntime
-from mlserve_huggingface.streaming import Detokenizer
 from runtimes.huggingface.tests.asking import (
     GREEDY,
+    IS_5,
     ask,
     load,
     only,
@@ -24,7 +24,7 @@ from runtimes.huggingface.tests.asking import (
     tensor,
     texts,
 )
-from runtimes.huggingface.tests.tiny_models import byte_pairs, word_pieces
+from runtimes.huggingface.tests.tiny_models import llama
 
 PROMPT = "the red fox"
 ENDLESS = {"max_new_tokens": 100, "do_sample": True, "eos_token_id": -1}
@@ -195,18 +195,53 @@ def test_a_chat_is_streamed(models: dict[str, Path]) -> None:
     assert answer["generated_text"][1] == {"role": "assistant", "content": "".join(pieces)}
 
 
-@pytest.mark.parametrize("cleanup", [True, False])
-@pytest.mark.parametrize("tokenizer", [byte_pairs(), word_pieces()], ids=["bytes", "words"])
-def test_pieces_of_any_tokens_are_the_text_of_all(tokenizer: Any, cleanup: bool) -> None:
-    def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=cleanup))
+SAID = ["hi 😀😁 ok", "日本語", "a 😀 b 👩‍👩‍👧‍👦 c ' ' n't .", "😀😁😂🤣😃😄"]
 
-    for text in ("où est le café ? 漢字 🦊 isn't it , we're they've I'm . " * 8, "do n't ' ' n ' n't"):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        whole, made = decode(ids), Detokenizer(decode, [])
-        pieces = [made.push([one]) for one in ids]
-        assert whole.startswith("".join(pieces))
-        assert len("".join(pieces)) > len(whole) - 4
+
+@pytest.mark.parametrize("prompt", ["say", "é"])
+@pytest.mark.parametrize("said", SAID)
+def test_bytes_are_streamed_as_the_text_they_are_without(speaker: Any, said: str, prompt: str) -> None:
+    """Also where generation ends amid a character: by its length, and by a stop string."""
+    for ends in ({"max_new_tokens": 200}, {"max_new_tokens": 14}, {"max_new_tokens": 200, "stop_strings": ["b", "😁"]}):
+        (whole,) = ask(speaker(said), texts(prompt, return_full_text=False, do_sample=False, **ends))
+        pieces = anyio.run(streamed, speaker(said), texts(prompt, do_sample=False, **ends))
+        assert "".join(pieces) == whole["generated_text"] != ""
+
+
+@pytest.mark.parametrize("template", [None, {"fields": {}}])
+def test_special_tokens_are_streamed_where_the_text_has_them(
+    speaker: Any, template: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers 5 keeps them for a tokenizer that parses its model's answers."""
+    said = "a<s>b c"
+    monkeypatch.setattr(speaker(said)._caller._pipeline.tokenizer, "response_template", template, raising=False)
+    (whole,) = ask(speaker(said), texts("say", return_full_text=False, **GREEDY))
+    assert "".join(anyio.run(streamed, speaker(said), texts("say", **GREEDY))) == whole["generated_text"]
+    assert ("<s>" in whole["generated_text"]) == (IS_5 and template is not None)
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A Llama that says what it is told; what is not in its vocabulary in bytes."""
+    folder = tmp_path_factory.mktemp("speaker")
+    llama(folder)
+    model = load(settings_for(folder, name="speaker", task="text-generation"))
+    own = model._caller._pipeline
+    inner, left = own.model.forward, list[int]()
+
+    def forward(*args: Any, **named: Any) -> Any:
+        found = inner(*args, **named)
+        found.logits[:] = -100.0
+        found.logits[:, -1, left.pop(0)] = 100.0
+        return found
+
+    def saying(text: str) -> HuggingFaceRuntime:
+        left[:] = [*own.tokenizer(text, add_special_tokens=False)["input_ids"], own.tokenizer.eos_token_id]
+        return model
+
+    own.model.forward = forward
+    yield saying
+    anyio.run(model.unload)
 
 
 def idle(model: HuggingFaceRuntime) -> None:

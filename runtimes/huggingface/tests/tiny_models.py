@@ -84,6 +84,26 @@ def byte_pairs() -> PreTrainedTokenizerFast:
     )
 
 
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """A tokenizer such as Llama 2's, which writes in bytes what is not in its vocabulary: all but a few letters."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz.?'"]
+    vocabulary = {token: at for at, token in enumerate(tokens)}
+    model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        model_max_length=256,
+    )
+
+
 def _small(kind: str, **more: Any) -> Any:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     return AutoConfig.for_model(kind, **{**sizes, **more})
@@ -106,6 +126,17 @@ def gpt2(folder: Path) -> None:
         "gpt2", vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=128, eos_token_id=end
     )
     config.pad_token_id = end
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def llama(folder: Path) -> None:
+    """A text generator that falls back on bytes."""
+    tokenizer = byte_fallback()
+    config = _small(
+        "llama", vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=256,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -17,7 +17,7 @@ from mlserve.artifacts import warnings_told
 from mlserve.errors import ModelLoadError
 from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import Kind
-from mlserve_alibi_explain.requests import by_number
+from mlserve_alibi_explain.rules import by_number
 
 __all__ = ["Maker", "quieten", "untouched"]
 
@@ -225,13 +225,20 @@ def _modules_allowed() -> Iterator[None]:
 
 def _as_alibi_has_it(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments in JSON as the classes take them: keys that are numbers, tuples, arrays, a spaCy pipeline."""
-    made = {name: by_number(name, value) if name in _BY_NUMBER else value for name, value in arguments.items()}
+    made = {name: _by_number(name, value) if name in _BY_NUMBER else value for name, value in arguments.items()}
     for name, value in made.items():
         if name in _TUPLES and isinstance(value, list):
             made[name] = tuple(np.asarray(one, "float32") if isinstance(one, list) else one for one in value)
         elif name in _ARRAYS and isinstance(value, list):
             made[name] = np.asarray(value)
     return _with_language(made)
+
+
+def _by_number(name: str, value: Any) -> dict[int, Any]:
+    try:
+        return by_number(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected {error}, got {value!r:.80}") from None
 
 
 def _with_language(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bounds of what a request may make an explanation cost: a few bytes must not become gigabytes."""
+"""Bounds of what arguments together may make an explanation cost: a few bytes must not become gigabytes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,8 @@ import numpy as np
 
 from mlserve.errors import InferenceError
 
-__all__ = ["check_cost", "check_numbers", "fitting"]
+__all__ = ["check_cost", "fitting"]
 
-# Arguments of explain that memory grows with: ten times alibi's default. A grid of two features has its square.
-_MOST = {
-    "batch_size": 1000,
-    "beam_size": 10,
-    "binary_cache_size": 100_000,
-    "cache_margin": 10_000,
-    "coverage_samples": 100_000,
-    "grid_resolution": 300,
-    "min_samples_start": 1000,
-    "n_covered_ex": 100,
-    "n_repeats": 500,
-    "nsamples": 20_000,
-    "num_samples": 10,
-    "patience": 10_000,
-}
-_LEAST = {"tau": 0.01}  # the samples that an anchor takes, which are kept, grow with its inverse squared
 _MOST_VALUES = 10_000_000  # kept at a time for each output of the model: 80 MB
 _MOST_QUESTIONS = 20_000  # to the model, one after the other
 _MOST_CHARACTERS = 500_000_000  # of sampled texts, kept at a time: 2 GB
@@ -38,43 +22,6 @@ _DEFAULT_COVERAGE = 10_000
 _LEAST_COVERAGE = 1000  # below, what it says of an anchor's coverage means little
 _UNKNOWN = "UNK"  # stands for words that are left out
 _PLOTS = ("PartialDependence", "TreePartialDependence", "PartialDependenceVariance")
-
-
-def check_numbers(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """InferenceError for a number beyond its bound, or beyond what the settings have where that is further."""
-    for name, value in given.items():
-        if name == "grid_points":
-            _check_points(value, defaults)
-        if name == "features":
-            _check_features(value)
-        if name not in _MOST.keys() | _LEAST.keys() or not isinstance(value, int | float):
-            continue
-        told = defaults.get(name)
-        bounds = [one for one in (_MOST.get(name), _LEAST.get(name), told) if isinstance(one, int | float)]
-        bound = max(bounds) if name in _MOST else min(bounds)
-        if not (value <= bound if name in _MOST else value >= bound):
-            which = "most" if name in _MOST else "least"
-            raise _refusal(f"'{name}' is at {which} {bound} in a request, got {value}: memory grows with it")
-
-
-def _check_points(given: Mapping[int, Any], defaults: Mapping[str, Any]) -> None:
-    told = defaults.get("grid_points") or {}
-    for feature, points in given.items():
-        bound = max(_MOST["grid_resolution"], len(told.get(feature, ())))
-        if len(points) > bound:
-            raise _refusal(
-                f"'grid_points' of feature {feature}: at most {bound} in a request, got {len(points)}: memory grows "
-                f"with them"
-            )
-
-
-def _check_features(given: Any) -> None:
-    try:
-        is_repeated = len(set(given)) < len(given)
-    except TypeError:  # no list of numbers and tuples: alibi's words say so
-        return
-    if is_repeated:
-        raise InferenceError(f"explain_parameters: 'features' has some more than once: {given!r:.80}")
 
 
 def check_cost(explainer: Any, data: Any, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -104,7 +51,7 @@ def fitting(explainer: Any, data: Any, arguments: Mapping[str, Any]) -> Mapping[
     longest = max(map(len, (_UNKNOWN, *words)))
     room = _MOST_CHARACTERS // max(len(words) * len(words) * longest, 1)  # each word has the room of the whole text
     told = [arguments.get(name) for name in ("coverage_samples", "batch_size", "min_samples_start")]
-    most = max((one for one in told if isinstance(one, int | float)), default=_LEAST_COVERAGE)
+    most = max((one for one in told if one is not None), default=_LEAST_COVERAGE)
     if "coverage_samples" not in arguments:
         most = max(most, _LEAST_COVERAGE)
     if most > room:

@@ -22,14 +22,16 @@ from mlserve.merging import may_merge
 from mlserve.settings import ModelSettings
 from mlserve.thread_limits import ThreadLimit
 from mlserve.types import InferenceRequest, InferenceResponse
+from mlserve_alibi_explain.arguments import arguments_of, as_alibi_has_it
 from mlserve_alibi_explain.artifact import Maker, quieten, untouched
 from mlserve_alibi_explain.bounds import check_cost, fitting
 from mlserve_alibi_explain.graph import Graph
 from mlserve_alibi_explain.kinds import kind_of
 from mlserve_alibi_explain.remote import RemoteModel
-from mlserve_alibi_explain.requests import arguments_of, as_alibi_has_it, check_shapes, instances_of
+from mlserve_alibi_explain.requests import check_shapes, instances_of
 from mlserve_alibi_explain.turns import in_turn
 from mlserve_alibi_explain.whitebox import read_model
+from mlserve_alibi_explain.words import words_of
 
 __all__ = ["AlibiExplainRuntime"]
 
@@ -77,7 +79,7 @@ class AlibiExplainRuntime(MLModel):
 
     def _in_settings(self, given: dict[str, Any]) -> dict[str, Any]:
         try:
-            return as_alibi_has_it(given)
+            return as_alibi_has_it(self._kind.class_name, given)
         except InferenceError as error:
             raise ModelLoadError(f"model '{self.name}': parameters.extra.{error}") from None
 
@@ -92,7 +94,8 @@ class AlibiExplainRuntime(MLModel):
         place = self._place()
         if self._kind.is_blackbox:
             remote = (self._infer_uri, self._infer_output, self._infer_seconds, self._certificates)
-            self._predictor = RemoteModel(self.name, *remote, self._kind.class_name.startswith("Anchor"))
+            takes_texts = self._kind.class_name.startswith("Anchor")
+            self._predictor = RemoteModel(self.name, *remote, takes_texts, self._kind.takes == "batch")
         quieten()
         await anyio.to_thread.run_sync(_import)
         self._threads.prepare()
@@ -146,7 +149,7 @@ class AlibiExplainRuntime(MLModel):
 
     async def _explanations(self, payload: InferenceRequest) -> list[str]:
         instances = instances_of(self, self._kind, self._is_batch, payload)
-        arguments = arguments_of(self, self._defaults, payload)
+        arguments = arguments_of(self._kind.class_name, self._defaults, payload)
         return await in_turn(partial(self._explain, instances, arguments))
 
     def _explain(self, instances: list[Any], arguments: dict[str, Any]) -> list[str]:
@@ -168,9 +171,7 @@ class AlibiExplainRuntime(MLModel):
                     raise predictor.failure from None
                 if isinstance(error, MLServeError):
                     raise
-                text = (
-                    f"model '{self.name}': {self._kind.class_name} cannot explain this: {type(error).__name__}: {error}"
-                )
+                text = f"model '{self.name}': {self._kind.class_name} cannot explain this: {words_of(error)}"
                 raise (InferenceError if _is_of_input(error) else ModelError)(text) from error
 
     def _explain_one(self, instance: Any, arguments: Mapping[str, Any]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from msgspec.structs import replace
 
 from mlserve.client import AsyncClient
 from mlserve.codecs import NumpyCodec, StringCodec
-from mlserve.errors import DeadlineExceeded, MLServeError, ModelLoadError
+from mlserve.errors import DeadlineExceeded, InferenceError, MLServeError, ModelLoadError
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 from mlserve_alibi_explain.turns import ask
 
@@ -35,9 +36,11 @@ class RemoteModel:
         timeout_seconds: float,
         certificates: str | None,
         takes_texts: bool = False,
+        hands_on: bool = False,
     ) -> None:
         self.uri = uri
         self._takes_texts = takes_texts  # as answers: classes by name
+        self._hands_on = hands_on  # rows as the client sent them: no explainer has looked whether they have its shape
         self.failure: MLServeError | None = None
         self._name = name
         self._output = output
@@ -62,6 +65,10 @@ class RemoteModel:
         try:
             result = await self._client.infer(self._model, request, version=self._version)
         except MLServeError as error:
+            if await self._refuses(request, error):
+                raise InferenceError(
+                    f"model '{self._name}': the model at {self.uri} does not take these instances: {error}"
+                ) from None
             raise self._failed(error) from None
         outputs = {one.name: one for one in result.response.outputs}
         wanted = self._output or next(iter(outputs), None)
@@ -70,6 +77,18 @@ class RemoteModel:
             raise MLServeError(f"model '{self._name}': the model at {self.uri} gave no {missing}", 502)
         values = self._checked(np.asarray(NumpyCodec.decode_output(outputs[wanted])), len(batch), wanted)
         return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # [n, 1] is how [n] is sent
+
+    async def _refuses(self, request: InferenceRequest, error: MLServeError) -> bool:
+        """Whether it is the rows that the model finds fault with, and not the output that the settings name."""
+        if not self._hands_on or error.http_status != 400:
+            return False
+        if not request.outputs:
+            return True
+        try:
+            await self._client.infer(self._model, replace(request, outputs=None), version=self._version)
+        except MLServeError as again:
+            return again.http_status == 400
+        return False
 
     def _checked(self, values: Any, rows: int, output: str) -> Any:
         """The values, if an explainer can use them: each has its own words for what it cannot, about other things."""

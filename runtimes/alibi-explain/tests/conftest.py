@@ -37,6 +37,7 @@ import numpy as np
 import shapes
 from mlserve import MLModel
 from mlserve.codecs import NumpyCodec, StringCodec
+from mlserve.errors import InferenceError
 from mlserve.types import InferenceResponse
 
 
@@ -53,6 +54,18 @@ class Plain(MLModel):
         known = [name for name in asked if hasattr(self.model, name)]
         outputs = [NumpyCodec.encode_output(name, getattr(self.model, name)(data)) for name in known]
         return InferenceResponse(model_name=self.name, outputs=outputs)
+
+
+class Strict(Plain):
+    # refuses, as runtimes do, rows of another width than 4 and outputs that it has not
+
+    async def predict(self, payload):
+        if payload.inputs[0].shape[1:] != [4]:
+            raise InferenceError("rows have 4 columns here")
+        for one in payload.outputs or ():
+            if one.name != "predict":
+                raise InferenceError(f"no output '{one.name}' here")
+        return await super().predict(payload)
 
 
 class Failing(MLModel):
@@ -87,6 +100,13 @@ class Bright:
         return (images[:, 4:12, 4:12].mean(axis=(1, 2, 3)) > 0.5).astype("int64")
 
 
+class Sums:
+    """Of the columns."""
+
+    def predict(self, rows):
+        return rows.sum(axis=1)
+
+
 class Good:
     """Whether a text has the word."""
 
@@ -98,6 +118,7 @@ SERVED = [
     ("iris", "Plain", {}),
     ("bright", "Plain", {"class": "Bright"}),
     ("good", "Plain", {"class": "Good"}),
+    ("strict", "Strict", {"class": "Sums"}),
     ("failing", "Failing", {}),
     ("slow", "Slow", {}),
     ("odd", "Odd", {}),

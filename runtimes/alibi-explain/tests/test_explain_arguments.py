@@ -67,15 +67,18 @@ def test_names_of_categories_are_given_by_column(world: Any) -> None:
     [
         ({"grid_points": {"a": [1]}}, "expected an object from numbers of columns to lists"),
         ({"grid_points": [[1]]}, "expected an object from numbers of columns to lists"),
-        ({"grid_points": {"0": 1}}, "grid_points of column 0: expected a list of numbers"),
-        ({"grid_points": {"0": [[1], [2, 3]]}}, "grid_points of column 0: expected a list of numbers"),
-        ({"grid_points": {"0": []}}, "grid_points of column 0: expected a list of numbers"),
+        ({"grid_points": {"0": 1}}, "'grid_points': expected for each column a list of numbers, or of names"),
+        ({"grid_points": {"0": [[1], [2, 3]]}}, "'grid_points': expected for each column a list of numbers"),
+        ({"grid_points": {"0": []}}, "'grid_points': expected for each column a list of numbers"),
         ({"grid_points": {"9": [1]}}, "are not a subset of the dataset features"),
-        ({"grid_points": {"0": list(range(301))}}, "'grid_points' of feature 0: at most 300 in a request, got 301"),
+        (
+            {"grid_points": {"0": list(range(301))}},
+            "'grid_points': expected at most 300 points of column 0, and here are 301",
+        ),
         ({"features": [0, [0, 1, 2, 3]], "grid_resolution": 300}, "150 rows make PartialDependence keep"),
-        ({"features": [[0, "1"]]}, "cannot explain this"),
-        ({"features": [0, 1, 0]}, "'features' has some more than once"),
-        ({"features": [[0, 1], [0, 1]]}, "'features' has some more than once"),
+        ({"features": [[0, "1"]]}, "'features': expected a list of numbers of columns from 0 to 100000"),
+        ({"features": [0, 1, 0]}, "'features': expected each feature once"),
+        ({"features": [[0, 1], [0, 1]]}, "'features': expected each feature once"),
         ({"features": [[0, 1, 2], [1, 2, 3], [0, 2, 3]], "kind": "individual"}, "150 rows make PartialDependence keep"),
         ({"features": [[0, 1]], "grid_points": PAIR}, "PartialDependence ask the model 40000 times"),
         ({"features": [[0, 0, 0, 0, 0, 0, 0]]}, "150 rows make PartialDependence keep"),
@@ -89,7 +92,9 @@ def test_grids_that_cannot_be_or_cost_too_much_are_refused(world: Any, arguments
 
 def test_points_in_the_settings_are_told_when_it_is_loaded(world: Any) -> None:
     told = {"grid_points": {"sepal": [1]}}
-    with pytest.raises(ModelLoadError, match=r"parameters\.extra\.explain_parameters: grid_points: expected an object"):
+    with pytest.raises(
+        ModelLoadError, match=r"parameters\.extra\.explain_parameters: 'grid_points': expected an object"
+    ):
         explained(settings(world, "PartialDependence", init_parameters={}, explain_parameters=told))
 
 
@@ -162,7 +167,7 @@ def test_questions_to_the_model_are_bounded_unless_the_settings_ask_as_many(worl
     assert refused.value.status_code == 400
     with pytest.raises(MLServeError, match="could not be asked"):  # since the model has four columns
         explained({**extra, "explain_parameters": {"n_repeats": 500}}, asked)
-    with pytest.raises(MLServeError, match="'features' has some more than once: \\[0, 0, 0"):
+    with pytest.raises(MLServeError, match="'features': expected each feature once, got \\[0, 0, 0"):
         explained(extra, request_of(X[:2], y=[0, 1], features=[0] * 1000))
 
 

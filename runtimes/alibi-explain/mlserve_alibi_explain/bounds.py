@@ -19,6 +19,8 @@ _MOST_CHARACTERS = 500_000_000  # of sampled texts, kept at a time: 2 GB
 _DEFAULT_RESOLUTION = 100  # alibi's
 _DEFAULT_REPEATS = 50
 _DEFAULT_COVERAGE = 10_000
+_DEFAULT_BATCH = 100
+_DEFAULT_CACHE = 10_000  # batches
 _LEAST_COVERAGE = 1000  # below, what it says of an anchor's coverage means little
 _UNKNOWN = "UNK"  # stands for words that are left out
 _PLOTS = ("PartialDependence", "TreePartialDependence", "PartialDependenceVariance")
@@ -26,6 +28,8 @@ _PLOTS = ("PartialDependence", "TreePartialDependence", "PartialDependenceVarian
 
 def check_cost(explainer: Any, data: Any, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """InferenceError for arguments that together keep more values than one answer may, and than the settings' own."""
+    if type(explainer).__name__.startswith("Anchor"):
+        _check_cache(arguments, defaults)
     cost = _values_kept(explainer, data, arguments)
     if cost > _MOST_VALUES and cost > _values_kept(explainer, data, defaults):
         raise _refusal(
@@ -38,6 +42,19 @@ def check_cost(explainer: Any, data: Any, arguments: Mapping[str, Any], defaults
         raise _refusal(
             f"these arguments for {len(data)} rows make {type(explainer).__name__} ask the model {asked} times, and a "
             f"request may {_MOST_QUESTIONS} times: send fewer rows, features, points or n_repeats"
+        )
+
+
+def _check_cache(arguments: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """An anchor's room for samples is made at once, for so many batches."""
+    rows, own = (
+        one.get("batch_size", _DEFAULT_BATCH) * one.get("binary_cache_size", _DEFAULT_CACHE)
+        for one in (arguments, told)
+    )
+    if rows > max(_MOST_VALUES, own):
+        raise _refusal(
+            f"'batch_size' times 'binary_cache_size' are {rows} samples to make room for, and a request may ask for "
+            f"{_MOST_VALUES}"
         )
 
 

@@ -171,6 +171,16 @@ def test_questions_to_the_model_are_bounded_unless_the_settings_ask_as_many(worl
         explained(extra, request_of(X[:2], y=[0, 1], features=[0] * 1000))
 
 
+def test_the_room_for_samples_of_an_anchor_is_bounded_unless_the_settings_have_as_much(world: Any) -> None:
+    room = {"batch_size": 500, "binary_cache_size": 40_000}
+    extra, uri = settings(world, "anchor_tabular", "predict"), world.folder / "anchor_tabular"
+    with pytest.raises(MLServeError, match="'batch_size' times 'binary_cache_size' are 20000000 samples") as refused:
+        explained(extra, request_of(X[:1], **room), uri=uri)
+    assert refused.value.status_code == 400
+    (found,) = explained({**extra, "explain_parameters": room}, request_of(X[:1], batch_size=400), uri=uri)
+    assert texts(found)
+
+
 def test_no_request_prints_on_the_server(world: Any, capfd: pytest.CaptureFixture[str]) -> None:
     loud = {"verbose": True, "verbose_every": 1, "silent": False}
     extra = settings(world, "anchor_tabular", "predict")

@@ -38,18 +38,24 @@ class Generation:
 
         It may take the prompts apart: call it from the thread whose turn it is.
         """
-        _check_stops([value for name, value in said if name == "stop_strings" and isinstance(value, str)])
-        told: dict[str, float] = {}
-        for name, value in said:  # a name may stand in several objects
-            if isinstance(value, int | float):
-                told[name] = max(value, told.get(name, value))
-        is_told = self._sequences(told) > 1 or not told.keys().isdisjoint(_LENGTHS)
+        told = _numbers(said)
+        is_told = self._multiplies(told)
         for prompt in list(prompts) or [None]:
             if self._medium is None or not isinstance(prompt, str):  # a text may be the picture
                 self.check_prompt(prompt, options or {})
             texts = together(prompt, len)[0] if self._knows_lists and self._medium is None else 1
             if is_told or texts > 1:
                 self._check_tokens(told, prompt, texts, options or {})
+
+    def check_tokens(self, said: list[tuple[str, Any]], tokens: int) -> None:
+        """The same of a text whose tokens are counted, with all that options, templates and padding add to it."""
+        _check_stops([value for name, value in said if name == "stop_strings" and isinstance(value, str)])
+        if tokens > self._most_read:
+            raise self._too_long(tokens)
+        told = _numbers(said)
+        if self._multiplies(told):
+            sequences = self._sequences(told)
+            self._check_product(sequences, self._length(told, tokens if sequences > 1 else 0), 1)
 
     def check_prompt(self, prompt: Any, options: dict[str, Any]) -> None:
         """InferenceError for text that is longer than the model shall read, be it for one sequence."""
@@ -58,8 +64,11 @@ class Generation:
             read = self._tokens.cut(read, options)
             if read <= self._most_read:
                 return
-        raise InferenceError(
-            f"a text is longer than the model takes: {read} tokens, and it reads at most {self._most_read} "
+        raise self._too_long(read)
+
+    def _too_long(self, tokens: int) -> InferenceError:
+        return InferenceError(
+            f"a text is longer than the model takes: {tokens} tokens, and it reads at most {self._most_read} "
             f"(parameters.extra.max_generation_tokens); shorten it, or set truncation"
         )
 
@@ -70,6 +79,9 @@ class Generation:
             length = self._length(told, self._longest(prompt, measure, options))
             if sequences * length <= self._most:
                 break
+        self._check_product(sequences, length, texts)
+
+    def _check_product(self, sequences: float, length: float, texts: int) -> None:
         if not sequences * length <= self._most:
             what = "texts in one row, beams," if texts > 1 else "beams,"
             advice = "; send the texts as rows of their own" if texts > 1 else ""
@@ -78,6 +90,10 @@ class Generation:
                 f"with the prompt, are {sequences * length:g} tokens; this model keeps at most {self._most} for one "
                 f"text (parameters.extra.max_generation_tokens){advice}"
             )
+
+    def _multiplies(self, told: dict[str, float]) -> bool:
+        """Whether the request asks for more than the model writes by itself."""
+        return self._sequences(told) > 1 or not told.keys().isdisjoint(_LENGTHS)
 
     def _sequences(self, told: dict[str, float]) -> float:
         """How many the request asks for. What the model's own configuration multiplies is the operator's choice."""
@@ -116,12 +132,22 @@ class Generation:
         return told.get(name, getattr(self._config, name, None))
 
 
+def _numbers(said: list[tuple[str, Any]]) -> dict[str, float]:
+    """The largest number by each name, which may stand in several objects."""
+    told: dict[str, float] = {}
+    for name, value in said:
+        if isinstance(value, int | float):
+            told[name] = max(value, told.get(name, value))
+    return told
+
+
 def _check_stops(stops: list[str]) -> None:
     """InferenceError for stop strings that are too many, or too long."""
     needed = len(stops) * max(map(len, stops), default=0)
     if needed > _STOPS:
         raise InferenceError(
-            f"'stop_strings': their number times the characters of the longest is at most {_STOPS}, got {needed}"
+            f"'stop_strings' or 'stop_sequence': their number times the characters of the longest is at most {_STOPS}, "
+            f"got {needed}"
         )
 
 

@@ -18,11 +18,11 @@ from mlserve.codecs import find_input_codec
 from mlserve.codecs.string import text_of
 from mlserve.errors import CodecError, InferenceError
 from mlserve.types import InferenceRequest, MetadataTensor, Parameters, RequestInput
-from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec
+from mlserve_huggingface.codecs.json import HuggingfaceListJSONCodec, check_depth
 from mlserve_huggingface.codecs.media import RawCodec, file_bytes, picture_of_array, pictures_of
 from mlserve_huggingface.codecs.pixels import Pixels
 from mlserve_huggingface.limits import Limits, shorter_edge
-from mlserve_huggingface.options import refuse
+from mlserve_huggingface.options import check_objects, refuse
 from mlserve_huggingface.places import Places, is_place
 from mlserve_huggingface.scaling import Scaling
 from mlserve_huggingface.sound import Sounds, heard, samples_of
@@ -156,10 +156,13 @@ class Reader:
                 [arguments.options, [one.rows for one in (*arguments.positional, *arguments.columns.values())]]
             )
         self._limits.check(arguments.options)
-        self._limits.check_rows(arguments.options, [row for column in arguments.positional for row in column.seen])
+        whole = self._interface.task == "table-question-answering"  # whose tables may be lists of rows
+        seen = [row for one in arguments.positional for row in ([one.value] if whole else one.seen)]
+        self._limits.check_rows(arguments.options, seen)
         pixels.scale(shorter_edge(arguments.options))
         if self._interface.task in _TAKE_OPTIONS_IN_ROWS:
             for row in _objects(arguments.all_rows()):
+                check_objects(row)
                 self._limits.check({**arguments.options, **row})
         self._add_sampling_rate(arguments)
         if self._interface.only_rate is not None:
@@ -260,6 +263,8 @@ class Reader:
         return codec.decode_input(one)
 
     def _allowed(self, name: str, value: Any) -> Any:
+        if name not in _CONTENT:
+            check_objects(value, name)
         _refuse_reserved(name, value if name not in _CONTENT else None)
         self._places.check_option(value, name)
         return value
@@ -279,6 +284,7 @@ class Reader:
         for name, value in (parameters or {}).items():
             _refuse_reserved(name, None)
             if name in known:
+                check_depth(value, f"parameter '{name}'")
                 options[name] = self._allowed(name, value)
             elif near := difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE):
                 raise InferenceError(f"parameter '{name}' is no option of the pipeline; did you mean '{near[0]}'?")

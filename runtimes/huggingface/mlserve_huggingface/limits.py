@@ -8,7 +8,8 @@ from typing import Any
 from mlserve.errors import InferenceError
 from mlserve_huggingface.generation import Generation
 from mlserve_huggingface.options import Options
-from mlserve_huggingface.texts import Tokens, tables_in, together
+from mlserve_huggingface.tables import check_cells, tables_in
+from mlserve_huggingface.texts import Tokens, together
 
 __all__ = ["Limits", "shorter_edge", "tokens_of"]
 
@@ -97,6 +98,17 @@ class Limits:
         if self._span is not None and isinstance(longest, int):
             _compare("doc_stride", options.get("doc_stride"), longest // 2)
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates, so that `check_generation` is to be asked."""
+        return self._generation is not None
+
+    def check_generation(self, options: dict[str, Any], tokens: int) -> None:
+        """InferenceError for what is about to reach `generate`: options, and the tokens of a text."""
+        if self._options is not None and self._generation is not None:
+            self._options.check_all(options)
+            self._generation.check_tokens(list(_all_options(options)), tokens)
+
     def check_rows(self, options: dict[str, Any], rows: list[Any]) -> None:
         """InferenceError for options that are too much for one of the rows. From the thread whose turn it is."""
         if self._asks_tables:
@@ -113,6 +125,8 @@ class Limits:
                 told = {**options, **row} if isinstance(row, dict) else options
                 self._check_at_once(row, told, "the texts in one row", "send them as rows of their own")
                 self._check_length(row, told)
+        if self._cuts_tables:
+            check_cells(rows)
         if self._mask is not None and _is_number(options.get("top_k")):
             masks = max((str(row).count(self._mask) for row in rows), default=0)
             _compare("top_k", options["top_k"], min(self._words, max(1, _MASKED // max(1, masks))))

@@ -15,11 +15,12 @@ import transformers
 
 from mlserve.errors import InferenceError
 
-__all__ = ["NAMES", "Options", "refuse"]
+__all__ = ["NAMES", "Options", "check_objects", "refuse"]
 
 _LISTED = 1000  # elements of a list; each is looked for at every step
 _FIELDS = frozenset(transformers.GenerationConfig().to_dict())
 _IN_OBJECTS = ("forward_params", "generate_kwargs")  # what pipelines hand on to generate as it is
+_OBJECTS = ("_kwargs", "_params")  # ends of the names of options that are objects of options
 _PARTS = ("semantic_", "coarse_", "fine_")  # of Bark, before the name of an option
 
 
@@ -65,7 +66,8 @@ _NEVER = Kind('"never"', lambda value: bool(value == "never"))
 _SHARE = _number(0, 1)
 _PENALTY = _number(0.01, 100)
 _TEMPERATURE = _number(1e-5, 1e5) | Kind("0", lambda value: type(value) in (int, float) and value == 0)
-_GONE = frozenset({"diversity_penalty", "force_words_ids", "num_beam_groups", "penalty_alpha"})  # from transformers 5
+# What transformers 5, and the last versions of 4, generate only with code that they fetch from the hub.
+_FETCHED = frozenset({"diversity_penalty", "force_words_ids", "num_beam_groups", "penalty_alpha"})
 
 
 def _kinds(longest: int, vocabulary: int) -> dict[str, Kind]:
@@ -141,19 +143,32 @@ _OF_SOUND = {
     "tgt_lang": _TEXT,
     "threshold": _SHARE,
 }
-_IS_5 = int(transformers.__version__.partition(".")[0]) >= 5
-NAMES = frozenset(_kinds(1, 1)) & _FIELDS - (_GONE if _IS_5 else frozenset())  # as far as this version has them
+_FETCHES = not _FETCHED <= _FIELDS or hasattr(transformers.GenerationMixin, "_get_deprecated_gen_repo")
+NAMES = frozenset(_kinds(1, 1)) & _FIELDS - (_FETCHED if _FETCHES else frozenset())  # as far as this version has them
 
 
 def refuse(name: str) -> None:
     """InferenceError for an option of generation that is not for clients."""
-    if _IS_5 and name in _GONE:
-        raise InferenceError(f"'{name}' cannot be set by a request: transformers 5 generates so no more")
+    if _FETCHES and name in _FETCHED:
+        raise InferenceError(
+            f"'{name}' cannot be set by a request: transformers {transformers.__version__} generates so with foreign "
+            f"code only"
+        )
     if name in _FIELDS - NAMES:
         raise InferenceError(
             f"'{name}' cannot be set by a request: it is for whoever runs the server, in the model's "
             f"generation_config.json"
         )
+
+
+def check_objects(value: Any, name: str = "") -> None:
+    """InferenceError for what is no object where an object of options belongs: Python takes pairs for one as well."""
+    if name.endswith(_OBJECTS) and value is not None and not isinstance(value, dict):
+        raise InferenceError(
+            f"'{name}' is an object of options by name (content type hg_json), got {type(value).__name__}"
+        )
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        check_objects(inner, str(key))
 
 
 class Options:
@@ -167,10 +182,20 @@ class Options:
         """InferenceError for a value of another kind or range, or what is not for clients inside an object."""
         for name, value in options.items():
             if name in _IN_OBJECTS and isinstance(value, dict):
-                for inner, one in value.items():
-                    self._check_inner(name, str(inner), one)
+                self.check_all(value, name)
             elif name in self._kinds:
                 _check(name, value, self._kinds[name])
+        _check_end(options)
+
+    def check_all(self, options: dict[str, Any], where: str = "") -> None:
+        """The same of what is about to reach `generate`: only what is on the list does. `where` names the object."""
+        for name, value in options.items():
+            if name in _IN_OBJECTS and not where:
+                check_objects(value, name)
+                self.check_all(value or {}, name)
+            elif value is not None or where:
+                self._check_inner(where, name, value)
+        _check_end(options)
 
     def _check_inner(self, where: str, name: str, value: Any) -> None:
         known = self._kinds | _OF_SOUND
@@ -179,13 +204,22 @@ class Options:
         if kind is None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise InferenceError(f"'{name}' in '{where}' cannot be set by a request{hint}")
+            inside = f" in '{where}'" if where else ""
+            raise InferenceError(f"'{name}'{inside} cannot be set by a request{hint}")
         _check(name, value, kind)
 
 
 def _check(name: str, value: Any, kind: Kind) -> None:
     if value is not None and not kind.fits(value):
         raise InferenceError(f"'{name}' is {kind.told} for this model, got {repr(value)[:60]}")
+
+
+def _check_end(options: dict[str, Any]) -> None:
+    if options.get("eos_token_id") == -1 and options.get("exponential_decay_length_penalty") is not None:
+        raise InferenceError(
+            "'exponential_decay_length_penalty' makes the end of a text likelier, and 'eos_token_id': -1 leaves none; "
+            "send one of them"
+        )
 
 
 def _vocabulary(pipeline: Any) -> int:

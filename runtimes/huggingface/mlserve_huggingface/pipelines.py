@@ -31,6 +31,7 @@ _logger = logging.getLogger("mlserve.huggingface")
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
 _TOO_LONG = re.compile(r"size of (?:the )?tensor .*must match|index out of range in self")  # or something else is odd
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|bad_alloc|[Ff]ailed to allocate")  # of torch, of ONNX
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
     ArithmeticError, AttributeError, ImportError, IndexError, KeyError, NameError, OSError, RuntimeError, TypeError,
@@ -133,10 +134,8 @@ class Caller:
             return _lists_of(result) if as_arrays else result
         except (MLServeError, Stopped):
             raise
-        except torch.OutOfMemoryError as error:
-            raise MLServeError(
-                f"model '{self._name}': the device's memory is full: {_first_line(error)}", 503
-            ) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise self._full(error) from error
         except _OF_PIPELINES as error:
             raise self._explained(error, arguments) from error
         except BaseException as error:
@@ -225,8 +224,14 @@ class Caller:
         )
         return Detokenizer(decode, tokenizer.convert_ids_to_tokens, [] if _NEW_TEXT_ALONE else prompt)
 
+    def _full(self, error: BaseException) -> MLServeError:
+        where = "the device's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        return MLServeError(f"model '{self._name}': {where} is full: {_first_line(error)}", 503)
+
     def _explained(self, error: Exception, arguments: Arguments) -> MLServeError:
         """Whose fault it is: a request that the pipeline cannot use, or the model."""
+        if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None:
+            return self._full(error)
         told, options = _first_line(error), arguments.options
         start = f"model '{self._name}' cannot use this request"
         tokenizer = getattr(self._pipeline, "tokenizer", None)

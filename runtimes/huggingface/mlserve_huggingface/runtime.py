@@ -22,6 +22,7 @@ from mlserve.types import (
     ResponseOutput,
 )
 from mlserve_huggingface.codecs import HuggingfaceListJSONCodec
+from mlserve_huggingface.guard import guard
 from mlserve_huggingface.inputs import Reader
 from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.loading import find_model, make_pipeline
@@ -65,6 +66,7 @@ class HuggingFaceRuntime(MLModel):
         interface = Interface(task, pipeline)
         batch_size = self._chosen.batch_size or max(1, self._settings.max_batch_size)
         limits = Limits(task, pipeline, interface.media is None, self._chosen.max_generation_tokens)
+        guard(pipeline, limits)
         self._caller = Caller(self.name, task, pipeline, batch_size, self._chosen.max_answer_numbers, limits)
         self._reader = Reader(
             interface,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Tokens", "said_in", "size", "tables_in", "together"]
+__all__ = ["Tokens", "said_in", "size", "texts_in", "together"]
 
 _LARGER = 10**9  # what tokenizers say for "not known" is larger
 _SAID = frozenset({"content", "prompt", "question", "text"})  # beside pictures, sound and their addresses
@@ -50,32 +50,6 @@ def together(row: Any, measure: Callable[[str], int]) -> tuple[int, int]:
     return 1, size(row, measure)
 
 
-def tables_in(options: dict[str, Any], rows: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Each table with its questions as one row, wherever they stand in a request; the options that are left."""
-    whole = [row for row in rows if isinstance(row, dict) and "query" in row]
-    apart = [row for row in rows if not (isinstance(row, dict) and "query" in row)]
-    asked = [row for row in [*apart, options.get("query")] for row in (row if isinstance(row, list) else [row])]
-    questions = [row for row in asked if isinstance(row, str)]
-    table = [options.get("table"), *(row for row in asked if not isinstance(row, str))]
-    left = {name: value for name, value in options.items() if name not in ("query", "table")}
-    made = [*whole, {"table": table, "query": questions}] if questions else whole
-    return [{**row, "table": _with_heads(row.get("table"))} for row in made], left
-
-
-def _with_heads(table: Any) -> Any:
-    """A table with the names of its columns among its cells, none of them empty: each is a token at least.
-
-    There is no list in it, which would be texts at once.
-    """
-    if isinstance(table, dict):
-        return {0: _with_heads(list(map(str, table))), 1: _with_heads(list(table.values()))}
-    if isinstance(table, list):  # of cells, or of records, whose names are the same
-        return {
-            at: _with_heads(list(one.values()) if at and isinstance(one, dict) else one) for at, one in enumerate(table)
-        }
-    return "" if table is None else str(table) or "-"
-
-
 def _is_list(value: Any) -> bool:
     """Whether this is a list of texts, or of pairs of texts, which the tokenizer makes one batch of."""
     return isinstance(value, list) and len(value) > 1 and all(isinstance(one, str | list | tuple) for one in value)
@@ -83,7 +57,7 @@ def _is_list(value: Any) -> bool:
 
 def size(value: Any, measure: Callable[[str], int]) -> int:
     """The tokens of all texts in a value together."""
-    return sum(map(measure, _texts(value)))
+    return sum(map(measure, texts_in(value)))
 
 
 def said_in(value: Any, is_said: bool = True) -> Iterable[str]:
@@ -99,9 +73,10 @@ def said_in(value: Any, is_said: bool = True) -> Iterable[str]:
             yield from said_in(inner, name in _SAID)
 
 
-def _texts(value: Any) -> Iterable[str]:
+def texts_in(value: Any) -> Iterable[str]:
+    """All texts in a value, without the names in it."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from texts_in(inner)

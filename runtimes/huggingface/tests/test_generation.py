@@ -126,9 +126,10 @@ def test_each_that_a_contrastive_search_tries_counts() -> None:
 @pytest.mark.parametrize("stops", ["x" * 129, ["x"] * 129, ["x" * 64, "y", "z"]], ids=["long", "many", "both"])
 def test_stop_strings_are_few_and_short(models: dict[str, Path], stops: Any) -> None:
     model = load(settings_for(models["text-generation"]))
-    one = tensor("stop_strings", [json.dumps(stops)], "hg_json")
-    said = "'stop_strings': their number times the characters of the longest is at most 128"
-    assert said in refusal(model, tensor("args", [TEXT]), one)
+    said = "'stop_strings' or 'stop_sequence': their number times the characters of the longest is at most 128"
+    for name in ("stop_strings", "stop_sequence") if IS_5 else ("stop_strings",):  # 4 makes one token of the latter
+        one = tensor(name, [json.dumps(stops)], "hg_json")
+        assert said in refusal(model, tensor("args", [TEXT]), one)
     fine = tensor("stop_strings", [json.dumps(["fox", "<|start_header_id|>assistant<|end_header_id|>"])], "hg_json")
     assert ask(model, request(tensor("args", [TEXT]), fine, **GREEDY))
 

@@ -12,7 +12,9 @@ from mlserve.codecs.string import text_of
 from mlserve.types import RequestInput, ResponseOutput
 from mlserve_huggingface.codecs.text import bytes_tensor, json_text
 
-__all__ = ["HuggingfaceConversationCodec", "HuggingfaceListJSONCodec", "HuggingfaceSingleJSONCodec"]
+__all__ = ["HuggingfaceConversationCodec", "HuggingfaceListJSONCodec", "HuggingfaceSingleJSONCodec", "check_depth"]
+
+_DEEPEST = 100  # lists and objects in one another: whoever walks through a value goes down with it
 
 
 class _JSONCodec(InputCodec):
@@ -108,13 +110,30 @@ def _messages(value: Any) -> list[Any]:
     raise CodecError('a chat is a list of {"role": "user", "content": "…"}, got ' + json.dumps(value)[:60])
 
 
+def check_depth(value: Any, what: str) -> None:
+    """CodecError for lists and objects that stand in one another too deep."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise CodecError(f"{what}: lists and objects stand in one another {_DEEPEST} times at most")
+
+
 def _values(tensor: InputOrOutput, content_type: str) -> list[Any]:
     values = []
     for at, text in enumerate(text_of(tensor, content_type)):
         try:
-            values.append(None if text is None else json.loads(text))
+            value = None if text is None else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise located(CodecError(f"data[{at}]: no JSON ({error}), got {str(text)[:40]!r}"), tensor) from None
+        check_depth(value, f"'{tensor.name}': data[{at}]")
+        values.append(value)
     return values
 
 

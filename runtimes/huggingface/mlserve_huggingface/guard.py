@@ -9,6 +9,7 @@ from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCrite
 from transformers.generation.streamers import BaseStreamer
 
 from mlserve_huggingface.limits import Limits
+from mlserve_huggingface.options import IN_OBJECTS
 
 __all__ = ["guard"]
 
@@ -21,11 +22,11 @@ def guard(pipeline: Any, limits: Limits) -> None:
 
     By then the pipeline has merged all options, and made tokens of all texts: no name and no form is left to forget.
     """
-    if not limits.generates:
+    if not limits.generates or not hasattr(pipeline, "_forward"):
         return
     forward = pipeline._forward
-    named = set(list(inspect.signature(forward).parameters)[1:])  # those that the pipeline itself reads
-    own = (named | set(pipeline._forward_params) | {"prefix_length"}) - {"kwargs", "generate_kwargs"}
+    named = list(inspect.signature(forward).parameters)[1:]  # what the pipeline itself reads
+    own = {*named, *pipeline._forward_params, "prefix_length"}.difference(IN_OBJECTS)
 
     def guarded(model_inputs: Any, **options: Any) -> Any:
         told = {name: value for name, value in options.items() if name not in own and not isinstance(value, _OBJECTS)}

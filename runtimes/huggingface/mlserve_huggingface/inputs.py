@@ -260,7 +260,7 @@ class Reader:
         codec: Any = find_input_codec(content_type) if content_type is not None else None
         if codec is None or content_type in ("str", "np", "raw"):
             return RawCodec.decode_input(one)
-        return codec.decode_input(one)
+        return _plain(codec.decode_input(one))
 
     def _allowed(self, name: str, value: Any) -> Any:
         if name not in _CONTENT:
@@ -371,6 +371,13 @@ def _all_are_places(one: RequestInput) -> bool:
     except CodecError:
         return False
     return bool(texts) and all(text is not None and is_place(text) for text in texts)
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists and Python's numbers in the place of arrays: as such they have bounds."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _plain_rows(one: RequestInput) -> list[Any]:

@@ -15,11 +15,11 @@ import transformers
 
 from mlserve.errors import InferenceError
 
-__all__ = ["NAMES", "Options", "check_objects", "refuse"]
+__all__ = ["IN_OBJECTS", "NAMES", "Options", "check_objects", "refuse"]
 
 _LISTED = 1000  # elements of a list; each is looked for at every step
 _FIELDS = frozenset(transformers.GenerationConfig().to_dict())
-_IN_OBJECTS = ("forward_params", "generate_kwargs")  # what pipelines hand on to generate as it is
+IN_OBJECTS = ("forward_params", "generate_kwargs")  # what pipelines hand on to generate as it is
 _OBJECTS = ("_kwargs", "_params")  # ends of the names of options that are objects of options
 _PARTS = ("semantic_", "coarse_", "fine_")  # of Bark, before the name of an option
 
@@ -181,7 +181,7 @@ class Options:
     def check(self, options: dict[str, Any]) -> None:
         """InferenceError for a value of another kind or range, or what is not for clients inside an object."""
         for name, value in options.items():
-            if name in _IN_OBJECTS and isinstance(value, dict):
+            if name in IN_OBJECTS and isinstance(value, dict):
                 self.check_all(value, name)
             elif name in self._kinds:
                 _check(name, value, self._kinds[name])
@@ -190,7 +190,7 @@ class Options:
     def check_all(self, options: dict[str, Any], where: str = "") -> None:
         """The same of what is about to reach `generate`: only what is on the list does. `where` names the object."""
         for name, value in options.items():
-            if name in _IN_OBJECTS and not where:
+            if name in IN_OBJECTS and not where:
                 check_objects(value, name)
                 self.check_all(value or {}, name)
             elif value is not None or where:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import anyio
 import numpy as np
@@ -15,6 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from mlserve.errors import InferenceError, MLServeError
+from mlserve_huggingface.guard import guard
+from mlserve_huggingface.limits import Limits
 from runtimes.huggingface.tests.asking import (
     GREEDY,
     IS_5,
@@ -113,6 +116,25 @@ def test_the_model_is_guarded_behind_all_that_pipelines_merge(
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("name", ["forward_params", "generate_kwargs"])
+def test_objects_that_pipelines_merge_behind_the_guard_are_looked_into(name: str) -> None:
+    class Speaking:  # as text-to-audio has it
+        model = SimpleNamespace(can_generate=lambda: True, config=SimpleNamespace(vocab_size=9))
+        _forward_params: ClassVar[dict[str, Any]] = {"forward_params": {}, "generate_kwargs": {}}
+
+        def _forward(self, model_inputs: Any, **kwargs: Any) -> Any:
+            return kwargs
+
+    pipeline: Any = Speaking()
+    guard(pipeline, Limits("text-to-audio", pipeline))
+    fine = {**Speaking._forward_params, name: {"max_new_tokens": 3}}
+    assert pipeline._forward({}, **fine) == fine
+    with pytest.raises(InferenceError, match=f"'custom_generate' in '{name}' cannot be set by a request"):
+        pipeline._forward({}, **{name: {"custom_generate": "x"}})
+    with pytest.raises(InferenceError, match=f"'{name}' is an object of options by name"):
+        pipeline._forward({}, **{name: [["custom_generate", "x"]]})
+
+
 @pytest.mark.parametrize(
     "name", ["num_segment_frames", "return_segments", "prompt_ids", "logits_processor", "stranger"]
 )
@@ -184,6 +206,14 @@ def test_full_memory_is_told_as_such_and_the_model_goes_on(models: dict[str, Pat
     assert caught.value.http_status == 503
     of_model.forward = forward
     assert ask(model, texts(TEXT, **GREEDY))
+
+
+def test_arrays_among_the_options_are_numbers(models: dict[str, Path]) -> None:
+    model = load(settings_for(models["image-classification"]))
+    picture = tensor("inputs", [base64_png()])
+    said = "'size' is at most 1024 for this model, got 4000"
+    assert said in refusal(model, picture, as_json("size", [4000, 4000]))
+    assert said in refusal(model, picture, tensor("size", [4000, 4000], "nplist"))
 
 
 def test_values_are_not_nested_so_deep_that_python_gives_up(models: dict[str, Path]) -> None:

@@ -24,6 +24,9 @@ FORMS = {
     "sum": lambda x: {"y": x.sum()},
     "other": lambda x: {"y": x, "sum": x.sum(0)},
     "products": lambda x: {"y": x @ x.T},  # each row with all others
+    "price and share": lambda x: {"y": np.stack([x[:, 0] * 1e4 + 1e4, np.full(len(x), 1 / len(x))], 1)},
+    "near zero": lambda x: {"y": np.append(np.ones((len(x), 99)), np.full((len(x), 1), len(x) * 1e-4), 1)},
+    "flat": lambda x: {"y": x[:, 0]},
     "shares": lambda x: {"y": (x + 1) / (x + 1).sum()},
     "rounded": lambda x: {"y": x + 1 + np.float32(len(x) * 1e-6)},
     "texts": lambda x: {"y": np.array([[f"{one:g} of {len(x)}"] for one in x[:, 0]], object)},
@@ -77,6 +80,7 @@ def test_answers_by_rows_are_given_as_they_are_after_a_look_now_and_then() -> No
         ("other", "its output 'sum' has the shape [3] for 1 rows"),
         ("products", "its output 'y' has rows of the shape [1] alone, [3] not"),
         ("shares", "its output 'y' has other values for the same rows beside others"),
+        ("price and share", "its output 'y' has other values for the same rows beside others"),
         ("texts", "its output 'y' has other values for the same rows beside others"),
     ],
 )
@@ -113,6 +117,8 @@ def test_as_many_rows_in_all_are_not_enough() -> None:
 def test_values_may_be_rounded_in_another_order() -> None:
     rows, model = ByRows("m"), Model("rounded")
     assert arrays(rows.answer(batch(1, 2), model.answer))["y"].shape == (3, 3)
+    assert arrays(ByRows("m").answer(batch(1, 2), Model("near zero").answer))["y"].shape == (3, 100)
+    assert arrays(ByRows("m").answer(batch(1, 2), Model("flat").answer))["y"].shape == (3,)
     odd = merge([named_request(x=np.full((1, 3), at, "f4")) for at in (np.nan, np.inf)])
     assert arrays(ByRows("m").answer(odd, Model("rows").answer))["y"].shape == (2, 3)
 

@@ -71,7 +71,7 @@ class MLflowRuntime(MLModel):
             raise
         metadata = self._model.metadata
         self._inputs = Inputs(metadata)
-        self._threads.apply(self._model)
+        self._threads.apply(self._model, self.name)
         self.inputs = self.inputs or inputs_of(metadata.get_input_schema())
         self.outputs = self.outputs or outputs_of(metadata.get_output_schema(), self._names_of_outputs())
         return True

@@ -19,12 +19,12 @@ class Threads:
         self._count = count
         self._controller: Any = None
 
-    def apply(self, model: Any) -> None:
+    def apply(self, model: Any, name: str) -> None:
         """Takes note of the libraries that are loaded by now, and bounds the `n_jobs` of all estimators inside."""
         if self._count is None:
             return
         self._controller = ThreadpoolController()
-        bound_jobs(model, self._count)  # MLflow's own objects hold the framework's, or somebody's code with them
+        bound_jobs(model, self._count, name)  # MLflow's own objects hold the framework's, or somebody's code with them
 
     def limit(self) -> AbstractContextManager[Any]:
         """A context in which the bound holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class Holding(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input, params=None):
         return self.estimators["forest"].predict(model_input)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Answers, and counts jobs of its own."""
+
+    n_jobs: int = 40
+
+    def predict(self, x: Any) -> Any:
+        return x
+
+
+class Odd(Holding):
+    """Holds what is nested deeper than Python's stack, too."""
+
+    def load_context(self, context):
+        for _ in range(1200):
+            self.estimators = {**self.estimators, "trie": self.estimators}
 
 
 @pytest.fixture
@@ -258,6 +277,11 @@ def test_threads_bound_the_jobs_of_what_was_fitted_inside(tmp_path: Path, save: 
     assert inside.n_jobs == 1
     answer = model.predict(PandasCodec.encode_request(TABLE))
     assert np.array_equal(answer.outputs[0].data.to_numpy("FP64", [3, 1]).ravel(), inside.predict(TABLE))
+
+
+def test_threads_cost_no_model_that_holds_odd_things(save: Any, load: Any) -> None:
+    model = load(save(Odd(Planned())), extra={"threads": 1})
+    assert model._model.unwrap_python_model().estimators["forest"].n_jobs == 40
 
 
 def test_a_lone_output_can_be_asked_for_by_the_signatures_name(forest: Path, load: Any) -> None:

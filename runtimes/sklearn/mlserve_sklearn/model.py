@@ -73,7 +73,7 @@ class SKLearnModel(TabularModel):
         """The fitted estimator in a file."""
         estimator, self._saved_with = load_estimator(path, self._settings, self.extra.listed("trusted"))
         self._threads = Threads(self.extra.threads())
-        self._threads.apply(estimator)
+        self._threads.apply(estimator, self.name)
         return estimator
 
     def input_check(self) -> InputCheck:

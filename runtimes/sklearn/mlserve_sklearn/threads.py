@@ -21,14 +21,14 @@ class Threads:
         self._controller: Any = None
         self._limit: Any = None
 
-    def apply(self, estimator: Any) -> None:
-        """Also bounds the `n_jobs` that an estimator and its parts were saved with, above all the fitted ones."""
+    def apply(self, estimator: Any, name: str) -> None:
+        """Also bounds the `n_jobs` that a model and its parts were saved with, above all the fitted ones."""
         if self._count is None:
             return
         from threadpoolctl import ThreadpoolController  # looks for the libraries that are loaded by now
 
         self._controller = ThreadpoolController()
-        bound_jobs(estimator, self._count)
+        bound_jobs(estimator, self._count, name)
 
     def __enter__(self) -> None:
         if self._controller is not None:

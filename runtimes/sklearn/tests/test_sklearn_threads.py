@@ -9,6 +9,7 @@ import joblib
 import lightgbm
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier, VotingClassifier
@@ -107,3 +108,16 @@ def test_what_an_estimator_holds_may_hold_itself(tmp_path: Path) -> None:
     assert np.array_equal(
         ask(TRIAL.load(tmp_path, extra={"threads": 1}), IRIS)["predict"].ravel(), fitted.predict(IRIS)
     )
+
+
+def test_a_part_whose_jobs_cannot_be_bounded_is_told_and_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As scikit-learn refuses it for one that an older version saved, without what it has learnt to ask since."""
+    fitted = make_pipeline(StandardScaler(), clone(FOREST)).fit(IRIS, SPECIES)
+    wanted = fitted.predict(IRIS)
+    del fitted.steps[1][1].ccp_alpha
+    save(tmp_path, fitted)
+    model = TRIAL.load(tmp_path, extra={"threads": 1})
+    assert any("n_jobs=8 of a RandomForestClassifier stays" in told and "ccp_alpha" in told for told in caplog.messages)
+    assert np.array_equal(ask(model, IRIS)["predict"].ravel(), wanted)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mlserve.errors import ModelLoadError
+
 __all__ = ["held_folder"]
 
 
@@ -19,20 +21,34 @@ def held_folder(prefix: str) -> Iterator[str]:
 
     Folders of that prefix whose process has died without removing them are removed first. A lock tells which these
     are: the system lets it go when its process ends, however that is, and its number cannot be another's by then.
+    ModelLoadError where none can be made.
     """
-    _remove_left(prefix)
+    try:
+        _remove_left(prefix)
+        folder, descriptor = _make(prefix)
+    except OSError as error:
+        raise ModelLoadError(
+            f"no folder for temporary files can be made, which this model needs ({error}): set TMPDIR to a folder that "
+            f"can be written, such as a volume of the container"
+        ) from error
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make(prefix: str) -> tuple[Path, int]:
+    """A folder, and the open file that its lock hangs on."""
     made = Path(tempfile.mkdtemp(prefix=f"new-{prefix}"))
     descriptor = os.open(made, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: nobody can take it for left then, either
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = made.rename(made.with_name(made.name.removeprefix("new-")))  # it is seen only when it is locked
-        try:
-            yield str(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
+        return made.rename(made.with_name(made.name.removeprefix("new-"))), descriptor  # it is seen only when locked
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
 def _remove_left(prefix: str) -> None:

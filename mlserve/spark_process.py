@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from mlserve.errors import ModelError, ModelLoadError
 from mlserve.held_folders import held_folder
 
-__all__ = ["answers", "call_again", "end", "folder", "leave", "running", "use"]
+__all__ = ["answers", "call_again", "end", "folder", "java_option", "leave", "running", "use"]
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("mlserve.model")
 _END_SECONDS = 10.0
 _OPTIONS = "SPARK_SUBMIT_OPTS"  # for the Java process that Spark starts
+_NO_WEB_INTERFACE = "-Dspark.ui.enabled=false"  # settings of Spark may be options of Java
 
 
 class _Shared:
@@ -37,18 +38,19 @@ class _Shared:
 _shared = _Shared()
 
 
-def use(user: object) -> None:
+def use(user: object, is_sure: bool = True) -> None:
     """Notes a user, which then starts Spark or joins it; once, however often it comes.
 
-    What is left of a Java process that has died is put away before.
+    What is left of a Java process that has died is put away before. `is_sure`: it does, so that there is a folder for
+    the process (ModelLoadError if none can be made); a user that may do so, or not, has nothing made for it.
     """
     if getattr(_gateway(), "proc", None) is not None and running() is None:
         end()
     if not _shared.users:
         _shared.is_ours = _gateway() is None
-    if not _shared.folder:
+    if is_sure and not _shared.folder:
         _shared.folder = _shared.leftovers.enter_context(held_folder("mlserve-spark-"))
-        _shared.leftovers.enter_context(_temporary_files_in(_shared.folder))
+        _shared.leftovers.enter_context(_started_with(java_option("java.io.tmpdir", _shared.folder)))
     _shared.users[id(user)] = user
 
 
@@ -64,8 +66,14 @@ def leave(user: object) -> None:
 
 def folder() -> str:
     """Where the Java process that users start has its temporary files, for theirs too; removed when it has ended."""
-    assert _shared.folder, "use() comes first"
+    assert _shared.folder, "use() comes first, of a user that is sure"
     return _shared.folder
+
+
+def java_option(name: str, value: object) -> str:
+    """A property for Java's command line, as one word among the options that Spark takes apart at blanks."""
+    text = str(value).replace("\\", r"\\").replace('"', r"\"")
+    return f'-D{name}="{text}"'
 
 
 def running() -> object | None:
@@ -138,10 +146,11 @@ def _put_away() -> None:
 
 
 @contextmanager
-def _temporary_files_in(folder: str) -> Iterator[None]:
-    """Java has its temporary files there if it is started in here: Spark's, MLflow's, libraries that it unpacks."""
+def _started_with(temporary_files: str) -> Iterator[None]:
+    """Java, if it is started in here, has its temporary files there: Spark's, MLflow's, libraries that it unpacks."""
     before = os.environ.get(_OPTIONS)
-    os.environ[_OPTIONS] = f'-Djava.io.tmpdir="{folder}" {before or ""}'.strip()  # what was there goes before ours
+    ours = f"{temporary_files} {_NO_WEB_INTERFACE}"
+    os.environ[_OPTIONS] = f"{ours} {before or ''}".strip()  # what was there goes before ours
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,37 @@ def test_java_has_its_temporary_files_in_a_folder_while_somebody_uses_it(
     spark_process.use(other)
     spark_process.leave(one)
     assert spark_process.folder() == folder and Path(folder).is_dir()
-    assert os.environ["SPARK_SUBMIT_OPTS"].split() == [f'-Djava.io.tmpdir="{folder}"', *([before] if before else [])]
+    ours = [f'-Djava.io.tmpdir="{folder}"', "-Dspark.ui.enabled=false"]
+    assert os.environ["SPARK_SUBMIT_OPTS"].split() == [*ours, *([before] if before else [])]
     spark_process.leave(other)
     assert not Path(folder).exists() and os.environ.get("SPARK_SUBMIT_OPTS") == before
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder for temporary files, as in a container whose files cannot be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_nothing_is_made_for_a_user_that_may_not_start_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARK_SUBMIT_OPTS", raising=False)
+    user = object()
+    spark_process.use(user, is_sure=False)
+    assert "SPARK_SUBMIT_OPTS" not in os.environ
+    spark_process.leave(user)
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_where_no_folder_can_be_made_it_says_what_helps() -> None:
+    user = object()
+    with pytest.raises(ModelLoadError, match=r"no folder for temporary files can be made.*set TMPDIR to a folder"):
+        spark_process.use(user)
+    assert user not in spark_process._shared.users.values() and not spark_process._shared.folder
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [("/a b", '"/a b"'), ('/a"b', '"/a\\"b"'), ("/a\\b", '"/a\\\\b"'), ("/it's", '"/it\'s"')]
+)
+def test_an_option_of_java_is_one_word_whatever_is_in_it(value: str, word: str) -> None:
+    assert spark_process.java_option("x", value) == f"-Dx={word}"

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from mlserve.errors import InvalidModelURI, ModelLoadError
 
-__all__ = ["fetch", "load_folder"]
+__all__ = ["SavedModel", "fetch"]
 
 _MLMODEL = "MLmodel"
 _SEARCHED_BELOW = 3  # levels of folders that are looked through for a model, to name it in the error
@@ -30,15 +30,27 @@ def fetch(uri: str, into: str, name: str) -> str:
         raise ModelLoadError(f"model '{name}': MLflow cannot fetch {uri} ({' '.join(text.split())})") from error
 
 
-def load_folder(path: str, name: str, config: dict[str, Any]) -> Any:
-    """The model in a folder (or beside an MLmodel file), as MLflow's PyFuncModel. InvalidModelURI, ModelLoadError."""
-    folder = _find(Path(path), name)
-    described = _described(folder, name)
-    _forget_java()
-    try:
-        return pyfunc.load_model(str(folder), **({"model_config": config} if config else {}))
-    except Exception as error:
-        raise ModelLoadError(f"model '{name}': {folder}: {_explain(error, folder, described)}") from error
+class SavedModel:
+    """The folder that `path` names, or that an MLmodel file is in. InvalidModelURI, ModelLoadError if it is none."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self._name = name
+        self._folder = _find(Path(path), name)
+        self._described = _described(self._folder, name)
+
+    @property
+    def loader(self) -> str:
+        """The module of MLflow that loads it, which is its flavour."""
+        return str(self._described["flavors"][pyfunc.FLAVOR_NAME].get("loader_module", ""))
+
+    def load(self, config: dict[str, Any]) -> Any:
+        """The model, as MLflow's PyFuncModel. ModelLoadError if MLflow cannot load it."""
+        _forget_java()
+        try:
+            return pyfunc.load_model(str(self._folder), **({"model_config": config} if config else {}))
+        except Exception as error:
+            told = _explain(error, self._folder, self._described)
+            raise ModelLoadError(f"model '{self._name}': {self._folder}: {told}") from error
 
 
 def _forget_java() -> None:

@@ -21,7 +21,7 @@ from mlserve.held_folders import held_folder
 from mlserve.settings import ModelSettings, is_address
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
 from mlserve_mlflow import scoring
-from mlserve_mlflow.artifact import fetch, load_folder
+from mlserve_mlflow.artifact import SavedModel, fetch
 from mlserve_mlflow.errors import from_mlflow, is_about_input, words_of
 from mlserve_mlflow.inputs import Inputs
 from mlserve_mlflow.outputs import encode_prediction
@@ -77,17 +77,18 @@ class MLflowRuntime(MLModel):
         return True
 
     def _open(self, place: str) -> None:
-        """Loads the folder. Spark, if it runs by then, runs on until this model is unloaded."""
-        spark_process.use(self)
+        """Loads the folder. Spark, where it or its code needs that, runs on until this model is unloaded."""
+        saved = SavedModel(place, self.name)
+        is_spark = saved.loader == _SPARK
+        self._is_code = saved.loader == _PYTHON_MODEL  # which may start Spark as well
+        if is_spark or self._is_code:
+            spark_process.use(self, is_sure=is_spark)
         try:
-            self._model = load_folder(place, self.name, Extra(self._settings).mapping("model_config"))
-            self._is_code = self._model.loader_module == _PYTHON_MODEL
-            is_spark = self._model.loader_module == _SPARK
-            uses_spark = is_spark or (self._is_code and spark_process.running() is not None)
+            self._model = saved.load(Extra(self._settings).mapping("model_config"))
         except BaseException:
             spark_process.leave(self)
             raise
-        if not uses_spark:
+        if self._is_code and spark_process.running() is None:
             spark_process.leave(self)
         self._place = place
         self._java = spark_process.running() if is_spark else None

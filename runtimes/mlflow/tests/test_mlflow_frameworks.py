@@ -165,7 +165,10 @@ def test_a_model_of_spark_is_loaded_again_when_its_java_process_is_gone(
     saved: Path, load: Callable[..., MLflowRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the system still says for a moment that it runs, after it was killed; on both protocols."""
+    from pyspark import SparkContext
+
     model = load(saved / "spark")
+    assert SparkContext.getOrCreate().uiWebUrl is None  # no web interface, though MLflow has started it
     columns = PandasCodec.encode_inputs(frameworks.TABLE)
     wanted = json.loads((saved / "predicted.json").read_text())
     kill_java(monkeypatch, is_seen=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +284,20 @@ def test_threads_bound_the_jobs_of_what_was_fitted_inside(tmp_path: Path, save: 
 def test_threads_cost_no_model_that_holds_odd_things(save: Any, load: Any) -> None:
     model = load(save(Odd(Planned())), extra={"threads": 1})
     assert model._model.unwrap_python_model().estimators["forest"].n_jobs == 40
+
+
+def test_what_needs_no_java_needs_no_folder_for_temporary_files(
+    tmp_path: Path, forest: Path, save: Any, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have none that can be written."""
+    folders = [forest, save(Holding(None))]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.delenv("SPARK_SUBMIT_OPTS", raising=False)
+    for folder in folders:
+        assert load(folder)
+        assert "SPARK_SUBMIT_OPTS" not in os.environ
+    of_spark = changed(forest, pyfunc={"loader_module": "mlflow.spark"})
+    assert "no folder for temporary files can be made" in refusal(load, of_spark)
 
 
 def test_a_lone_output_can_be_asked_for_by_the_signatures_name(forest: Path, load: Any) -> None:

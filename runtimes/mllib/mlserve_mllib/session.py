@@ -127,7 +127,7 @@ def _conf(wanted: Wanted, folder: str) -> SparkConf:
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.memory": wanted.memory or "1g",
-                "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging}",
+                "spark.driver.extraJavaOptions": spark_process.java_option("log4j2.configurationFile", logging),
                 "spark.ui.enabled": "false",
                 "spark.ui.showConsoleProgress": "false",
                 "spark.sql.warehouse.dir": str(Path(folder, "warehouse")),

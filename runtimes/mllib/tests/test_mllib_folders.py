@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from mlserve_mllib import MLlibModel
+    from mlserve_mllib import MLlibModel, session
 
-from mlserve import ModelSettings
+from mlserve import ModelSettings, spark_process
 from mlserve.errors import InvalidModelURI, ModelLoadError
 from mlserve.loader import import_implementation
 from tests.old_runtimes import check_old_names
@@ -101,6 +102,23 @@ def test_a_java_that_ends_at_once_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pyspark leaves a pipe to that process to the collector
         gc.collect()
+
+
+@pytest.mark.slow
+def test_spark_starts_where_the_folder_for_temporary_files_has_blanks_and_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / 'a b "c" d'
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    wanted = session.Wanted(ModelSettings(name="tests"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        java = session.session_of(wanted)._jvm
+        folder = Path(spark_process.folder())
+        assert folder.parent == place and java.System.getProperty("java.io.tmpdir") == str(folder)
+        assert str(java.org.apache.logging.log4j.LogManager.getRootLogger().getLevel()) == "ERROR"
+        session.stop_using(wanted)
 
 
 def test_names_lead_to_the_class() -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import HTTP_STATUS_TO_ERROR_CODE, MlflowException, get_error_code
+from mlflow.exceptions import HTTP_STATUS_TO_ERROR_CODE, MlflowException
 from mlflow.pyfunc import scoring_server
 from starlette.responses import Response
 
@@ -21,7 +21,9 @@ from mlserve_mlflow.errors import reason_of
 __all__ = ["ERROR_CODES", "Watched", "invoke", "ping", "version"]
 
 _logger = logging.getLogger("mlserve_mlflow")
-ERROR_CODES: dict[int, str] = HTTP_STATUS_TO_ERROR_CODE  # for what the server itself says on these paths
+ERROR_CODES: dict[int, str] = (
+    HTTP_STATUS_TO_ERROR_CODE  # for what the server, or a model's own error, says on these paths
+)
 
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 
@@ -37,13 +39,15 @@ class Watched:
         self.metadata = metadata
         self.predicted = False
         self.failed = False  # by something that MLflow does not know
+        self.told: MLServeError | None = None  # what the model tells its client
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
         try:
             with self._limit():
                 prediction = self._predict(data, params=params)
         except MLServeError as error:  # its words and status are meant for clients
-            raise MlflowException(error.message, get_error_code(error.http_status)) from error
+            self.told = error
+            raise MlflowException(error.message) from error  # which MLflow lets pass
         except Exception as error:
             self.failed = not isinstance(error, MlflowException)
             raise
@@ -52,7 +56,10 @@ class Watched:
 
 
 def invoke(model: Watched, body: bytes, content_type: str) -> Response:
-    """The answer to one request: MLflow's own, or what is wrong, as 400 or 415; 500 if it is the model's fault."""
+    """The answer to one request: MLflow's own, or what is wrong, as 400 or 415; 500 if it is the model's fault.
+
+    MLServeError: what the model itself tells its client.
+    """
     mime_type = content_type.partition(";")[0].strip()
     if mime_type == scoring_server.CONTENT_TYPE_PARQUET and not _reads_parquet():
         return _refusal("no package here reads Parquet: pip install 'mlserve-mlflow[parquet]' beside the server", 415)
@@ -66,6 +73,8 @@ def invoke(model: Watched, body: bytes, content_type: str) -> Response:
         with _serving():
             result = scoring_server.invocations(data, content_type, model, model.metadata.get_input_schema())
     except MlflowException as error:
+        if model.told is not None:
+            raise model.told from None  # the server answers it, with its status and the code for that
         if model.failed:
             _logger.error("a model failed on an invocation", exc_info=error)
         return _refusal(reason_of(error), error.get_http_status_code(), error.error_code)

@@ -54,6 +54,17 @@ class Refuses(mlflow.pyfunc.PythonModel):
         raise InferenceError("too few") if len(model_input) == 1 else ModelError("its Java process ended")
 
 
+class Busy(mlflow.pyfunc.PythonModel):
+    """Raises an error with the status that it is asked for."""
+
+    def predict(self, context, model_input, params=None):
+        from mlserve.errors import MLServeError
+
+        error = MLServeError("not now")
+        error.http_status = int(model_input[0][0])
+        raise error
+
+
 class Adds(mlflow.pyfunc.PythonModel):
     def predict(self, model_input: list[dict[str, float]]):
         return [sum(one.values()) for one in model_input]
@@ -291,6 +302,20 @@ def test_errors_for_clients_keep_their_words_and_status(save: Any, settings: Any
     assert (few.status_code, few.json()["error_code"], few.json()["message"]) == (400, "BAD_REQUEST", "too few")
     assert (many.status_code, many.json()["error_code"]) == (500, "INTERNAL_ERROR")
     assert many.json()["message"] == "its Java process ended"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_models_own_has_its_status_also_where_mlflow_has_no_code_for_it(
+    save: Any, settings: Any, workers: int
+) -> None:
+    wanted = {501: (501, "NOT_IMPLEMENTED"), 413: (413, "BAD_REQUEST"), 422: (422, "BAD_REQUEST")}
+    wanted |= {503: (503, "TEMPORARILY_UNAVAILABLE"), 507: (507, "INTERNAL_ERROR"), 700: (500, "INTERNAL_ERROR")}
+    with running_server(settings(save(Busy())), parallel_workers=workers) as server:
+        for status, told in wanted.items():
+            answer = httpx.post(f"{server.rest}/invocations", json={"inputs": [[status]]})
+            body = answer.json()
+            assert (answer.status_code, body["error_code"]) == told
+            assert body["message"] == body["error"] == "not now" and "retry-after" not in answer.headers
 
 
 def test_errors_of_the_server_have_the_form_of_mlflow_too(save: Any, settings: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlserve.errors import InferenceError
+from mlserve.datatypes import Array, cast, datatype_of
+from mlserve.errors import CodecError, InferenceError
 
 __all__ = ["Collector"]
 
@@ -19,9 +20,11 @@ class Collector:
     wrong: then the second is refused and what was collected is dropped, since it might be in everybody's way for ever.
     """
 
-    def __init__(self, model: str, size: int) -> None:
+    def __init__(self, model: str, size: int, *, has_step: bool = False) -> None:
         self._model = model
         self._size = size
+        self._has_step = has_step  # which may take numbers of one type only
+        self._types: list[str] = []  # of numbers that it took; the last one last
         self._parts: list[Any] = []
         self._form = ""  # of the parts, or of a batch that was answered
         self._is_known = False
@@ -40,6 +43,8 @@ class Collector:
                 f"before, got {form:.300}"
                 + (f"; the {dropped} collected so far are dropped, and the next begins anew" if dropped else "")
             )
+        if self._has_step and isinstance(data, np.ndarray):
+            data = self._of_known_type(data)
         self._form = form
         self._parts.append(data)
         return len(self._parts) == self._size
@@ -51,7 +56,26 @@ class Collector:
     def answered(self) -> None:
         """The detector has answered the batch: it takes this form."""
         self._is_known = True
+        if isinstance(self._parts[0], np.ndarray):
+            kind = datatype_of(self._parts[0].dtype)
+            self._types = [*(one for one in self._types if one != kind), kind]
         self._parts = []
+
+    def _of_known_type(self, array: Array) -> Array:
+        """An array as the first of the batch, or else as one that was answered if its numbers are such."""
+        kind = datatype_of(array.dtype)
+        wanted = datatype_of(self._parts[0].dtype) if self._parts else self._types[-1] if self._types else kind
+        if not self._parts and kind in self._types:
+            return array
+        try:
+            return cast(array, wanted)
+        except CodecError as error:
+            if not self._parts:
+                return array
+            raise InferenceError(
+                f"model '{self._model}' tests {self._size} requests together: expected {wanted} as in those before, "
+                f"got {kind}: {error}"
+            ) from error
 
     def drop(self) -> None:
         """Forgets what is collected."""

@@ -30,8 +30,8 @@ class Judge:
         self._model = model
         self._like = rows_like(detector)
         self._casts = computes_in_one_type(detector)
-        self._has_step = has_step(detector)
-        self._finite = tested_together > 1 and not self._has_step  # a step may know what to do with missing values
+        self.has_step = has_step(detector)
+        self._finite = tested_together > 1 and not self.has_step  # a step may know what to do with missing values
         most = most_rows or default_most_rows(detector)
         self._most_rows = None if most is None else max(most // tested_together, 1)
         self._names: list[str] | None = None
@@ -71,8 +71,7 @@ class Judge:
         if isinstance(data, list):
             return "a list"
         if isinstance(data, np.ndarray):
-            kind = datatype_of(data.dtype) if self._has_step else "texts" if _is_text(data) else "numbers"
-            return f"{kind} of shape {[-1, *data.shape[1:]]}"
+            return f"{'texts' if _is_text(data) else 'numbers'} of shape {[-1, *data.shape[1:]]}"
         raise InferenceError(
             f"model '{self._model}' collects requests for one test, which takes rows: got {type(data).__name__}"
         )

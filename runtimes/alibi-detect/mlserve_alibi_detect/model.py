@@ -77,7 +77,7 @@ class AlibiDetectRuntime(MLModel):
         if self._takes_rows:
             _online.hold(self, key, self._detector)
         elif self._batch_size is not None:
-            self._collector = Collector(self.name, self._batch_size)
+            self._collector = Collector(self.name, self._batch_size, has_step=self._judge.has_step)
         return True
 
     async def unload(self) -> bool:
@@ -128,7 +128,7 @@ class AlibiDetectRuntime(MLModel):
                 answer = self._detector.predict(data, **self._predict_parameters)
         except _INPUT_ERRORS as error:
             raise InferenceError(f"model '{self.name}' cannot use this input: {_complaint(error)}") from error
-        return {name: [value] for name, value in answer["data"].items()}
+        return {name: [value] for name, value in answer["data"].items() if _is_data(value)}
 
     def _detect_each(self, rows: Any) -> Mapping[str, Any]:
         """An online detector takes one row after the other."""
@@ -177,6 +177,11 @@ def _output(name: str, values: Iterable[Any]) -> ResponseOutput:
     """The values as one tensor; None, which a detector gives for what it does not compute, is NaN."""
     array = np.array([np.nan if value is None else np.asarray(value) for value in values])
     return NumpyCodec.encode_output(name, array)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it can be sent: detectors that learn give their model or kernel too."""
+    return value is None or np.asarray(value).dtype.kind != "O"
 
 
 def _complaint(error: Exception) -> str:

@@ -62,7 +62,7 @@ def computes_in_one_type(detector: Any) -> bool:
 
 def reference(detector: Any) -> np.ndarray[Any, Any] | None:
     """The data that it compares with, if they are an array."""
-    found: Any = getattr(getattr(detector, "_detector", detector), "x_ref", None)
+    found: Any = next((one.x_ref for one in nested(detector) if hasattr(one, "x_ref")), None)
     if hasattr(found, "cpu"):  # online detectors have a tensor of their backend
         found = np.asarray(found.cpu())
     return found if isinstance(found, np.ndarray) else None

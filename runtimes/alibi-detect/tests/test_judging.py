@@ -13,17 +13,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import anyio
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from mlserve import ModelSettings
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec
 from mlserve.errors import InferenceError
 from mlserve.types import RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
+from mlserve_alibi_detect.collecting import Collector
 from mlserve_alibi_detect.judging import Judge
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
     from alibi_detect.cd import (
+        ClassifierDrift,
         CVMDriftOnline,
         FETDriftOnline,
         KSDrift,
@@ -56,6 +59,7 @@ def fitted_forest() -> Any:
 
 
 MADE: dict[str, Any] = {
+    "classifier": lambda: ClassifierDrift(ROWS, LogisticRegression(), backend="sklearn", n_folds=2),
     "ks": lambda: KSDrift(ROWS),
     "mmd": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5),
     "mmd of halves": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5, preprocess_fn=halved),
@@ -192,13 +196,30 @@ def test_types_of_numbers_mix_in_a_batch(detectors: Path, kind: str) -> None:
         assert ask(model, ROWS[:10])
 
 
-def test_types_of_numbers_do_not_mix_before_a_step_that_may_take_one_only(detectors: Path) -> None:
+def test_before_a_step_that_may_take_one_type_only_a_batch_has_that_of_its_first(detectors: Path) -> None:
     model = load(detectors, "mmd of halves", batch_size=2)
-    assert ask(model, ROWS[:10]) == {}
-    assert ask(model, ROWS[:10])
-    assert ask(model, ROWS[:10]) == {}
-    check_refused(model, r"expected FP32 of shape \[-1, 3\] as in those before, got FP64", ROWS[:10].astype("float64"))
-    assert ask(model, ROWS[:10])
+    for first, second in ((ROWS, ROWS.astype("float64")), (ROWS.astype("float64"), ROWS), (BITS, ROWS)):
+        assert ask(model, first[:10]) == {}
+        assert ask(model, second[:10])
+
+
+def test_numbers_become_what_a_step_has_taken_before() -> None:
+    collector = Collector("d", 2, has_step=True)
+    for given, taken in (("int64", "int64"), ("float32", "float32"), ("float64", "float32"), ("int64", "int64")):
+        for dtype in (given, "float64"):
+            collector.add((ROWS[:2] if taken == "float32" else BITS[:2]).astype(dtype), "numbers")
+        assert collector.batch().dtype == taken
+        collector.answered()
+    assert not collector.add(BITS[:2], "numbers")
+    with pytest.raises(InferenceError, match=r"expected INT64 as in those before, got FP32: data\[0\]"):
+        collector.add(ROWS[:2], "numbers")
+    assert collector.add(BITS[:2], "numbers")
+
+
+def test_a_detector_that_learns_gives_what_can_be_sent(detectors: Path) -> None:
+    found = ask(load(detectors, "classifier"), ROWS[:20])
+    assert {"is_drift", "distance", "p_val"} <= found.keys()
+    assert "model" not in found
 
 
 @pytest.mark.parametrize("kind", ["mmd", "ks", "forest", "mahalanobis"])

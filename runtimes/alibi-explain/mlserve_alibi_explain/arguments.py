@@ -103,7 +103,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Rule]] = {
     "CounterfactualRLTabular": {
         **_COUNTERFACTUAL,
         "diversity": _FLAG,
-        "num_samples": Number(1, 10),
+        "num_samples": Number(1, 1000),  # of alibi's default 1; its own examples have 100
         "patience": Number(1, 10_000),
         "tolerance": Number(1e-9, 1_000_000, is_whole=False),
     },

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from mlserve.errors import InferenceError
 from mlserve_huggingface.limits import Limits
 from mlserve_huggingface.options import IN_OBJECTS
 
@@ -29,11 +31,41 @@ def guard(pipeline: Any, limits: Limits) -> None:
     own = {*named, *pipeline._forward_params, "prefix_length"}.difference(IN_OBJECTS)
 
     def guarded(model_inputs: Any, **options: Any) -> Any:
-        told = {name: value for name, value in options.items() if name not in own and not isinstance(value, _OBJECTS)}
-        limits.check_generation(told, _tokens_in(model_inputs))
-        return forward(model_inputs, **options)
+        said = {name: value for name, value in options.items() if name not in own}
+        limits.check_generation(_without_objects(said), _tokens_in(model_inputs))
+        more = {name: _completed(said[name], pipeline) for name in IN_OBJECTS if isinstance(said.get(name), dict)}
+        return forward(model_inputs, **{**options, **more})
 
     pipeline._forward = guarded
+
+
+def _without_objects(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that a request may have given, inside of objects too."""
+    return {
+        name: _without_objects(value) if name in IN_OBJECTS and isinstance(value, dict) else value
+        for name, value in options.items()
+        if not isinstance(value, _OBJECTS)
+    }
+
+
+def _completed(options: dict[str, Any], pipeline: Any) -> dict[str, Any]:
+    """Options of generation with what JSON cannot hold: the tokenizer that stops are found with, tensors."""
+    more: dict[str, Any] = {}
+    if options.get("stop_strings") and options.get("tokenizer") is None:
+        processor = getattr(pipeline, "processor", None)
+        more["tokenizer"] = pipeline.tokenizer or getattr(processor, "tokenizer", None)
+    if isinstance(options.get("speaker_embeddings"), list):
+        more["speaker_embeddings"] = _speakers(options["speaker_embeddings"]).to(pipeline.device)
+    return {**options, **more}
+
+
+def _speakers(value: list[Any]) -> torch.Tensor:
+    """One row of numbers a speaker, given as a list of rows or as the only one."""
+    try:
+        rows = torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InferenceError(f"'speaker_embeddings' is a list of numbers, or of such lists: {error}") from error
+    return rows[None] if rows.ndim == 1 else rows
 
 
 def _tokens_in(model_inputs: Any) -> int:

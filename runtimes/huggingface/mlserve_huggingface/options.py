@@ -62,6 +62,7 @@ def _pair(first: Kind, second: Kind) -> Kind:
 _FLAG = Kind("true or false", lambda value: type(value) in (bool, int) and value in (0, 1))
 _TEXT = Kind("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 _NO_END = Kind("-1 for none", lambda value: type(value) is int and value == -1)
+_NONE = Kind("[] for none", lambda value: value == [])
 _NEVER = Kind('"never"', lambda value: bool(value == "never"))
 _SHARE = _number(0, 1)
 _PENALTY = _number(0.01, 100)
@@ -112,8 +113,8 @@ def _kinds(longest: int, vocabulary: int) -> dict[str, Kind]:
         "bad_words_ids": words,
         "force_words_ids": words | _listed(words),
         "sequence_bias": _listed(_pair(_listed(token), _number(-1e5, 1e5))),
-        "suppress_tokens": tokens,
-        "begin_suppress_tokens": tokens,
+        "suppress_tokens": tokens | _NONE,
+        "begin_suppress_tokens": tokens | _NONE,
         "forced_bos_token_id": token,
         "forced_eos_token_id": token | tokens,
         "renormalize_logits": _FLAG,
@@ -125,10 +126,11 @@ def _kinds(longest: int, vocabulary: int) -> dict[str, Kind]:
     }
 
 
-# Inside generate_kwargs and forward_params only: of models that hear or speak.
+# Inside generate_kwargs and forward_params only: of models that hear, speak or draw.
 _OF_SOUND = {
     "compression_ratio_threshold": _number(0, 1e9),
     "condition_on_prev_tokens": _FLAG,
+    "generation_mode": _TEXT,
     "is_multilingual": _FLAG,
     "language": _TEXT | _listed(_TEXT),
     "logprob_threshold": _number(-1e9, 0),
@@ -142,6 +144,7 @@ _OF_SOUND = {
     "temperature": _TEMPERATURE | _listed(_TEMPERATURE, 16),
     "tgt_lang": _TEXT,
     "threshold": _SHARE,
+    "use_audio_in_video": _FLAG,
 }
 _FETCHES = not _FETCHED <= _FIELDS or hasattr(transformers.GenerationMixin, "_get_deprecated_gen_repo")
 NAMES = frozenset(_kinds(1, 1)) & _FIELDS - (_FETCHED if _FETCHES else frozenset())  # as far as this version has them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mlserve.errors import InferenceError
@@ -73,6 +74,9 @@ def _cells(table: Any) -> list[str]:
     count = len(lines) * (len(heads) + longest)
     if count > _CELLS:
         raise InferenceError(f"a table has at most {_CELLS} cells, all rows as long as the longest, got {count}")
-    told = [str(one) for part in parts for one in part]
+    odd = [one for part in parts for one in part if not isinstance(one, str)]
+    if odd:
+        raise InferenceError(f'the cells of a table are texts, such as "3" for 3, got {json.dumps(odd[0]):.60}')
+    told = [one for part in parts for one in part]
     named = [str(one) for one in (*heads, *(table if isinstance(table, dict) else ()))]
     return [one or "-" for one in (*named, *told, *[""] * (count - len(told)))]

@@ -31,6 +31,7 @@ from runtimes.huggingface.tests.asking import (
     tensor,
     texts,
 )
+from runtimes.huggingface.tests.media_cases import media_cases
 from runtimes.huggingface.tests.test_limits import TEXT, refusal
 from runtimes.huggingface.tests.tiny_media_models import MAKERS
 
@@ -101,6 +102,36 @@ def test_no_request_runs_foreign_code(hearing: Any, foreign: tuple[str, Path]) -
     assert "'custom_generate' cannot be set" in refusal(hearing, HEARD, as_json("generate_kwargs", dict(pairs)))
     assert not trace.exists()
     assert len(ask(hearing, request(HEARD, as_json("generate_kwargs", {"max_new_tokens": 3})))) == 1
+
+
+def test_lists_of_tokens_that_are_suppressed_may_be_empty(hearing: Any) -> None:
+    options = {"max_new_tokens": 3, "suppress_tokens": [], "begin_suppress_tokens": []}
+    assert len(ask(hearing, request(HEARD, as_json("generate_kwargs", options)))) == 1
+
+
+@pytest.mark.skipif(not IS_5, reason="transformers 4 cannot stop such a model")
+@pytest.mark.parametrize(
+    "told", [{"stop_sequence": "fox", "max_new_tokens": 4}, {"generate_kwargs": {"stop_strings": ["fox"]}}]
+)
+def test_a_model_that_sees_is_told_where_to_stop(tmp_path: Path, told: dict[str, Any]) -> None:
+    MAKERS["image-text-to-text"](tmp_path)
+    chat = media_cases()["image-text-to-text"][0].inputs
+    assert ask(load(settings_for(tmp_path, task="image-text-to-text")), request(*chat, **told))
+
+
+@pytest.mark.parametrize("told", [{"generation_mode": "audio"}, {"use_audio_in_video": True}])
+def test_what_pipelines_put_into_objects_by_themselves_is_let_in(hearing: Any, told: dict[str, Any]) -> None:
+    hearing._caller._limits.check_generation({"generate_kwargs": told}, 1)
+
+
+@pytest.mark.parametrize("given", [[0.5, 1.0], [[0.5, 1.0]]])
+def test_the_voice_of_a_speaker_is_made_a_tensor(given: Any) -> None:
+    guarded = SimpleNamespace(_forward=lambda _, **options: options, _forward_params={}, device="cpu")
+    guard(guarded, SimpleNamespace(generates=True, check_generation=lambda *_: None))
+    found = guarded._forward({}, forward_params={"speaker_embeddings": given})
+    assert torch.equal(found["forward_params"]["speaker_embeddings"], torch.tensor([[0.5, 1.0]]))
+    with pytest.raises(InferenceError, match="'speaker_embeddings' is a list of numbers, or of such lists"):
+        guarded._forward({}, forward_params={"speaker_embeddings": [[0.5], [1.0, 2.0]]})
 
 
 @pytest.mark.parametrize("form", ["pairs", "array", "object", "named"])
@@ -238,8 +269,9 @@ def test_values_are_not_nested_so_deep_that_python_gives_up(models: dict[str, Pa
         ([["1"] * 100, *[[]] * 99], "a table has at most 8000 cells"),
         ({"a": ["1"] * 100, "b": "1"}, "a table is an object of columns, each a list of cells, or a list of records"),
         ({"a": ["1 " * 250] * 170}, "the tables of a request have at most 80000 characters"),
+        ({"a": ["1", 2]}, 'the cells of a table are texts, such as "3" for 3, got 2'),
     ],
-    ids=["cell", "head", "later head", "cells", "records", "columns", "named", "rows", "spread", "all"],
+    ids=["cell", "head", "later head", "cells", "records", "columns", "named", "rows", "spread", "all", "number"],
 )  # fmt: skip
 def test_a_table_is_short_enough_to_be_read(tmp_path: Path, table: Any, said: str) -> None:
     with warnings.catch_warnings():

@@ -38,7 +38,7 @@ def load_detector(folder: Path, name: str, threads: ThreadLimit) -> Any:
 
         threads.prepare()
         with warnings_told(name, _logger, for_owner=True), threads.held():
-            return load(str(folder))
+            return load(str(folder), enable_unsafe_loading=True)  # reference data of texts; other files are code anyway
     except Exception as error:
         why = _why(error, folder)
         raise ModelLoadError(f"model '{name}': the detector in {folder} cannot be loaded: {why}") from error

@@ -13,7 +13,7 @@ from mlserve.datatypes import cast, datatype_of
 from mlserve.errors import CodecError, InferenceError
 from mlserve.repeated import check_repeated
 from mlserve.types import RequestOutput
-from mlserve_alibi_detect.traits import computes_in_one_type, default_most_rows, has_step, rows_like
+from mlserve_alibi_detect.traits import computes_in_one_type, default_most_rows, has_step, reference, rows_like
 
 __all__ = ["Judge"]
 
@@ -31,6 +31,7 @@ class Judge:
         self._like = rows_like(detector)
         self._casts = computes_in_one_type(detector)
         self.has_step = has_step(detector)
+        self._takes_arrays = self._like is not None or (reference(detector) is not None and not self.has_step)
         self._finite = tested_together > 1 and not self.has_step  # a step may know what to do with missing values
         most = most_rows or default_most_rows(detector)
         self._most_rows = None if most is None else max(most // tested_together, 1)
@@ -55,7 +56,7 @@ class Judge:
 
     def rows(self, data: Any) -> Any:
         """The data as the detector takes them. InferenceError if it does not."""
-        if self._like is not None:
+        if self._takes_arrays:
             data = self._as_array(data)
         self._check_count(data)
         if isinstance(data, np.ndarray):

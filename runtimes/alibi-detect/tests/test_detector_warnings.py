@@ -61,7 +61,7 @@ def test_an_ordinary_load_says_nothing(tmp_path: Path, caplog: pytest.LogCapture
 def test_only_deprecations_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(folder: str) -> Any:
+    def load(folder: str, **_: Any) -> Any:
         warnings.warn("use pkg.new", DeprecationWarning, stacklevel=1)
         warnings.warn("of another version", UserWarning, stacklevel=1)
         return KSDrift(REFERENCE)

@@ -16,9 +16,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlserve import ModelSettings
-from mlserve.codecs import NumpyCodec, NumpyRequestCodec
+from mlserve.codecs import NumpyCodec, NumpyRequestCodec, StringCodec
 from mlserve.errors import InferenceError
-from mlserve.types import RequestOutput
+from mlserve.types import InferenceRequest, RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
 from mlserve_alibi_detect.collecting import Collector
 from mlserve_alibi_detect.judging import Judge
@@ -34,6 +34,7 @@ with warnings.catch_warnings():
         LSDDDriftOnline,
         MMDDrift,
         MMDDriftOnline,
+        TabularDrift,
     )
     from alibi_detect.od import IForest, Mahalanobis
     from alibi_detect.saving import save_detector
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # its libraries warn of each 
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.normal(size=(100, 3)).astype("float32")
 BITS = (ROWS > 0).astype("int64")
+TABLE = np.array([[one, "abc"[at % 3]] for at, one in enumerate(ROWS[:, 0].tolist())], object)
 TEXTS = np.array([["a", "b", "c"]])
 ONLINE = {"ert": 50, "verbose": False}
 
@@ -61,6 +63,7 @@ def fitted_forest() -> Any:
 MADE: dict[str, Any] = {
     "classifier": lambda: ClassifierDrift(ROWS, LogisticRegression(), backend="sklearn", n_folds=2),
     "ks": lambda: KSDrift(ROWS),
+    "mixed table": lambda: TabularDrift(TABLE, categories_per_feature={1: None}),
     "mmd": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5),
     "mmd of halves": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5, preprocess_fn=halved),
     "mmd of tensorflow": lambda: MMDDrift(ROWS, backend="tensorflow", n_permutations=5),
@@ -182,6 +185,14 @@ def test_a_number_that_does_not_go_into_their_type_is_refused() -> None:
 def test_tensorflow_takes_all_numbers_too(detectors: Path) -> None:
     for dtype in ("float64", "int64", "uint8", "bool"):
         assert ask(load(detectors, "mmd of tensorflow"), ROWS[:20].astype(dtype))["is_drift"].shape == (1, 1)
+
+
+def test_a_detector_of_numbers_and_texts_is_served(detectors: Path) -> None:
+    model = load(detectors, "mixed table")
+    columns = [NumpyCodec.encode_input("number", ROWS[:20, 0]), StringCodec.encode_input("text", ["a", "b"] * 10)]
+    payload = InferenceRequest(inputs=columns, parameters={"content_type": "pd"})
+    (drift,) = [one for one in model.predict(payload).outputs if one.name == "is_drift"]
+    assert NumpyCodec.decode_output(drift).shape == (1, 1)
 
 
 # -- requests that are collected ---------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Collector:
                 f"before, got {form:.300}"
                 + (f"; the {dropped} collected so far are dropped, and the next begins anew" if dropped else "")
             )
-        if self._has_step and isinstance(data, np.ndarray):
+        if self._has_step and isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
             data = self._of_known_type(data)
         self._form = form
         self._parts.append(data)
@@ -62,20 +62,16 @@ class Collector:
         self._parts = []
 
     def _of_known_type(self, array: Array) -> Array:
-        """An array as the first of the batch, or else as one that was answered if its numbers are such."""
+        """An array as the others of the batch, or else as one that was answered, if its numbers are such. If they are
+        not, those of the batch become as this one is: whole numbers that came first are in no fraction's way."""
         kind = datatype_of(array.dtype)
-        wanted = datatype_of(self._parts[0].dtype) if self._parts else self._types[-1] if self._types else kind
-        if not self._parts and kind in self._types:
+        if not self._parts and (kind in self._types or not self._types):
             return array
         try:
-            return cast(array, wanted)
-        except CodecError as error:
-            if not self._parts:
-                return array
-            raise InferenceError(
-                f"model '{self._model}' tests {self._size} requests together: expected {wanted} as in those before, "
-                f"got {kind}: {error}"
-            ) from error
+            return cast(array, datatype_of(self._parts[0].dtype) if self._parts else self._types[-1])
+        except CodecError:
+            self._parts = [part.astype(array.dtype) for part in self._parts]
+            return array
 
     def drop(self) -> None:
         """Forgets what is collected."""

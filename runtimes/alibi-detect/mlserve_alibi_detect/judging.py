@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ class Judge:
         self._like = rows_like(detector)
         self._casts = computes_in_one_type(detector)
         self.has_step = has_step(detector)
-        self._takes_arrays = self._like is not None or (reference(detector) is not None and not self.has_step)
+        known = None if self.has_step else reference(detector)
+        self._table = known if known is not None and known.dtype == object else None  # numbers beside texts
+        self._takes_arrays = self._like is not None or known is not None
         self._finite = tested_together > 1 and not self.has_step  # a step may know what to do with missing values
         most = most_rows or default_most_rows(detector)
         self._most_rows = None if most is None else max(most // tested_together, 1)
@@ -61,6 +64,8 @@ class Judge:
         self._check_count(data)
         if isinstance(data, np.ndarray):
             data = data if self._like is None else self._alike(data, self._like)
+            if self._table is not None:
+                self._check_table(data, self._table)
             self._check_values(data)
         return data
 
@@ -100,16 +105,30 @@ class Judge:
             )
 
     def _alike(self, array: Array, like: Array) -> Array:
-        if array.shape[1:] != like.shape[1:]:
-            raise InferenceError(
-                f"model '{self._model}' takes an array of shape {[-1, *like.shape[1:]]}, got {list(array.shape)}"
-            )
+        self._check_shape(array, like)
         if _is_text(array) != _is_text(like):
             raise InferenceError(
                 f"model '{self._model}' takes {'texts' if _is_text(like) else 'numbers'}, got "
                 f"{datatype_of(array.dtype)}"
             )
         return self._cast(array, like) if self._casts else array
+
+    def _check_table(self, array: Array, table: Array) -> None:
+        """Of numbers and texts in columns: the same columns, and in each the same of both."""
+        self._check_shape(array, table)
+        for at in range(table.shape[1] if table.ndim == 2 else 0):
+            is_text = isinstance(table[0, at], str)
+            for value in array[:, at].tolist():
+                is_right = isinstance(value, str) if is_text else _is_finite(value)
+                if not is_right:
+                    kind = "texts" if is_text else "numbers"
+                    raise InferenceError(f"model '{self._model}' takes {kind} in column {at}, got {value!r:.60}")
+
+    def _check_shape(self, array: Array, like: Array) -> None:
+        if array.shape[1:] != like.shape[1:]:
+            raise InferenceError(
+                f"model '{self._model}' takes an array of shape {[-1, *like.shape[1:]]}, got {list(array.shape)}"
+            )
 
     def _check_values(self, array: Array) -> None:
         if self._finite and array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -130,3 +149,7 @@ class Judge:
 
 def _is_text(array: Array) -> bool:
     return array.dtype.kind not in "biuf"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)

@@ -181,7 +181,9 @@ def _output(name: str, values: Iterable[Any]) -> ResponseOutput:
 
 def _is_data(value: Any) -> bool:
     """Whether it can be sent: detectors that learn give their model or kernel too."""
-    return value is None or np.asarray(value).dtype.kind != "O"
+    if isinstance(value, np.ndarray):
+        return bool(value.dtype.kind != "O")
+    return isinstance(value, (list, tuple)) or _is_plain(value)
 
 
 def _complaint(error: Exception) -> str:

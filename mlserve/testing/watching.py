@@ -52,15 +52,21 @@ async def check_leaks(round_trip: Callable[[], Awaitable[MLModel]]) -> None:
     """Whether what `round_trip` has loaded, used and unloaded goes away: the model, its threads, files and tasks."""
     left: list[dict[str, set[Any]]] = []  # of each round: what began in it
     before = _held()
-    for _ in range(_ROUNDS):
-        model = await round_trip()
-        name, seen = repr(model), weakref.ref(model)
-        del model
-        gc.collect()
-        assert seen() is None, f"{name} is still there after unload(): {_holders(seen())} refers to it"
-        after = _held()
-        left.append({kind: after[kind] - before[kind] for kind in after})
-        before = after
+    gc.freeze()  # what is here already, which may be a whole framework, is not gone through in each round
+    try:
+        for _ in range(_ROUNDS):
+            model = await round_trip()
+            name, seen = repr(model), weakref.ref(model)
+            del model
+            gc.collect()
+            if seen() is not None:
+                gc.unfreeze()  # who refers to it may have been there before
+                raise AssertionError(f"{name} is still there after unload(): {_holders(seen())} refers to it")
+            after = _held()
+            left.append({kind: after[kind] - before[kind] for kind in after})
+            before = after
+    finally:
+        gc.unfreeze()
     for kind in before:
         stayed = await _after_grace(lambda: [one[kind] & _held()[kind] for one in left[1:]])  # noqa: B023  # awaited
         if all(stayed):

@@ -187,8 +187,8 @@ def custom_routes(host: Host) -> Iterator[tuple[str, str, CustomRoute | Conteste
             yield *handler[:2], Contested(handler, names), _codes_of(chosen[0], handler)
     for model in ready:
         own = _prefix(model.name)
-        for handler, codes in zip(_handlers_of(model), model.details.get("error_codes", ())):
-            path, method, _ = handler
+        for handler in _handlers_of(model):
+            (path, method, _), codes = handler, _codes_of(model, handler)
             if models.is_default(model):
                 yield f"{own}{path}", method, CustomRoute(host, model.name, None, handler), codes
             if model.version:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
 __all__ = ["all_parts", "bound_jobs", "parts"]
@@ -44,7 +45,7 @@ def bound_jobs(estimator: Any, count: int, name: str) -> None:
 
 def _bound(part: Any, count: int, name: str) -> None:
     jobs = getattr(part, "__dict__", {}).get("n_jobs")
-    if not isinstance(jobs, int) or 0 <= jobs <= count:  # None is one; negative ones count from all cores
+    if not isinstance(jobs, Integral) or 0 <= int(jobs) <= count:  # None is one; negative ones count from all cores
         return
     if not hasattr(part, "get_params"):
         return  # no estimator: whatever it counts is its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlserve import estimators
@@ -75,8 +76,8 @@ def nested(depth: int, innermost: Any) -> Any:
     return innermost
 
 
-@pytest.mark.parametrize(("before", "after"), [(-1, 2), (8, 2), (3, 2), (2, 2), (1, 1), (None, None)])
-def test_jobs_are_bounded_where_there_are_more(before: int | None, after: int | None) -> None:
+@pytest.mark.parametrize(("before", "after"), [(-1, 2), (8, 2), (3, 2), (2, 2), (1, 1), (None, None), (np.int64(8), 2)])
+def test_jobs_are_bounded_where_there_are_more(before: Any, after: int | None) -> None:
     inner = Estimator(before)
     bound_jobs(Holder({"a": [(inner,)]}), 2, "m")
     assert inner.n_jobs == after

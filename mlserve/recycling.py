@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import anyio
 
-from mlserve import osdep
 from mlserve.errors import StartupError
 from mlserve.link import Link
 from mlserve.loading import UNLOAD_SECONDS
@@ -117,19 +116,16 @@ async def until_worn(link: Link, wear: Wear) -> str:
 
 async def _watch_memory(link: Link, bound: int) -> None:
     """Looks at a worker's memory, its own and not what it shares, until it is above the bound."""
-    at_rest = 0
-    while (resident := osdep.resident_bytes(link.pid)) is not None:
-        if link.next_number == 1:
-            at_rest = resident
-        elif at_rest > bound:  # one that begins above it would be recycled for ever
-            _logger.warning(
+    while (resident := link.note_rest()) is not None:
+        if link.next_number > 1 and resident > bound:
+            if link.at_rest_bytes <= bound:
+                link.worn.set()
+                return
+            _logger.warning(  # it would be recycled for ever
                 "worker %d held %d bytes before its first call: recycle_above_bytes %d is too low, and has no effect",
                 link.pid,
-                at_rest,
+                link.at_rest_bytes,
                 bound,
             )
-            return
-        elif resident > bound:
-            link.worn.set()
             return
         await anyio.sleep(_LOOK_SECONDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mlserve import recycling
 from mlserve.errors import MLServeError, WorkerDied
 from mlserve.osdep import resident_bytes
 from mlserve.recycling import Wear
@@ -149,6 +150,20 @@ async def test_a_bound_below_what_a_fresh_worker_takes_has_no_effect_and_is_told
         await pool.infer(1, request([1.0]), "raw")
         await until(lambda: "recycle_above_bytes 1048576 is too low, and has no effect" in caplog.text)
         assert pool.pids == pids
+
+
+async def test_what_a_worker_holds_at_rest_has_its_models_also_where_calls_come_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(recycling, "_LOOK_SECONDS", 3600)  # the only look is that at a process that has just begun
+    folder = write_models(tmp_path, LEAKY)
+    async with running_pool(1, wear=Wear(memory_bytes=1 << 40)) as (pool, _):
+        await load(pool, 1, "Leaky", folder)
+        (link,) = pool.crew.links
+        held = resident_bytes(link.pid)
+        at_rest = link.at_rest_bytes
+        assert 0.8 * held < at_rest < 1.25 * held
+        await pool.infer(1, request([float(50 << 20)]), "raw")
+        await load(pool, 2, "Leaky", folder)
+        assert link.at_rest_bytes == at_rest < resident_bytes(link.pid) - (25 << 20)
 
 
 async def test_a_stream_under_way_ends_on_the_worker_on_which_it_began(tmp_path):

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import anyio
+import anyio.abc
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0  # seconds that an interrupted stage has to end what it has started
@@ -39,18 +41,35 @@ class Stage:
             self.code = 1
             return
         begun = time.monotonic()
-        process = await anyio.open_process(
-            self.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT
-        )
+        try:
+            # A session of its own: Ctrl-C comes from here alone, and to all that the stage has started.
+            process = await anyio.open_process(
+                self.command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.output.write(f"{error}\n".encode())
+            self.code = 1
+            return
         try:
             self.code = await process.wait()
         finally:
             if self.code is None:
-                process.send_signal(signal.SIGINT)  # pytest ends the servers of its tests
-                with anyio.move_on_after(PATIENCE, shield=True):
-                    await process.wait()
-            await process.aclose()
+                await self._end(process)
             self.seconds = time.monotonic() - begun
+
+    async def _end(self, process: anyio.abc.Process) -> None:
+        os.killpg(process.pid, signal.SIGINT)  # pytest ends the servers of its tests
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(PATIENCE):
+                await process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
     def tell(self) -> None:
         print(f"\n== {self.name}", flush=True)

@@ -20,6 +20,7 @@ SETTINGS = {
     "name": "iris",
     "implementation": "mlserve_onnx.OnnxModel",
     "max_batch_size": 32,
+    "max_batch_time": 0.005,
     "parameters": {"uri": "./model.onnx", "version": "v1"},
 }
 

@@ -16,6 +16,7 @@ SETTINGS = {
     "name": "iris",
     "implementation": "mlserve_torch.TorchModel",
     "max_batch_size": 32,
+    "max_batch_time": 0.005,
     "parameters": {"uri": "./model.pt2", "version": "v1"},
 }
 

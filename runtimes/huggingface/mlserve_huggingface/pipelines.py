@@ -18,6 +18,7 @@ from mlserve.errors import InferenceError, MLServeError, ModelError
 from mlserve_huggingface.codecs.text import numbers_in
 from mlserve_huggingface.dense import Segmentation
 from mlserve_huggingface.inputs import Arguments, Column, fresh
+from mlserve_huggingface.kept import Kept
 from mlserve_huggingface.limits import Limits, tokens_of
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.streaming import Detokenizer, Pieces
@@ -63,6 +64,7 @@ class Caller:
         self._pipeline = pipeline
         self._at_once = Together(task, pipeline, batch_size)
         self._generates = task.partition("_")[0] in GENERATING
+        self._kept = Kept(name, pipeline)
         self.streams = task == "text-generation"
 
     def one(self, job: Job, arguments: Arguments) -> list[Any]:
@@ -119,7 +121,7 @@ class Caller:
         named = {name: fresh(one.value) for name, one in arguments.columns.items()}
         options = fresh(arguments.options)
         if self._generates:
-            more["stopping_criteria"] = job.criteria()
+            more["stopping_criteria"] = job.criteria(self._kept)
             if options.get("stop_strings"):
                 more["tokenizer"] = self._pipeline.tokenizer  # generate cannot find them without
         if isinstance(self._pipeline, QuestionAnswering):
@@ -143,6 +145,8 @@ class Caller:
             if type(error) is not Exception and _FOREIGN.isdisjoint(one.__name__ for one in type(error).__mro__):
                 raise
             raise InferenceError(f"model '{self._name}' cannot use this request: {_first_line(error)}") from error
+        finally:
+            job.keeps_turn = False
 
     def _row_results(self, job: Job, arguments: Arguments) -> Iterator[Any]:
         """One result for each row. Nothing is computed before it is asked for, but what runs beside it."""

@@ -1,7 +1,8 @@
 """The threads in which a model computes, so that its worker can go on: streams flow, cancelled calls are stopped.
 
 One of them computes at a time. Who generates text gives way after each token, so that any number of streams share the
-model fairly, and so that neither tokenizers (which two threads must not use at once) nor cores are fought over.
+model fairly, and so that neither tokenizers (which two threads must not use at once) nor cores are fought over. Where
+the model keeps a text's state on itself, the next text begins when it has ended.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import anyio
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from mlserve_huggingface.kept import Kept
+
 __all__ = ["Job", "Stopped", "Work"]
 
 T = TypeVar("T")
 _Task = tuple[Future[Any], Callable[..., Any], Any]
+_TELLING = 2  # tokens of a text: a model that keeps something has it by then, of the prompt or of the first token
 _THREADS = 256  # streams at once; one more waits until another has ended
 
 
@@ -143,6 +147,7 @@ class Job:
 
     def __init__(self, turns: Turns) -> None:
         self.stopped = False
+        self.keeps_turn = False  # until what it computes now has ended
         self._turns = turns
 
     def run(self, function: Callable[[Job], T]) -> T:
@@ -165,28 +170,35 @@ class Job:
 
     def give_way(self) -> None:
         """Lets others that wait have their turn first."""
-        self._turns.give_way()
+        if not self.keeps_turn:
+            self._turns.give_way()
         self.check()
 
     def pause(self, wait: Callable[[], Any]) -> None:
-        """Waits for something, while others have their turn."""
-        self._turns.release()
-        try:
-            wait()
-        finally:
-            self._turns.acquire()
+        """Waits for something, while others have their turn. Does not wait where they cannot have it."""
+        if not self.keeps_turn:
+            self._turns.release()
+            try:
+                wait()
+            finally:
+                self._turns.acquire()
         self.check()
 
-    def criteria(self) -> StoppingCriteriaList:
+    def criteria(self, kept: Kept) -> StoppingCriteriaList:
         """What makes `generate` look after each token whether it shall end or give way."""
-        return StoppingCriteriaList([_BetweenTokens(self)])
+        return StoppingCriteriaList([_BetweenTokens(self, kept)])
 
 
 class _BetweenTokens(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, kept: Kept) -> None:
         self._job = job
+        self._kept = kept
+        self._tokens = 0
 
     def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
+        if self._tokens < _TELLING:
+            self._tokens += 1
+            self._job.keeps_turn = self._kept.has_changed()
         self._job.give_way()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 

@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "modernbert": {**_SIZES, "local_attention": 8, "global_attn_every_n_layers": 2, "max_position_embeddings": 66},
     **dict.fromkeys(("llama", "olmo", "phi", "phi3", "stablelm"), _WRITER),
     "gemma": {**_WRITER, "head_dim": 8},
+    "recurrent_gemma": {**_WRITER, "num_hidden_layers": 3, "head_dim": 8, "attention_window_size": 64},
     "qwen2": {**_WRITER, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
     "qwen3": {**_WRITER, "head_dim": 8},
     "mistral": {**_WRITER, "sliding_window": 4},

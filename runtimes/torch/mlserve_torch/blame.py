@@ -11,7 +11,9 @@ import torch
 __all__ = ["ERRORS", "is_about_input", "words_of"]
 
 # What input may lead to; the last by TorchScript's own `raise`.
-ERRORS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError, torch.jit.Error)
+ERRORS = (
+    RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError, ArithmeticError, torch.jit.Error,
+)  # fmt: skip
 
 _ONE_ELEMENT = "only integer tensors of a single element"  # can be an index, a count of steps or a size
 _OURS = ("allocate memory", "CUDA error", "out of memory")

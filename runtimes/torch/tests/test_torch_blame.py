@@ -87,7 +87,9 @@ class Formless(torch.nn.Module):
     """Without forward."""
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, IndexError, AssertionError, TypeError, ValueError])
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, NotImplementedError, IndexError, AssertionError, TypeError, ValueError, OverflowError]
+)
 def test_what_the_models_own_code_raises_is_not_the_clients_fault(tmp_path: Path, kind: type[Exception]) -> None:
     model = serve(tmp_path, Raising(kind("the password has expired")))
     for request in (None, TEXT):
@@ -115,6 +117,15 @@ def test_what_pytorch_refuses_is(tmp_path: Path) -> None:
 def test_two_elements_where_a_model_takes_one_are_the_clients_fault(tmp_path: Path, code: str, words: str) -> None:
     model = serve(tmp_path, Converting(code))
     assert words in refusal(model, x=np.ones(2, "f4"))
+    ask(model, x=np.ones(1, "f4"))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [("inf", "infinity to integer"), ("nan", "NaN to integer"), (0, "by zero")]
+)
+def test_numbers_that_a_model_cannot_reckon_with_are_the_clients_fault(tmp_path: Path, number: Any, words: str) -> None:
+    model = serve(tmp_path, Converting("x * (1 // int(x[0]))"))
+    assert words in refusal(model, x=np.array([number], "f4"))
     ask(model, x=np.ones(1, "f4"))
 
 

@@ -24,14 +24,15 @@ _MOST = 256  # sets of outputs that are remembered; clients name them
 
 
 class ByRows:
-    """Looks at merged requests of a model: one member is run alone too, and must get what it gets in the batch: the
-    same outputs, with a row for each row of its input, and in them the same values but for rounding.
+    """Looks at merged requests of a model: a member is run alone too, and must get what it gets in the batch: the same
+    outputs, with a row for each row of its input, and in them the same values but for rounding.
 
     An axis that happens to be as long as the rows of a batch, a list with an entry for each row, or products of rows
     with those of others would be cut as if they were rows, and give callers each other's numbers.
 
-    It looks at the first merged request, the second, the fourth, the eighth and so on, each time at the next member:
-    what hangs on values, such as how many boxes an image has, does not show in each of them.
+    It looks at the last and at the first member of the first merged request, for rows may hang on those before and on
+    those behind; then at one of the second, the fourth, the eighth and so on, each time at the next member: what hangs
+    on values, such as how many boxes an image has, does not show in each of them.
     """
 
     def __init__(self, model_name: str) -> None:
@@ -51,10 +52,10 @@ class ByRows:
             raise self._refusal()
         response = ask(request)
         why_not = _without_rows(response, rows_of(request))
-        if why_not is None and before & (before + 1) == 0:  # 0, 1, 3, 7
-            place = before.bit_length() % len(members)
-            first = sum(map(rows_of, members[:place]))
-            why_not = _unlike(response, rows_of(request), first, ask(members[place]), rows_of(members[place]))
+        for place in _places(before, len(members)):
+            if why_not is None:
+                first = sum(map(rows_of, members[:place]))
+                why_not = _unlike(response, rows_of(request), first, ask(members[place]), rows_of(members[place]))
         if len(self._answered) >= _MOST and asked not in self._answered:
             self._answered.clear()
         if why_not is not None:
@@ -74,6 +75,13 @@ class ByRows:
 
     def _refusal(self) -> ModelError:
         return ModelError(f"model '{self._model_name}': its answers to several requests cannot be cut by rows")
+
+
+def _places(before: int, members: int) -> list[int]:
+    """Which members to look at, after so many merged requests: the last one may hang on all others, the first too."""
+    if not before:
+        return [0, members - 1]
+    return [before.bit_length() % members] if before & (before + 1) == 0 else []  # 1, 3, 7
 
 
 def _unlike(together: InferenceResponse, rows: int, first: int, alone: InferenceResponse, own_rows: int) -> str | None:

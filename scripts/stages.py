@@ -96,14 +96,17 @@ def pythons() -> dict[str, str]:
         if re.search(r"/python3(\.\d+)?$", python):
             found.setdefault(_version(python), python)
     usable = sorted(version for version in found if (3, 10) <= version < (3, 15))
-    return {".".join(map(str, version)): found[version] for version in usable}
+    return {".".join(map(str, version)): found[version] for version in usable} or {"own": sys.executable}
 
 
 def _version(python: str) -> tuple[int, ...]:
-    """Of a released interpreter that can make environments; of any other nothing."""
-    ask = "import sys, venv, ssl; v = sys.version_info; assert v.releaselevel == 'final'; print(*v[:2])"
-    answer = subprocess.run([python, "-c", ask], capture_output=True, text=True)
-    return tuple(map(int, answer.stdout.split())) if answer.returncode == 0 else ()
+    """Of a released interpreter that can make environments; of any other, and of one in an environment, nothing."""
+    ask = "import sys, venv, ssl; v = sys.version_info; print(*v[:2], v.releaselevel, sys.prefix == sys.base_prefix)"
+    try:
+        answer = subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.split()
+    except OSError:  # a folder, or a link to nothing
+        return ()
+    return (int(answer[0]), int(answer[1])) if answer[2:] == ["final", "True"] else ()
 
 
 def all_stages() -> list[Stage]:
@@ -151,8 +154,10 @@ async def run_side_by_side(stages: list[Stage], lanes: int) -> None:
                     await ended.wait()
                 continue
             waiting.remove(stage)
-            await stage.run()
-            stage.tell()
+            try:
+                await stage.run()
+            finally:
+                stage.tell()
             async with ended:
                 ended.notify_all()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mlserve.datatypes import Array, cast, datatype_of
+from mlserve.datatypes import cast, changed, datatype_of
 from mlserve.errors import CodecError, InferenceError
 
 __all__ = ["Collector"]
@@ -20,14 +21,13 @@ class Collector:
     wrong: then the second is refused and what was collected is dropped, since it might be in everybody's way for ever.
     """
 
-    def __init__(self, model: str, size: int, *, has_step: bool = False) -> None:
+    def __init__(self, model: str, size: int) -> None:
         self._model = model
         self._size = size
-        self._has_step = has_step  # which may take numbers of one type only
-        self._types: list[str] = []  # of numbers that it took; the last one last
         self._parts: list[Any] = []
         self._form = ""  # of the parts, or of a batch that was answered
         self._is_known = False
+        self._answered_type = ""  # of the numbers of the last batch
 
     def add(self, data: Any, form: str) -> bool:
         """Whether this completes the batch. InferenceError for what does not go with the others.
@@ -43,35 +43,47 @@ class Collector:
                 f"before, got {form:.300}"
                 + (f"; the {dropped} collected so far are dropped, and the next begins anew" if dropped else "")
             )
-        if self._has_step and isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
-            data = self._of_known_type(data)
+        if _is_numbers(data):
+            self._check_types(data)
         self._form = form
         self._parts.append(data)
         return len(self._parts) == self._size
 
-    def batch(self) -> Any:
-        """All that is collected, as one."""
-        return _joined(self._parts)
+    def _check_types(self, data: Any) -> None:
+        """InferenceError for numbers that no type holds beside the others: whole ones of 64 bits beside fractions."""
+        common = np.result_type(data, *(part.dtype for part in self._parts))
+        for part in (data, *self._parts):
+            if changed(part, part.astype(common)).any():
+                raise InferenceError(
+                    f"model '{self._model}' tests {self._size} requests together: {datatype_of(data.dtype)} and "
+                    f"{datatype_of(self._parts[-1].dtype)} as in those before have no type that holds all their values"
+                )
 
-    def answered(self) -> None:
-        """The detector has answered the batch: it takes this form."""
+    def batches(self) -> Iterator[Any]:
+        """All that is collected, as one, in the types that the detector may take it in: first that of all values.
+
+        What refuses that, as some preprocessing steps do, may take the type that was answered last, or one in which
+        some of it came. Fractions lose digits then; whole numbers stay what they are.
+        """
+        whole = _joined(self._parts)
+        yield whole
+        if not _is_numbers(whole):
+            return
+        came_in = [datatype_of(part.dtype) for part in self._parts]
+        for kind in dict.fromkeys([*filter(None, [self._answered_type]), *came_in]):
+            try:
+                batch = cast(whole, kind)
+            except CodecError:
+                continue
+            if batch.dtype != whole.dtype and np.isfinite(batch).all() == np.isfinite(whole).all():
+                yield batch
+
+    def answered(self, batch: Any) -> None:
+        """The detector has answered this batch: it takes its form."""
         self._is_known = True
-        if isinstance(self._parts[0], np.ndarray):
-            kind = datatype_of(self._parts[0].dtype)
-            self._types = [*(one for one in self._types if one != kind), kind]
+        if _is_numbers(batch):
+            self._answered_type = datatype_of(batch.dtype)
         self._parts = []
-
-    def _of_known_type(self, array: Array) -> Array:
-        """An array as the others of the batch, or else as one that was answered, if its numbers are such. If they are
-        not, those of the batch become as this one is: whole numbers that came first are in no fraction's way."""
-        kind = datatype_of(array.dtype)
-        if not self._parts and (kind in self._types or not self._types):
-            return array
-        try:
-            return cast(array, datatype_of(self._parts[0].dtype) if self._parts else self._types[-1])
-        except CodecError:
-            self._parts = [part.astype(array.dtype) for part in self._parts]
-            return array
 
     def drop(self) -> None:
         """Forgets what is collected."""
@@ -80,6 +92,10 @@ class Collector:
     def take_back(self) -> None:
         """Forgets what was added last."""
         self._parts.pop()
+
+
+def _is_numbers(data: Any) -> bool:
+    return isinstance(data, np.ndarray) and data.dtype.kind in "biuf"
 
 
 def _joined(parts: list[Any]) -> Any:

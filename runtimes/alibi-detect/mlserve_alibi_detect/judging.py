@@ -31,11 +31,11 @@ class Judge:
         self._model = model
         self._like = rows_like(detector)
         self._casts = computes_in_one_type(detector)
-        self.has_step = has_step(detector)
-        known = None if self.has_step else reference(detector)
+        steps = has_step(detector)
+        known = None if steps else reference(detector)
         self._table = known if known is not None and known.dtype == object else None  # numbers beside texts
         self._takes_arrays = self._like is not None or known is not None
-        self._finite = tested_together > 1 and not self.has_step  # a step may know what to do with missing values
+        self._finite = tested_together > 1 and not steps  # a step may know what to do with missing values
         most = most_rows or default_most_rows(detector)
         self._most_rows = None if most is None else max(most // tested_together, 1)
         self._names: list[str] | None = None
@@ -72,12 +72,11 @@ class Judge:
     def form(self, data: Any) -> str:
         """In words, what data must have alike that are tested together: of those that rows() has let pass."""
         if isinstance(data, pd.DataFrame):
-            kinds = ("numbers" if is_numeric_dtype(kind) else "texts" for kind in data.dtypes)
-            return "columns " + ", ".join(f"{name} ({kind})" for name, kind in zip(data.columns, kinds))
+            return "columns " + ", ".join(f"{name} ({_kinds(column.dropna())})" for name, column in data.items())
         if isinstance(data, list):
-            return "a list"
+            return f"a list of {_kinds(data)}"
         if isinstance(data, np.ndarray):
-            return f"{'texts' if _is_text(data) else 'numbers'} of shape {[-1, *data.shape[1:]]}"
+            return f"{_kinds(data)} of shape {[-1, *data.shape[1:]]}"
         raise InferenceError(
             f"model '{self._model}' collects requests for one test, which takes rows: got {type(data).__name__}"
         )
@@ -116,9 +115,10 @@ class Judge:
     def _check_table(self, array: Array, table: Array) -> None:
         """Of numbers and texts in columns: the same columns, and in each the same of both."""
         self._check_shape(array, table)
-        for at in range(table.shape[1] if table.ndim == 2 else 0):
-            is_text = isinstance(table[0, at], str)
-            for value in array[:, at].tolist():
+        rows = array.reshape(len(array), -1)
+        for at, known in enumerate(table[0].ravel().tolist() if table.ndim > 1 else table[:1].tolist()):
+            is_text = isinstance(known, str)
+            for value in rows[:, at].tolist():
                 is_right = isinstance(value, str) if is_text else _is_finite(value)
                 if not is_right:
                     kind = "texts" if is_text else "numbers"
@@ -145,6 +145,14 @@ class Judge:
                 f"model '{self._model}' takes {datatype_of(like.dtype)}, as its reference data are, got "
                 f"{datatype_of(array.dtype)}: {error}"
             ) from error
+
+
+def _kinds(values: Any) -> str:
+    """In a word, what values are."""
+    if isinstance(values, (np.ndarray, pd.Series)) and is_numeric_dtype(values.dtype):
+        return "numbers"
+    kinds = {type(value) for value in (values.ravel() if isinstance(values, np.ndarray) else values)}
+    return "texts" if kinds <= {str, np.str_} else ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def _is_text(array: Array) -> bool:

@@ -77,7 +77,7 @@ class AlibiDetectRuntime(MLModel):
         if self._takes_rows:
             _online.hold(self, key, self._detector)
         elif self._batch_size is not None:
-            self._collector = Collector(self.name, self._batch_size, has_step=self._judge.has_step)
+            self._collector = Collector(self.name, self._batch_size)
         return True
 
     async def unload(self) -> bool:
@@ -99,15 +99,28 @@ class AlibiDetectRuntime(MLModel):
         if not collector.add(data, self._judge.form(data)):
             return InferenceResponse(model_name=self.name, model_version=self.version, outputs=[])
         try:
-            response = self._answer(collector.batch(), asked)
+            return self._answer_collected(collector, asked)
         except BaseException:
             if self._judge.unknown(asked):  # as the test has just shown: the others can still be tested
                 collector.take_back()
             else:
                 collector.drop()
             raise
-        collector.answered()
-        return response
+
+    def _answer_collected(self, collector: Collector, asked: Sequence[RequestOutput]) -> InferenceResponse:
+        refused: InferenceError | None = None
+        for batch in collector.batches():
+            try:
+                response = self._answer(batch, asked)
+            except InferenceError as error:
+                refused = refused or error
+                if self._judge.unknown(asked):
+                    break
+            else:
+                collector.answered(batch)
+                return response
+        assert refused is not None
+        raise refused
 
     def _answer(self, data: Any, asked: Sequence[RequestOutput]) -> InferenceResponse:
         with undone_on_failure(self._detector):

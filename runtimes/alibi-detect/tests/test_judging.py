@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 
 from mlserve import ModelSettings
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec, StringCodec
+from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError
-from mlserve.types import InferenceRequest, RequestOutput
+from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
 from mlserve_alibi_detect.collecting import Collector
 from mlserve_alibi_detect.judging import Judge
@@ -28,6 +29,7 @@ from mlserve_alibi_detect.judging import Judge
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its libraries
     from alibi_detect.cd import (
+        ChiSquareDrift,
         ClassifierDrift,
         CVMDriftOnline,
         FETDriftOnline,
@@ -56,6 +58,11 @@ def halved(rows: Any) -> Any:
     return rows / 2
 
 
+def lengths(words: list[str]) -> Any:
+    """Another one, which takes texts."""
+    return np.array([[float(len(one))] for one in words])
+
+
 def fitted_forest() -> Any:
     forest = IForest(threshold=0.0)
     forest.fit(ROWS)
@@ -69,6 +76,8 @@ MADE: dict[str, Any] = {
     ),
     "ks": lambda: KSDrift(ROWS),
     "mixed table": lambda: TabularDrift(TABLE, categories_per_feature={1: None}),
+    "words": lambda: ChiSquareDrift(np.array(["a", "b"] * 50, object)),
+    "lengths": lambda: KSDrift(["a", "bcd"] * 50, preprocess_fn=lengths),
     "mmd": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5),
     "mmd of halves": lambda: MMDDrift(ROWS, backend="pytorch", n_permutations=5, preprocess_fn=halved),
     "mmd of tensorflow": lambda: MMDDrift(ROWS, backend="tensorflow", n_permutations=5),
@@ -216,6 +225,21 @@ def test_a_detector_of_numbers_and_texts_is_served(detectors: Path) -> None:
     assert NumpyCodec.decode_output(drift).shape == (1, 1)
 
 
+@pytest.mark.parametrize("size", [None, 2])
+def test_numbers_are_refused_where_the_reference_is_a_row_of_texts(detectors: Path, size: int | None) -> None:
+    model = load(detectors, "words", batch_size=size)
+    numbers = InferenceRequest(inputs=[RequestInput(name="x", shape=[20], datatype="INT64", data=list(range(20)))])
+    words = InferenceRequest(
+        inputs=[RequestInput(name="x", shape=[20], datatype="BYTES", data=["a", "b"] * 10)],
+        parameters={"content_type": "np"},
+    )
+    for _ in range(2):
+        with pytest.raises(InferenceError, match="takes texts in column 0, got 0"):
+            model.predict(numbers)
+        answers = [model.predict(words).outputs for _ in range(size or 1)]
+    assert [bool(one) for one in answers] == [False] * (len(answers) - 1) + [True]
+
+
 # -- requests that are collected ---------------------------------------------------------------------------------------
 
 
@@ -235,23 +259,73 @@ def test_before_a_step_that_may_take_one_type_only_a_batch_has_that_of_its_first
         assert ask(model, second[:10])
 
 
-def test_numbers_become_what_a_step_has_taken_before() -> None:
-    collector = Collector("d", 2, has_step=True)
-    for given, taken in (("int64", "int64"), ("float32", "float32"), ("float64", "float32"), ("int64", "int64")):
-        for dtype in (given, "float64"):
-            collector.add((ROWS[:2] if taken == "float32" else BITS[:2]).astype(dtype), "numbers")
-        assert collector.batch().dtype == taken
-        collector.answered()
-    assert not collector.add(BITS[:2], "numbers")
-    assert collector.add(ROWS[:2], "numbers")  # whole numbers that came first are in nobody's way
-    assert collector.batch().dtype == "float32"
+def collected(*parts: Any) -> Collector:
+    collector = Collector("d", len(parts))
+    assert [collector.add(part, "numbers") for part in parts] == [False] * (len(parts) - 1) + [True]
+    return collector
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "common", "others"),
+    [
+        (("uint8", [200]), ("int8", [-5]), "int16", []),
+        (("uint32", [4_000_000_000]), ("int32", [-5]), "int64", []),
+        (("float16", [1]), ("float32", [1e6]), "float32", []),
+        (("float16", [1]), ("int64", [70_000]), "float64", ["int64"]),
+        (("float32", [1]), ("float64", [1764172801]), "float64", ["float32"]),
+        (("int64", [2**24 + 1]), ("float32", [0.5]), "float64", ["float32"]),
+        (("float32", [1]), ("float64", [1e300]), "float64", []),
+        (("bool", [True]), ("int64", [5]), "int64", []),
+        (("int64", [1]), ("float32", [1]), "float64", ["int64", "float32"]),
+    ],
+)
+def test_numbers_of_several_types_keep_their_values(first: Any, second: Any, common: str, others: list[str]) -> None:
+    """Other types are tried only where the detector refuses the one that holds all; whole numbers never change."""
+    made, *more = collected(np.array(first[1], first[0]), np.array(second[1], second[0])).batches()
+    assert made.dtype == common and made.tolist() == [*first[1], *second[1]]
+    assert [one.dtype for one in more] == others
+
+
+@pytest.mark.parametrize("first", [("uint64", 2**63 + 5), ("float32", 0.5)])
+def test_numbers_that_no_type_holds_are_not_collected(first: tuple[str, float]) -> None:
+    collector = Collector("d", 2)
+    collector.add(np.array([first[1]], first[0]), "numbers")
+    with pytest.raises(InferenceError, match=f"INT64 and {datatype_of(np.dtype(first[0]))} as in those before"):
+        collector.add(np.array([-(2**62) - 1]), "numbers")
+    assert collector.add(np.array([1], first[0]), "numbers")
+
+
+def test_what_was_answered_last_is_tried_before_what_came() -> None:
+    collector = collected(ROWS, ROWS)
+    collector.answered(next(collector.batches()))
+    for part in (ROWS.astype("float64"), ROWS.astype("float16").astype("float64")):
+        collector.add(part, "numbers")
+    assert [one.dtype for one in collector.batches()] == ["float64", "float32"]
 
 
 def test_texts_of_a_batch_stay_whole() -> None:
-    collector = Collector("d", 2, has_step=True)
-    assert not collector.add(np.array(["a long text"]), "texts")
-    assert collector.add(np.array(["a"]), "texts")
-    assert collector.batch().tolist() == ["a long text", "a"]
+    (batch,) = collected(np.array(["a long text"]), np.array(["a"])).batches()
+    assert batch.tolist() == ["a long text", "a"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "kinds"),
+    [("datetime", ["2024-01-01T00:00:00"] * 2, "datetime"), ("str", [None, "a"], "NoneType, str")],
+)
+def test_lists_are_of_the_same(detectors: Path, content_type: str, data: list[Any], kinds: str) -> None:
+    model = load(detectors, "lengths", batch_size=2)
+    texts = InferenceRequest(inputs=[StringCodec.encode_input("x", ["a", "bcd"] * 10)])
+    texts.parameters = Parameters(content_type="str")
+    other = InferenceRequest(
+        inputs=[
+            RequestInput(name="x", shape=[2], datatype="BYTES", data=data, parameters={"content_type": content_type})
+        ],
+        parameters={"content_type": content_type},
+    )
+    assert [bool(model.predict(texts).outputs) for _ in range(2)] == [False, True]
+    with pytest.raises(InferenceError, match=f"expected a list of texts as in those before, got a list of {kinds}"):
+        model.predict(other)
+    assert [bool(model.predict(texts).outputs) for _ in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["classifier", "several"])

@@ -114,14 +114,15 @@ def test_frames_and_lists_stay_what_they_are() -> None:
     one = pd.DataFrame({"a": [1], "b": ["x"]})
     assert not frames.add(one, form)
     assert frames.add(one, form)
-    pd.testing.assert_frame_equal(frames.batch(), pd.DataFrame({"a": [1, 1], "b": ["x", "x"]}))
-    frames.answered()
+    (batch,) = frames.batches()
+    pd.testing.assert_frame_equal(batch, pd.DataFrame({"a": [1, 1], "b": ["x", "x"]}))
+    frames.answered(batch)
     with pytest.raises(InferenceError, match="expected columns a, b as in those before, got columns a"):
         frames.add(one[["a"]], "columns a")
     lists = Collector("d", 2)
     assert not lists.add(["x"], "a list")
     assert lists.add(["y", "z"], "a list")
-    assert lists.batch() == ["x", "y", "z"]
+    assert [*lists.batches()] == [["x", "y", "z"]]
 
 
 def test_a_frame_for_a_forest_is_refused_before_it_is_collected(tmp_path: Path) -> None:

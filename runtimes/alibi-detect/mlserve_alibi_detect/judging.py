@@ -14,7 +14,14 @@ from mlserve.datatypes import cast, datatype_of
 from mlserve.errors import CodecError, InferenceError
 from mlserve.repeated import check_repeated
 from mlserve.types import RequestOutput
-from mlserve_alibi_detect.traits import computes_in_one_type, default_most_rows, has_step, reference, rows_like
+from mlserve_alibi_detect.traits import (
+    computes_in_one_type,
+    default_most_rows,
+    has_step,
+    reference,
+    remembers,
+    rows_like,
+)
 
 __all__ = ["Judge"]
 
@@ -35,7 +42,8 @@ class Judge:
         known = None if steps else reference(detector)
         self._table = known if known is not None and known.dtype == object else None  # numbers beside texts
         self._takes_arrays = self._like is not None or known is not None
-        self._finite = tested_together > 1 and not steps  # a step may know what to do with missing values
+        shared = tested_together > 1 or remembers(detector)
+        self._finite = shared and not steps  # a step may know what to do with missing values
         most = most_rows or default_most_rows(detector)
         self._most_rows = None if most is None else max(most // tested_together, 1)
         self._names: list[str] | None = None
@@ -133,17 +141,21 @@ class Judge:
     def _check_values(self, array: Array) -> None:
         if self._finite and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InferenceError(
-                f"model '{self._model}' tests several requests together: one with NaN or infinity would spoil the test "
-                f"of the others"
+                f"model '{self._model}' tests the rows of several requests together: NaN or infinity would spoil the "
+                f"test of the others"
             )
 
     def _cast(self, array: Array, like: Array) -> Array:
+        kind = datatype_of(like.dtype)
         try:
-            return cast(array, datatype_of(like.dtype))
+            made = cast(array, kind)
+            if made.dtype.kind == "f" and (np.isinf(made) & np.isfinite(array)).any():
+                raise CodecError(f"a number is beyond {kind}")
+            return made
         except CodecError as error:
+            got = datatype_of(array.dtype)
             raise InferenceError(
-                f"model '{self._model}' takes {datatype_of(like.dtype)}, as its reference data are, got "
-                f"{datatype_of(array.dtype)}: {error}"
+                f"model '{self._model}' takes {kind}, as its reference data are, got {got}: {error}"
             ) from error
 
 

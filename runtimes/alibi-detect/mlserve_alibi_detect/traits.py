@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["computes_in_one_type", "default_most_rows", "has_step", "nested", "reference", "rows_like", "takes_rows"]
+__all__ = [
+    "computes_in_one_type",
+    "default_most_rows",
+    "has_step",
+    "nested",
+    "reference",
+    "remembers",
+    "rows_like",
+    "takes_rows",
+]
 
 _BACKENDS = ("pytorch", "tensorflow", "keops")
 _MOST_COMPARED = 5000  # a minute of one core for MMDDrift with 100 permutations
@@ -25,6 +34,11 @@ def takes_rows(detector: Any) -> bool:
     """Whether it takes one row after the other, as online drift detectors do. Outlier detectors that call themselves
     online (Mahalanobis, SpectralResidual) learn from what they see too, but take all rows of a request together."""
     return bool(detector.meta.get("online")) and detector.meta.get("detector_type") == "drift"
+
+
+def remembers(detector: Any) -> bool:
+    """Whether what it answers hangs on rows of requests before."""
+    return bool(detector.meta.get("online")) or any(getattr(one, "update_x_ref", None) for one in nested(detector))
 
 
 def default_most_rows(detector: Any) -> int | None:

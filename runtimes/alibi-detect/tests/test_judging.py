@@ -88,6 +88,7 @@ MADE: dict[str, Any] = {
     "fet online": lambda: FETDriftOnline(BITS, window_sizes=[10], n_bootstraps=500, **ONLINE),
     "forest": fitted_forest,
     "mahalanobis": lambda: Mahalanobis(threshold=5.0),
+    "renewed": lambda: KSDrift(ROWS, update_x_ref={"last": 50}),
 }
 
 
@@ -150,6 +151,18 @@ def test_texts_do_not_end_a_detector_of_numbers(detectors: Path, fresh: Any, kin
     assert times(model, rows[2:12]) == list(range(3, 13))
     assert anyio.run(model.unload)
     assert times(load(detectors, kind), rows[:1]) == [13]
+
+
+@pytest.mark.parametrize("kind", ["mmd online", "lsdd online", "cvm online", "mahalanobis", "renewed"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_would_blind_a_detector_that_remembers_are_refused(detectors: Path, kind: str, odd: float) -> None:
+    model = load(detectors, kind)
+    if odd != 1e300 or kind.startswith(("mmd", "lsdd")):  # of 32 bits
+        words = "a number is beyond FP32" if odd == 1e300 else "NaN or infinity would spoil the test of the others"
+        check_refused(model, words, np.full((1, 3), odd))
+    found = ask(model, ROWS[:20])
+    told = {"mahalanobis": "instance_score", "renewed": "p_val"}.get(kind, "test_stat")
+    assert np.isfinite(found[told]).any()  # before its window is full, an online detector tells NaN
 
 
 def test_rows_before_the_one_that_a_detector_refuses_are_not_seen(detectors: Path, fresh: Any) -> None:

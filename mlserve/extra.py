@@ -14,6 +14,9 @@ from mlserve.settings import ModelSettings
 __all__ = ["Extra"]
 
 
+_MOST_THREADS = 1024  # for one call; frameworks that cannot start so many blame the request
+
+
 class Extra:
     """The runtime's own settings of one model. Each method gives one of them; ModelLoadError if it is of no use."""
 
@@ -28,7 +31,10 @@ class Extra:
 
     def threads(self) -> int | None:
         """How many threads one call may use; None: as many as the framework likes. The same knob in all runtimes."""
-        return self.count("threads")
+        count = self.count("threads")
+        if count is not None and count > _MOST_THREADS:
+            raise self.refusal("threads", f"a whole number from 1 to {_MOST_THREADS}")
+        return count
 
     def count(self, key: str) -> int | None:
         """A whole number from 1 on, or None."""

@@ -22,8 +22,13 @@ def signature(
     outputs = [_output(estimator, name) for name in names if hasattr(estimator, name)]
     if check.embeddings and check.names is None:
         return [], outputs
-    inputs = column_tensors(check, Datatype.FP64, check.categorical | check.text)
-    return [_embedding(one, check) if one.name in check.embeddings else one for one in inputs], outputs
+    return [_input(one, check) for one in column_tensors(check, Datatype.FP64, check.text)], outputs
+
+
+def _input(column: MetadataTensor, check: InputCheck) -> MetadataTensor:
+    if column.name in check.categorical:  # no content type: categories may be whole numbers too
+        return MetadataTensor(name=column.name, datatype=Datatype.BYTES, shape=column.shape)
+    return _embedding(column, check) if column.name in check.embeddings else column
 
 
 def _embedding(column: MetadataTensor, check: InputCheck) -> MetadataTensor:

@@ -19,7 +19,7 @@ from mlserve.testing import check_runtime
 from mlserve.types import InferenceRequest
 from mlserve_catboost import CatboostModel
 from tests.old_runtimes import check_old_names
-from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, served
+from tests.runtime_trial import Trial, arrays, ask, refusal, request_of, response_of, served
 
 TRIAL = Trial(CatboostModel)
 
@@ -320,6 +320,19 @@ def test_the_signature_of_a_table_names_its_columns(tmp_path: Path) -> None:
     ]
 
 
+def test_a_signature_changes_no_answer(tmp_path: Path) -> None:
+    """Categories may come as whole numbers, and as text, with the model's metadata and without."""
+    fitted = save(tmp_path, tabular())
+    for table in (TABLE, TABLE.assign(rooms=TABLE["rooms"].astype(str))):
+        request = request_of(table, "predict_proba")
+        for one in request.inputs:
+            one.parameters = None  # what a client leaves out is what the metadata say
+        for signature in (False, True):
+            model = TRIAL.load(tmp_path, content_type="pd", extra={"signature": signature})
+            found = arrays(response_of(model, request))["predict_proba"]
+            assert np.array_equal(found, fitted.predict_proba(TABLE))
+
+
 def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, CLASSIFIER)
     model = TRIAL.load(tmp_path, extra={"threads": 2})
@@ -338,6 +351,8 @@ def test_threads_are_given_to_each_call(tmp_path: Path, monkeypatch: pytest.Monk
     for wrong in (0, "many", -1, True):
         with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number >= 1"):
             TRIAL.load(tmp_path, extra={"threads": wrong})
+    with pytest.raises(ModelLoadError, match=r"extra\.threads: expected a whole number from 1 to 1024"):
+        TRIAL.load(tmp_path, extra={"threads": 1025})
 
 
 def test_serving_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from mlserve.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 __all__ = ["ByRows"]
 
+_Response = TypeVar("_Response", bound=InferenceResponse)
 _logger = logging.getLogger("mlserve.batching")
 _ROUNDING = 0.02  # of the largest number: half precision in another order; others' numbers are further away
 _FEW = 0.02  # of the values
@@ -39,9 +41,7 @@ class ByRows:
         self._model_name = model_name
         self._answered: dict[tuple[str, ...], int | None] = {}  # merged requests, by the outputs; None: not cut by rows
 
-    def answer(
-        self, request: InferenceRequest, ask: Callable[[InferenceRequest], InferenceResponse]
-    ) -> InferenceResponse:
+    def answer(self, request: InferenceRequest, ask: Callable[[InferenceRequest], _Response]) -> _Response:
         """What `ask` gives. ModelError for a merged request that must not be cut: its members then run one by one."""
         members = members_of(request)
         if len(members) == 1:

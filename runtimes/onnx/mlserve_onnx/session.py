@@ -18,7 +18,7 @@ __all__ = ["open_session", "without_place"]
 
 _logger = logging.getLogger("mlserve.onnx")
 _PLACE = re.compile(  # a line of the source and its function, by name or as the compiler writes it out; an inner status
-    r"^(?:\S+\.(?:h|cc|cpp|cu):\d+ (?:(?=[^(]*::).*?\) (?:const )?(?:\[with [^]]*\] )?(?=\S)|\w+ )"
+    r"^(?:\S+\.(?:h|cc|cpp|cu):\d+ (?:(?=[^(]*::).*?\) (?:const )?(?:\[with [^]]*\] )?(?=\S)|\w+ |operator\(\) )"
     r"|\[ONNXRuntimeError\] : \d+ : \w+ : )+"
 )
 _CPU = "CPUExecutionProvider"

@@ -242,6 +242,7 @@ def test_an_answer_that_no_array_can_hold_is_the_clients_fault(tmp_path: Path) -
     ("text", "words"),
     [
         ("element_wise_ops.cc:703 Compute Integer division by zero", "Integer division by zero"),
+        ("element_wise_ops.cc:2421 operator() Integer modulo by zero", "Integer modulo by zero"),
         (
             "/o/op_kernel.cc:87 virtual OrtValue* onnxruntime::K::Out(int, const onnxruntime::TensorShape&) "
             "[ONNXRuntimeError] : 1 : FAIL : tensor.cc:57 Size Tensor shape.Size() must be >= 0",

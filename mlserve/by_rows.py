@@ -93,7 +93,9 @@ def _unlike(together: InferenceResponse, rows: int, first: int, alone: Inference
     if why_not is not None:
         return why_not
     for one, own in zip(together.outputs, alone.outputs):
-        if one.datatype != own.datatype or list(one.shape[1:]) != list(own.shape[1:]):
+        if one.datatype != own.datatype:
+            return f"its output '{one.name}' is {own.datatype} alone, {one.datatype} beside others"
+        if list(one.shape[1:]) != list(own.shape[1:]):
             return (
                 f"its output '{one.name}' has rows of the shape {list(own.shape[1:])} alone, {list(one.shape[1:])} not"
             )

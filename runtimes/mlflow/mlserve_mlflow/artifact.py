@@ -11,6 +11,7 @@ import mlflow
 import yaml
 from mlflow import pyfunc
 from mlflow.exceptions import MlflowException
+from mlflow.models.model import MODEL_CODE_PATH
 
 from mlserve.errors import InvalidModelURI, ModelLoadError
 
@@ -37,11 +38,19 @@ class SavedModel:
         self._name = name
         self._folder = _find(Path(path), name)
         self._described = _described(self._folder, name)
+        self._pyfunc = self._described["flavors"][pyfunc.FLAVOR_NAME]
 
     @property
     def loader(self) -> str:
         """The module of MLflow that loads it, which is its flavour."""
-        return str(self._described["flavors"][pyfunc.FLAVOR_NAME].get("loader_module", ""))
+        return str(self._pyfunc.get(pyfunc.MAIN, ""))
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is somebody's own code, and no framework's model: the loaders of MLflow's Python models (pickled,
+        from code, for chats and agents), one that is not of MLflow, and any flavour's that runs a file of code."""
+        own = not self.loader.startswith("mlflow.") or self.loader.startswith(f"{pyfunc.__name__}.")
+        return own or MODEL_CODE_PATH in self._pyfunc
 
     def load(self, config: dict[str, Any]) -> Any:
         """The model, as MLflow's PyFuncModel. ModelLoadError if MLflow cannot load it."""

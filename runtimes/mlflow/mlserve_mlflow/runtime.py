@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -14,12 +15,15 @@ from starlette.responses import Response
 
 from mlserve import MLModel, spark_process
 from mlserve.artifacts import get_model_uri
-from mlserve.errors import InferenceError
+from mlserve.by_rows import ByRows
+from mlserve.errors import InferenceError, ModelError
 from mlserve.extra import Extra
 from mlserve.handlers import custom_handler
 from mlserve.held_folders import held_folder
+from mlserve.merging import may_merge, members_of
 from mlserve.settings import ModelSettings, is_address
 from mlserve.types import InferenceRequest, InferenceResponse, MetadataModelResponse, Parameters
+from mlserve.written_out import WrittenOut
 from mlserve_mlflow import scoring
 from mlserve_mlflow.artifact import SavedModel, fetch
 from mlserve_mlflow.errors import from_mlflow, is_about_input, words_of
@@ -30,18 +34,18 @@ from mlserve_mlflow.threads import Threads
 
 __all__ = ["MLflowRuntime"]
 
+_logger = logging.getLogger("mlserve_mlflow")
 _END: Any = object()
 _ONNX = "mlflow.onnx"
 _SPARK = "mlflow.spark"
-_PYTHON_MODEL = "mlflow.pyfunc.model"  # the loader of models that are somebody's own code
 
 
 class MLflowRuntime(MLModel):
     """A model of any flavour that MLflow can load as a Python function.
 
     Input is what the model's signature says; without one, a lone tensor is an array and several are a DataFrame.
-    `parameters.extra` may hold `model_config` (a dict for the model), `threads` and `invocations` (true: this model
-    answers `/invocations` where there are several).
+    `parameters.extra` may hold `model_config` (a dict for the model), `threads`, `max_answer_numbers` of sparse answers
+    and `invocations` (true: this model answers `/invocations` where there are several).
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -49,10 +53,12 @@ class MLflowRuntime(MLModel):
         self._model: Any = None
         self._inputs: Any = None
         self._threads = Threads(None)
-        self._is_code = False
+        self._is_code = self._is_spark = False
         self._place = ""  # the folder that it was loaded from
         self._java: object = None  # the Java process that a model of Spark lives in
         self._fetched = ExitStack()  # the folder of a model that came from elsewhere
+        self._rows = ByRows(self.name)
+        self._written_out = WrittenOut(settings)
 
     async def load(self) -> bool:
         """Loads the folder, or what an address names. InvalidModelURI, ModelLoadError if MLflow cannot load it."""
@@ -69,6 +75,12 @@ class MLflowRuntime(MLModel):
         except BaseException:
             self._fetched.close()
             raise
+        if self._is_spark and may_merge(self._settings):
+            _logger.warning(
+                "model '%s': the rows of Spark that MLflow hands on have no order, so requests for it run one by one: "
+                "leave max_batch_size and max_batch_time out, or serve its folder sparkml with implementation 'mllib'",
+                self.name,
+            )
         metadata = self._model.metadata
         self._inputs = Inputs(metadata)
         self._threads.apply(self._model, self.name)
@@ -79,8 +91,8 @@ class MLflowRuntime(MLModel):
     def _open(self, place: str) -> None:
         """Loads the folder. Spark, where it or its code needs that, runs on until this model is unloaded."""
         saved = SavedModel(place, self.name)
-        is_spark = saved.loader == _SPARK
-        self._is_code = saved.loader == _PYTHON_MODEL  # which may start Spark as well
+        self._is_spark = is_spark = saved.loader == _SPARK
+        self._is_code = saved.is_code  # which may start Spark as well
         if is_spark or self._is_code:
             spark_process.use(self, is_sure=is_spark)
         try:
@@ -124,6 +136,11 @@ class MLflowRuntime(MLModel):
 
     def predict(self, payload: InferenceRequest) -> InferenceResponse:  # type: ignore[override]  # plain: it never waits
         """What the model predicts, as outputs. InferenceError for input that its signature does not allow."""
+        if self._is_spark and len(members_of(payload)) > 1:
+            raise ModelError(f"model '{self.name}': rows of Spark have no order, so requests for it run one by one")
+        return self._rows.answer(payload, self._answer)
+
+    def _answer(self, payload: InferenceRequest) -> InferenceResponse:
         data, params = self._data_of(payload)
         return self._response(self._call(self._predict, data, params), payload)
 
@@ -183,7 +200,7 @@ class MLflowRuntime(MLModel):
             raise InferenceError(f"model '{self.name}' cannot use this input: {words_of(error)}") from error
 
     def _response(self, prediction: Any, payload: InferenceRequest) -> InferenceResponse:
-        content_type, outputs = encode_prediction(prediction, payload.outputs, self.outputs)
+        content_type, outputs = encode_prediction(prediction, payload.outputs, self.outputs, self._written_out)
         return InferenceResponse(
             model_name=self.name,
             model_version=self.version,

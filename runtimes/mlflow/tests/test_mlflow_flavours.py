@@ -24,11 +24,13 @@ import pytest
 import xgboost
 from mlflow.models import infer_signature
 from sklearn.datasets import load_iris
-from sklearn.linear_model import ElasticNet
+from sklearn.linear_model import ElasticNet, LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec
+from mlserve.errors import ModelError
+from mlserve.merging import merge
 from mlserve.testing import check_runtime
 from mlserve.types import RequestOutput
 from mlserve_mlflow import MLflowRuntime, TensorDictCodec
@@ -138,6 +140,48 @@ def test_onnx_takes_a_tensor_and_gives_its_outputs_by_name(tmp_path: Path, setti
     )
     assert answer.parameters.content_type == "dict"
     assert {one.name for one in answer.outputs} == set(wanted)
+
+
+def save_softmax(folder: Path) -> None:
+    """Over the rows."""
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"], axis=0)], "g", values[:1], values[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    made.ir_version = 8
+    mlflow.onnx.save_model(made, folder, pip_requirements=[], save_as_external_data=False)
+
+
+def save_sums(folder: Path) -> None:
+    """Of a row and those before it."""
+    model = make_pipeline(FunctionTransformer(np.cumsum, kw_args={"axis": 0}), LinearRegression())
+    model.fit(np.ones((4, 2)), np.arange(4.0))
+    mlflow.sklearn.save_model(model, folder, pip_requirements=[], serialization_format="cloudpickle")
+
+
+class Shares(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return np.asarray(model_input) / np.sum(model_input)
+
+
+@pytest.mark.parametrize("kind", [save_softmax, save_sums, Shares])
+def test_a_model_whose_rows_meet_answers_each_request_alone(tmp_path: Path, load: Any, save: Any, kind: Any) -> None:
+    if kind is Shares:
+        save(Shares())
+    else:
+        kind(tmp_path / "model")
+    model = load(tmp_path / "model")
+    requests = [NumpyRequestCodec.encode_request(np.full((1, 2), at, np.float32)) for at in (1, 2, 3)]
+    for _ in range(2):
+        with pytest.raises(ModelError, match="cannot be cut by rows"):
+            model.predict(merge(requests))
+    alone = [NumpyCodec.decode_output(model.predict(one).outputs[0]) for one in requests]
+    wanted = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    for found, one in zip(alone, requests, strict=True):
+        expected = wanted.predict(NumpyRequestCodec.decode_request(one))
+        expected = expected["y"] if isinstance(expected, dict) else expected
+        np.testing.assert_array_equal(found, expected.reshape(found.shape))
 
 
 def test_models_from_code_get_params_from_the_request(tmp_path: Path, settings: Callable[..., Any], save: Any) -> None:

@@ -20,7 +20,8 @@ from starlette.requests import Request
 
 from mlserve import ModelSettings, spark_process
 from mlserve.codecs import NumpyCodec, PandasCodec
-from mlserve.errors import InferenceError
+from mlserve.errors import InferenceError, ModelError
+from mlserve.merging import merge
 from mlserve.testing import RunningServer, running_server
 from mlserve.types import InferenceRequest, RequestInput
 from mlserve_mlflow import MLflowRuntime
@@ -159,6 +160,47 @@ def test_spark_is_shared_with_models_of_mllib_and_ends_with_the_last(
     )
     anyio.run(first.unload)
     assert SparkContext._gateway is None
+
+
+OF_SPARK_BY_CODE = """
+import mlflow
+
+class Doubles(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        from pyspark.sql import SparkSession
+        self.spark = SparkSession.builder.getOrCreate()
+
+    def predict(self, context, model_input, params=None):
+        rows = self.spark.createDataFrame([(one,) for one in model_input["a"].tolist()], ["a"])
+        return [row[0] for row in rows.selectExpr("a * 2").collect()]
+
+mlflow.models.set_model(Doubles())
+"""
+
+
+def test_spark_stays_for_a_model_from_code_that_has_joined_it(
+    saved: Path, tmp_path: Path, save: Any, load: Callable[..., MLflowRuntime]
+) -> None:
+    (tmp_path / "doubles.py").write_text(OF_SPARK_BY_CODE)
+    first, second = load(saved / "spark"), load(save(str(tmp_path / "doubles.py")))
+    anyio.run(first.unload)
+    columns = PandasCodec.encode_inputs(frameworks.TABLE)
+    found = NumpyCodec.decode_output(ask(second, *columns).outputs[0])
+    assert found.ravel().tolist() == (frameworks.TABLE["a"] * 2).tolist()
+    anyio.run(second.unload)
+    assert spark_process.running() is None
+
+
+def test_requests_to_spark_are_not_answered_together(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its joins sort the rows of many callers."""
+    model = MLflowRuntime(settings_of(saved / "spark").model_copy(update={"max_batch_size": 2, "max_batch_time": 0.1}))
+    assert anyio.run(model.load)
+    assert "model 'm': the rows of Spark that MLflow hands on have no order" in caplog.text
+    request = InferenceRequest(inputs=PandasCodec.encode_inputs(frameworks.TABLE))
+    with pytest.raises(ModelError, match="run one by one"):
+        model.predict(merge([request, request]))
+    assert model.predict(merge([request])).outputs
+    anyio.run(model.unload)
 
 
 def test_a_model_of_spark_is_loaded_again_when_its_java_process_is_gone(

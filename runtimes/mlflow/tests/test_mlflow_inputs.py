@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
@@ -290,15 +291,22 @@ def test_params_of_the_signature_come_from_the_requests_parameters(save: Any, lo
     assert "Can not safely convert" in refusal(model, A, alpha="much")
 
 
+class OfRows(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        SEEN.append((len(model_input), params["alpha"], list(params["names"])))
+        return model_input["a"]
+
+
 def test_requests_of_a_batch_share_params_or_run_alone(save: Any, load: Any) -> None:
-    model = load(save(Keeps(), columns(("a", "double"), params=PARAMS)))
+    model = load(save(OfRows(), columns(("a", "double"), params=PARAMS)))
 
     def batch(*alphas: Any, **more: Any) -> InferenceRequest:
         parts = [{"alpha": alpha, **more} if alpha is not None else more for alpha in alphas]
         return merge([InferenceRequest(inputs=[tensor("a", [[1.0]])], parameters=part) for part in parts])
 
+    SEEN.clear()
     model.predict(batch(0.25, 0.25, names=["x"]))
-    assert SEEN[1]["alpha"] == 0.25 and list(SEEN[1]["names"]) == ["x"]
+    assert SEEN == [(2, 0.25, ["x"]), (1, 0.25, ["x"]), (1, 0.25, ["x"])]  # the first batch is compared with both alone
     for alphas in ((0.25, 0.75), (0.25, None)):
         with pytest.raises(InferenceError, match="requests of one batch differ in 'alpha'"):
             model.predict(batch(*alphas))
@@ -312,8 +320,34 @@ class Fails(mlflow.pyfunc.PythonModel):
         return {"a": 1}[model_input["a"][0]]
 
 
-def test_a_mistake_in_somebodys_code_is_no_fault_of_the_client(save: Any, load: Callable[..., Any]) -> None:
-    model = load(save(Fails()))
+OF_CODE = """
+import mlflow
+
+class Fails(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return {"a": 1}[model_input["a"][0]]
+"""
+FROM_CODE = f"{OF_CODE}\nmlflow.models.set_model(Fails())\n"
+BY_A_LOADER = f"""{OF_CODE}
+def _load_pyfunc(path):
+    class Bare:
+        def predict(self, model_input, params=None):
+            return Fails().predict(None, model_input)
+    return Bare()
+"""
+
+
+@pytest.mark.parametrize("way", ["pickled", "from code", "by a loader"])
+def test_a_mistake_in_somebodys_code_is_no_fault_of_the_client(
+    tmp_path: Path, save: Any, load: Callable[..., Any], way: str
+) -> None:
+    code = tmp_path / "own_loader.py"
+    code.write_text(FROM_CODE if way == "from code" else BY_A_LOADER)
+    if way == "by a loader":
+        folder = save(None, loader_module="own_loader", code_paths=[str(code)])
+    else:
+        folder = save(Fails() if way == "pickled" else str(code))
+    model = load(folder)
     with pytest.raises(KeyError):
         ask(model, A, B)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import anyio
 import mlflow.pyfunc
+import mlflow.pyfunc.loaders
 import mlflow.sklearn
 import numpy as np
 import pandas as pd
@@ -28,8 +30,11 @@ from mlserve.codecs import PandasCodec, StringCodec
 from mlserve.errors import InvalidModelURI, MLServeError, ModelLoadError
 from mlserve.loader import import_implementation
 from mlserve_mlflow import MLflowRuntime
+from mlserve_mlflow.artifact import SavedModel
 from tests.old_runtimes import check_old_names
 
+OF_PYFUNC = list(pkgutil.iter_modules(mlflow.pyfunc.loaders.__path__, "mlflow.pyfunc.loaders."))
+assert OF_PYFUNC
 TABLE = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
 
 
@@ -166,6 +171,22 @@ def test_an_mlmodel_that_is_none_is_told(tmp_path: Path, load: Any, content: byt
     (tmp_path / "MLmodel").write_bytes(content)
     told = refusal(load, tmp_path)
     assert words in told and "model 'm'" in told and str(tmp_path) in told
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_code"),
+    [
+        *(({"loader_module": one.name}, True) for one in OF_PYFUNC),
+        ({"loader_module": "mlflow.pyfunc.model"}, True),
+        ({"loader_module": "house.loader"}, True),  # a module of one's own
+        ({"loader_module": "mlflow.langchain", "model_code_path": "chain.py"}, True),
+        ({"loader_module": "mlflow.sklearn"}, False),
+        ({"loader_module": "mlflow.pytorch"}, False),
+    ],
+    ids=lambda one: one["loader_module"] if isinstance(one, dict) else "",
+)
+def test_loaders_of_somebodys_own_code_are_known(forest: Path, fields: dict[str, str], is_code: bool) -> None:
+    assert SavedModel(str(changed(forest, pyfunc=fields)), "m").is_code == is_code
 
 
 def test_a_framework_that_is_not_installed_is_named(forest: Path, load: Any) -> None:

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
+from mlflow.types import ColSpec, Schema
 from pydantic import BaseModel
 
+from mlserve import ModelSettings
 from mlserve.codecs import NumpyCodec, PandasCodec
 from mlserve.errors import CodecError, InferenceError, ModelError
 from mlserve.types import InferenceResponse, MetadataTensor, RequestOutput
+from mlserve.written_out import WrittenOut
 from mlserve_mlflow import TensorDictCodec
 from mlserve_mlflow.outputs import encode_prediction
+from mlserve_mlflow.signature import outputs_of
 
 DAY = datetime.datetime(2026, 1, 2)
+LIMIT = WrittenOut(ModelSettings(name="m", implementation="mlflow", parameters={"extra": {"max_answer_numbers": 12}}))
 
 
 class Reply(BaseModel):
@@ -26,7 +32,7 @@ class Reply(BaseModel):
 
 
 def outline(prediction: Any, asked: Any = None, declared: Any = ()) -> tuple[str, list[tuple[Any, ...]]]:
-    content_type, outputs = encode_prediction(prediction, asked, declared)
+    content_type, outputs = encode_prediction(prediction, asked, declared, LIMIT)
     plain = [json.loads(one.model_dump_json()) for one in outputs]
     return content_type, [
         (one["name"], one["datatype"], one["shape"], one.get("parameters", {}).get("content_type"), one["data"])
@@ -58,6 +64,14 @@ ONE = "output-1"
         (["a", 1], "np", [(ONE, "BYTES", [2, 1], "pd_json", ['"a"', "1"])]),
         (["a", None], "np", [(ONE, "BYTES", [2, 1], "str", ["a", None])]),
         ([b"ab", b"\xff"], "np", [(ONE, "BYTES", [2, 1], "base64", ["YWI=", "/w=="])]),
+        ([b"ab", None, "c"], "np", [(ONE, "BYTES", [3, 1], "base64", ["YWI=", None, "Yw=="])]),
+        (b"ab", "np", [(ONE, "BYTES", [1, 1], "base64", ["YWI="])]),
+        (np.array([[b"ab"], [b"c"]], object), "np", [(ONE, "BYTES", [2, 1], "base64", ["YWI=", "Yw=="])]),
+        (np.array([b"ab"]), "np", [(ONE, "BYTES", [1, 1], "np", ["ab"])]),
+        (pd.DataFrame({"r": [b"ab", np.nan]}), "pd", [("r", "BYTES", [2, 1], "base64", ["YWI=", None])]),
+        ({"r": [b"ab"]}, "dict", [("r", "BYTES", [1, 1], "base64", ["YWI="])]),
+        (scipy.sparse.csr_matrix([[1.0, 0.0]]), "np", [(ONE, "FP64", [1, 2], "np", [1.0, 0.0])]),
+        ({"s": scipy.sparse.coo_array([0, 2])}, "dict", [("s", "INT64", [2, 1], "np", [0, 2])]),
         ([DAY], "np", [(ONE, "BYTES", [1, 1], "datetime", [DAY.isoformat()])]),
         (pd.Series([1, 2], name="s"), "pd", [("s", "INT64", [2, 1], None, [1, 2])]),
         (pd.Series(["a"]), "pd", [(ONE, "BYTES", [1, 1], "str", ["a"])]),
@@ -110,11 +124,32 @@ def test_no_rows_are_no_trouble() -> None:
 
 def test_what_cannot_travel_is_the_models_fault() -> None:
     with pytest.raises(ModelError, match="gave None"):
-        encode_prediction(None, None, ())
+        encode_prediction(None, None, (), LIMIT)
     for odd in (np.array([1j]), [object()], {"a": object()}):
         with pytest.raises(CodecError) as caught:
-            encode_prediction(odd, None, ())
+            encode_prediction(odd, None, (), LIMIT)
         assert caught.value.http_status == 500
+
+
+def test_what_the_signature_calls_bytes_is_base64_whatever_the_model_gives() -> None:
+    declared = outputs_of(Schema([ColSpec("binary", "raw")]), ())
+    wanted = [("raw", "BYTES", [2, 1], "base64", ["YWI=", None])]
+    for asked in (None, [RequestOutput(name="raw")]):
+        for column in ([b"ab", None], ["ab", None]):
+            assert outline(pd.DataFrame({"raw": column}), asked, declared)[1] == wanted
+    assert outline(pd.DataFrame({"raw": [None]}), None, declared)[1] == [("raw", "BYTES", [1, 1], "base64", [None])]
+    unnamed = outputs_of(Schema([ColSpec("binary")]), ())
+    assert outline(np.array([b"ab"]), None, unnamed)[1] == [(ONE, "BYTES", [1, 1], "base64", ["YWI="])]
+    assert outline(["ab"], [RequestOutput(name="raw")], declared)[1] == [("raw", "BYTES", [1, 1], "base64", ["YWI="])]
+    asked = [RequestOutput(name="raw", parameters={"content_type": "str"})]
+    assert outline(pd.DataFrame({"raw": ["ab"]}), asked, declared)[1] == [("raw", "BYTES", [1, 1], "str", ["ab"])]
+
+
+def test_a_sparse_answer_that_would_be_too_large_written_out_is_refused() -> None:
+    parts = {"wide": scipy.sparse.csr_matrix((2, 7)), "small": scipy.sparse.csr_matrix((2, 2))}
+    with pytest.raises(InferenceError, match="'wide' is sparse, and would be 2 rows of 7 numbers each"):
+        outline(parts)
+    assert [one[0] for one in outline(parts, [RequestOutput(name="small")])[1]] == ["small"]
 
 
 def test_outputs_asked_for_come_in_that_order() -> None:
@@ -153,7 +188,7 @@ def test_an_answer_decodes_to_what_the_model_gave() -> None:
         ({"u": np.ones((2, 2)), "v": np.array([[1], [2]])}, TensorDictCodec.decode_response),
         (np.arange(6).reshape(2, 3), lambda response: NumpyCodec.decode_output(response.outputs[0])),
     ):
-        _, outputs = encode_prediction(prediction, None, ())
+        _, outputs = encode_prediction(prediction, None, (), LIMIT)
         sent = InferenceResponse(model_name="m", outputs=outputs).model_dump_json()
         decoded: Any = decode(InferenceResponse.model_validate_json(sent))
         if isinstance(prediction, pd.DataFrame):

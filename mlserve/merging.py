@@ -65,10 +65,22 @@ def rows_of(request: InferenceRequest) -> int:
     return request.inputs[0].shape[0]
 
 
+def give_rows(response: InferenceResponse, rows: Sequence[int]) -> None:
+    """Says how many rows of the answer to a merged request each member gets, in order. For models that leave rows out,
+    or make several of one, and know whose they are."""
+    if response.parameters is None:
+        response.parameters = Parameters()
+    response.parameters._rows = list(rows)  # private: never on the wire
+
+
 def split(response: InferenceResponse, rows: Sequence[int]) -> list[InferenceResponse]:
-    """One response for each request, which had so many rows. ModelError if the rows do not add up."""
+    """One response for each request, which had so many rows, unless the model said how many each gets (`give_rows`).
+    ModelError if the rows do not add up."""
+    own = response.parameters
+    if own is not None and hasattr(own, "_rows"):
+        rows, own = own._rows, own if len(own) > 0 else None
     parts = [_split_output(output, rows) for output in response.outputs]
-    parameters = _split_parameters(response.parameters, len(rows))
+    parameters = _split_parameters(own, len(rows))
     return [
         InferenceResponse(
             model_name=response.model_name,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlserve.errors import CodecError, ModelError
-from mlserve.merging import members_of, merge, rows_of, split
+from mlserve.merging import give_rows, members_of, merge, rows_of, split
 from mlserve.tensors import TensorData
 from mlserve.types import InferenceRequest, InferenceResponse, Parameters, RequestInput, ResponseOutput
 
@@ -121,6 +121,20 @@ def test_a_list_in_the_response_is_cut_by_rows(values, fits):
     first, second = split(response, [1, 1])
     half = len(values) // 2
     assert (first.outputs[0].data.root, second.outputs[0].data.root) == (values[:half], values[half:])
+
+
+def test_a_model_may_say_how_many_rows_each_request_gets():
+    output = ResponseOutput(name="y", shape=[3], datatype="INT64", data=[1, 2, 3])
+    response = InferenceResponse(model_name="m", outputs=[output])
+    give_rows(response, [1, 0, 2])
+    answers = split(response, [1, 1, 1])
+    assert [one.outputs[0].data.tolist() for one in answers] == [[1], [], [2, 3]]
+    assert [(one.outputs[0].shape, one.parameters) for one in answers] == [([1], None), ([0], None), ([2], None)]
+    response.parameters["p"] = ["a", "b", "c"]
+    assert [dict(one.parameters) for one in split(response, [1, 1, 1])] == [{"p": "a"}, {"p": "b"}, {"p": "c"}]
+    give_rows(response, [1, 1, 2])
+    with pytest.raises(ModelError, match="'y' has 3 rows, but the batch of 3 requests had 4"):
+        split(response, [1, 1, 1])
 
 
 def test_parameters_merge_to_lists_and_come_back_to_their_owners():

@@ -14,8 +14,9 @@ from pyspark.sql.functions import col
 from mlserve import MLModel, spark_process
 from mlserve.artifacts import local_artifact
 from mlserve.codecs import NumpyCodec, PandasCodec
-from mlserve.errors import InferenceError
+from mlserve.errors import InferenceError, ModelError
 from mlserve.extra import Extra
+from mlserve.merging import give_rows, members_of, rows_of
 from mlserve.repeated import check_repeated
 from mlserve.settings import ModelSettings
 from mlserve.types import InferenceRequest, InferenceResponse, RequestInput, RequestOutput, ResponseOutput
@@ -24,8 +25,9 @@ from mlserve_mllib.artifact import Saved, load_saved, read_metadata
 from mlserve_mllib.columns import PREDICTION, Columns
 from mlserve_mllib.direct import Direct
 from mlserve_mllib.errors import SPARK_ERRORS, reason_of
-from mlserve_mllib.frames import arrange, frame_of, values_of
+from mlserve_mllib.frames import arrange, values_of
 from mlserve_mllib.rdds import RddModel
+from mlserve_mllib.rows import Rows, counts_of
 from mlserve_mllib.session import Wanted, is_alive, session_of, stop_using
 from mlserve_mllib.signature import signature
 
@@ -52,6 +54,7 @@ class MLlibModel(MLModel):
         self._columns = Columns({}, {}, None, [])
         self._written_out = WrittenOut(settings)
         self._direct: Direct | None = None
+        self._rows: Rows | None = None
         self._rdds: RddModel | None = None
 
     async def load(self) -> bool:
@@ -74,6 +77,7 @@ class MLlibModel(MLModel):
             else:
                 self._columns = Columns.of(self._model, self._session)
                 self._direct = Direct(self._model, self._columns, self._session)
+                self._rows = Rows(self._model, self._columns, self._session)
         except BaseException:
             self._give_back()
             raise
@@ -84,7 +88,7 @@ class MLlibModel(MLModel):
         return True
 
     def _give_back(self) -> None:
-        self._model = self._direct = self._rdds = None
+        self._model = self._direct = self._rows = self._rdds = None
         self._session = None
         stop_using(self._wanted)
 
@@ -93,15 +97,19 @@ class MLlibModel(MLModel):
         check_repeated(payload.outputs or ())
         given = arrange(self._columns_of(payload), self._columns)
         names = [one.name for one in payload.outputs or ()] or self._columns.usual
-        call = partial(self._answer, given, list(dict.fromkeys(names)))
+        sent = [rows_of(one) for one in members_of(payload)] if len(members_of(payload)) > 1 else None
+        call = partial(self._answer, given, list(dict.fromkeys(names)), sent)
         # A session that is gone must not be used: it would become pyspark's active one.
         try:
-            values = spark_process.call_again(self.name, is_alive(self._session), call, self._open)
+            values, counts = spark_process.call_again(self.name, is_alive(self._session), call, self._open)
         except SPARK_ERRORS as error:
             raise InferenceError(f"model '{self.name}' cannot use this input: {reason_of(error)}") from error
         asked = payload.outputs or [RequestOutput(name=name) for name in values]
         outputs = [self._encode(values[one.name], one) for one in asked]
-        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+        response = InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
+        if counts is not None:
+            give_rows(response, counts)
+        return response
 
     # -- in and out ---------------------------------------------------------------------------------------------------
 
@@ -139,23 +147,41 @@ class MLlibModel(MLModel):
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
-    def _answer(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    def _answer(
+        self, given: dict[str, Any], names: list[str], sent: list[int] | None
+    ) -> tuple[dict[str, Any], list[int] | None]:
+        """The outputs; and where several requests `sent` so many rows each, how many each gets, if that may differ."""
         if self._rdds is not None:
-            return self._rdds.answer(given, names)
+            return self._rdds.answer(given, names), None
         directly = self._direct.answer(given, names) if self._direct is not None and names else None
-        return self._transform(given, names) if directly is None else directly
+        return self._transform(given, names, sent) if directly is None else (directly, None)
 
-    def _transform(self, given: dict[str, Any], names: list[str]) -> dict[str, Any]:
-        frame = self._model.transform(frame_of(given, self._columns, self._session))
-        names = names or [PREDICTION if PREDICTION in frame.columns else frame.columns[-1]]
+    def _transform(
+        self, given: dict[str, Any], names: list[str], sent: list[int] | None
+    ) -> tuple[dict[str, Any], list[int] | None]:
+        assert self._rows is not None
+        transformed = self._rows.transform(given)
+        if sent is not None and not transformed.is_by_row:
+            raise self._refusal()
+        names = names or [PREDICTION if PREDICTION in transformed.names else transformed.names[-1]]
         for name in names:
-            if name not in frame.columns:
-                raise InferenceError(f"model '{self.name}' has no output '{name}': it has {', '.join(frame.columns)}")
-        chosen = frame.select(*(col(f"`{name}`") for name in names))
-        kinds = [field.dataType for field in chosen.schema.fields]
-        collected = chosen.collect()
+            if name not in transformed.names:
+                raise InferenceError(
+                    f"model '{self.name}' has no output '{name}': it has {', '.join(transformed.names)}"
+                )
+        number = [] if transformed.number is None else [transformed.number]
+        chosen = transformed.frame.select(*(col(f"`{name}`") for name in [*names, *number]))
+        kinds = [field.dataType for field in chosen.schema.fields[: len(names)]]
+        collected = transformed.in_order(chosen.collect())
+        if sent is not None and not number and len(collected) != sum(sent):
+            raise self._refusal()
         columns = {name: [row[at] for row in collected] for at, name in enumerate(names)}
         for name, rows in columns.items():
             sparse = [len(one) for one in rows if isinstance(one, SparseVector)]
             self._written_out.check(name, len(sparse), max(sparse, default=0))
-        return {name: values_of(rows, kind) for (name, rows), kind in zip(columns.items(), kinds, strict=True)}
+        values = {name: values_of(rows, kind) for (name, rows), kind in zip(columns.items(), kinds, strict=True)}
+        return values, counts_of(collected, sent) if sent is not None and number else None
+
+    def _refusal(self) -> ModelError:
+        """Of several requests in one, which then run one by one."""
+        return ModelError(f"model '{self.name}': which rows of its answer are whose cannot be told; ask one by one")

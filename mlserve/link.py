@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from mlserve import frames, osdep
+from mlserve import frames
 from mlserve.arena import Arena
 from mlserve.asking import Asking
 from mlserve.bounds import Bounds, window_of
@@ -232,15 +232,7 @@ class Link:
         """Loads a model in the worker. ModelLoadError with the reason if that fails."""
         loaded = await self._asking.load(frame)
         self.models.add(frame.model)
-        self.note_rest()
         return loaded
-
-    def note_rest(self) -> int | None:
-        """What the worker holds, None once it is gone; noted as what it holds at rest if it has had no call yet."""
-        resident = osdep.resident_bytes(self.pid)
-        if self.next_number == 1:
-            self.at_rest_bytes = resident or 0
-        return resident
 
     async def unload(self, model: int) -> None:
         """Unloads a model in the worker, after the calls that were sent before."""

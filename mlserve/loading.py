@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from mlserve import frames
+from mlserve import frames, osdep
 from mlserve.errors import MLServeError, ModelLoadError, WorkerDied
 from mlserve.launch import Launched
 from mlserve.link import Link
@@ -35,9 +35,19 @@ async def greet(link: Link) -> bool:
 async def load_in(link: Link, frame: frames.Load, limit_seconds: float) -> frames.Loaded:
     """Loads a model in one worker, which is killed if that takes too long; 0: it may take for ever. ModelLoadError."""
     try:
-        return await _in_time(link, link.load(frame), limit_seconds, "a load")
+        loaded = await _in_time(link, link.load(frame), limit_seconds, "a load")
     except TimeoutError:
         raise ModelLoadError(f"its load() did not end within {limit_seconds:g} s (load_timeout_seconds)") from None
+    note_rest(link)
+    return loaded
+
+
+def note_rest(link: Link) -> int | None:
+    """What a worker holds in bytes, None once it is gone; noted as what it holds at rest if it has had no call yet."""
+    resident = osdep.resident_bytes(link.pid)
+    if link.next_number == 1:
+        link.at_rest_bytes = resident or 0
+    return resident
 
 
 async def unload_in(link: Link, model: int) -> None:

@@ -13,7 +13,7 @@ import anyio
 
 from mlserve.errors import StartupError
 from mlserve.link import Link
-from mlserve.loading import UNLOAD_SECONDS
+from mlserve.loading import UNLOAD_SECONDS, note_rest
 from mlserve.observing import Observer
 
 _logger = logging.getLogger("mlserve.pool")
@@ -116,7 +116,7 @@ async def until_worn(link: Link, wear: Wear) -> str:
 
 async def _watch_memory(link: Link, bound: int) -> None:
     """Looks at a worker's memory, its own and not what it shares, until it is above the bound."""
-    while (resident := link.note_rest()) is not None:
+    while (resident := note_rest(link)) is not None:
         if link.next_number > 1 and resident > bound:
             if link.at_rest_bytes <= bound:
                 link.worn.set()

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import GenerationMixin, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from mlserve.errors import InferenceError
@@ -16,7 +16,8 @@ from mlserve_huggingface.options import IN_OBJECTS
 __all__ = ["guard"]
 
 _PROMPTS = ("input_ids", "decoder_input_ids")
-_OBJECTS = (BaseStreamer, GenerationMixin, PreTrainedTokenizerBase, StoppingCriteriaList)  # no request can make one
+# No request can make one.
+_OBJECTS = (BaseStreamer, GenerationMixin, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList)
 
 
 def guard(pipeline: Any, limits: Limits) -> None:

@@ -16,6 +16,7 @@ from mlserve.settings import ModelSettings
 from mlserve.thread_limits import threads_of_process
 from mlserve_huggingface.dense import MaskGeneration, Segmentation
 from mlserve_huggingface.obstacles import check_packages, explain, warn_of_packages
+from mlserve_huggingface.on_tensorflow import check_tensorflow, tensorflow_pipeline
 from mlserve_huggingface.question_answering import QuestionAnswering
 from mlserve_huggingface.settings import HuggingFaceSettings
 from mlserve_huggingface.tasks import resolve_task
@@ -88,6 +89,8 @@ def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: 
     device = "cpu" if chosen.device in (-1, "-1") else chosen.device
     if isinstance(device, str) and device.isdecimal():
         device = int(device)
+    if chosen.framework == "tf" and not chosen.optimum_model:
+        return tensorflow_pipeline(task, model, chosen, device, name, **options)
     if isinstance(device, int) and not torch.accelerator.is_available():
         raise ModelLoadError(
             f"model '{name}': device {device} is asked for, but torch sees no accelerator; -1 is the processor"
@@ -99,8 +102,8 @@ def _made(task: str, chosen: HuggingFaceSettings, model: str | None, tokenizer: 
         if model is None:
             raise ModelLoadError(f"model '{name}': transformers 5 has no default for '{task}'; name a pretrained_model")
         return QuestionAnswering.from_pretrained(model, tokenizer or model, device, chosen.model_kwargs or {})
-    if chosen.framework and not _IS_5:
-        options["framework"] = chosen.framework
+    if not _IS_5:
+        options["framework"] = "pt"  # else a folder of TensorFlow's weights would be one of TensorFlow, half made
     if chosen.model_kwargs:
         options["model_kwargs"] = chosen.model_kwargs
     return transformers.pipeline(task, model=model, device=device, **options)
@@ -141,11 +144,8 @@ def _check_framework(chosen: HuggingFaceSettings, name: str) -> None:
         raise ModelLoadError(
             f"model '{name}': parameters.extra.framework: expected 'pt' or 'tf', got '{chosen.framework}'"
         )
-    if chosen.framework == "tf" and _IS_5:
-        raise ModelLoadError(
-            f"model '{name}': transformers 5 runs on PyTorch only, and {transformers.__version__} is installed; "
-            f"framework 'tf' needs an environment with 'transformers<5'"
-        )
+    if chosen.framework == "tf" and not chosen.optimum_model:
+        check_tensorflow(name)
 
 
 def _set_threads(chosen: HuggingFaceSettings) -> None:

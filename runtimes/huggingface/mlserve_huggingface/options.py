@@ -148,6 +148,13 @@ _OF_SOUND = {
 }
 _FETCHES = not _FETCHED <= _FIELDS or hasattr(transformers.GenerationMixin, "_get_deprecated_gen_repo")
 NAMES = frozenset(_kinds(1, 1)) & _FIELDS - (_FETCHED if _FETCHES else frozenset())  # as far as this version has them
+# Those that TensorFlow's `generate` looks at; it would leave the others out without a word.
+_OF_TENSORFLOW = frozenset({
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id", "do_sample", "early_stopping",
+    "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens",
+    "min_length", "no_repeat_ngram_size", "num_beams", "num_return_sequences", "pad_token_id", "penalty_alpha",
+    "repetition_penalty", "suppress_tokens", "temperature", "top_k", "top_p", "use_cache",
+})  # fmt: skip
 
 
 def refuse(name: str) -> None:
@@ -179,7 +186,8 @@ class Options:
 
     def __init__(self, pipeline: Any, longest: int) -> None:
         kinds = _kinds(longest, _vocabulary(pipeline))
-        self._kinds = {name: kinds[name] for name in NAMES}
+        is_tensorflow = getattr(pipeline, "framework", "pt") == "tf"
+        self._kinds = {name: kinds[name] for name in (NAMES & _OF_TENSORFLOW if is_tensorflow else NAMES)}
 
     def check(self, options: dict[str, Any]) -> None:
         """InferenceError for a value of another kind or range, or what is not for clients inside an object."""
@@ -208,6 +216,8 @@ class Options:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             inside = f" in '{where}'" if where else ""
+            if name in NAMES:
+                hint = ", for TensorFlow generates without it"
             raise InferenceError(f"'{name}'{inside} cannot be set by a request{hint}")
         _check(name, value, kind)
 

@@ -31,8 +31,10 @@ __all__ = ["Caller"]
 _logger = logging.getLogger("mlserve.huggingface")
 # What cannot come in pieces: a choice among several texts is made at the end.
 _UNSTREAMABLE = {"num_beams": 1, "num_return_sequences": 1, "return_full_text": False, "return_tensors": False}
-_TOO_LONG = re.compile(r"size of (?:the )?tensor .*must match|index out of range in self")  # or something else is odd
-_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|bad_alloc|[Ff]ailed to allocate")  # of torch, of ONNX
+# Or something else is odd; the last is TensorFlow's.
+_TOO_LONG = re.compile(r"size of (?:the )?tensor .*must match|index out of range in self|is not in \[0, \d+\)")
+# Of torch, of ONNX, of TensorFlow.
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|bad_alloc|[Ff]ailed to allocate|OOM when allocating")
 # What pipelines raise of requests that they cannot use; ImportError where one needs a package, as for resampling sound.
 _OF_PIPELINES = (
     ArithmeticError, AttributeError, ImportError, IndexError, KeyError, NameError, OSError, RuntimeError, TypeError,
@@ -57,7 +59,8 @@ class Caller:
     def __init__(self, name: str, task: str, pipeline: Any, batch_size: int, most_numbers: int, limits: Limits) -> None:
         self._name = name
         self._limits = limits
-        self._gives_features = task in _FEATURES and getattr(pipeline, "framework", "pt") == "pt"
+        self._is_tensorflow = getattr(pipeline, "framework", "pt") == "tf"
+        self._gives_features = task in _FEATURES
         self._gives_arrays = task in _ARRAYS
         self._gives_maps = task == "depth-estimation"
         self._most_numbers = most_numbers
@@ -110,7 +113,8 @@ class Caller:
             arguments.positional = [Column(arguments.positional[0].rows)]
         options["return_full_text"] = False
         streamer = Pieces(job, send, partial(self._detokenizer, options))
-        result = self._call(job, arguments, streamer=streamer)
+        # TensorFlow's `generate` tells of no token: the text comes as a whole.
+        result = self._call(job, arguments, **{} if self._is_tensorflow else {"streamer": streamer})
         text = result[0]["generated_text"]
         streamer.send(text[streamer.sent :])
 
@@ -120,7 +124,9 @@ class Caller:
         values = [fresh(one.value) for one in arguments.positional]
         named = {name: fresh(one.value) for name, one in arguments.columns.items()}
         options = fresh(arguments.options)
-        if self._generates:
+        if self._generates and self._is_tensorflow:
+            more["logits_processor"] = job.processors()
+        elif self._generates:
             more["stopping_criteria"] = job.criteria(self._kept)
             if options.get("stop_strings"):
                 more["tokenizer"] = self._pipeline.tokenizer  # generate cannot find them without
@@ -141,6 +147,8 @@ class Caller:
         except _OF_PIPELINES as error:
             raise self._explained(error, arguments) from error
         except BaseException as error:
+            if any(one.__name__ == "OpError" for one in type(error).__mro__):  # TensorFlow's, whatever the kind
+                raise self._explained(RuntimeError(_first_line(error)), arguments) from error
             # A bare Exception is of tokenizers too: what they say of texts that cannot be cut so short.
             if type(error) is not Exception and _FOREIGN.isdisjoint(one.__name__ for one in type(error).__mro__):
                 raise
@@ -289,6 +297,9 @@ def _unwrapped(result: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     """What an error says, without the lines of a model's inner structure that may stand in it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = str(error).strip()
+    if told.startswith("Exception encountered when calling"):  # a layer of Keras; what was the matter comes next
+        told = told.partition("\n")[2].strip()
+    lines = told.splitlines() or [type(error).__name__]
     told = f"{lines[0]}…{lines[-1].strip()}" if lines[0].endswith("(") else lines[0]
     return told[:500]

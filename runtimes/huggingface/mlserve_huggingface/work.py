@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import anyio
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from mlserve_huggingface.kept import Kept
 
@@ -187,6 +187,15 @@ class Job:
     def criteria(self, kept: Kept) -> StoppingCriteriaList:
         """What makes `generate` look after each token whether it shall end or give way."""
         return StoppingCriteriaList([_BetweenTokens(self, kept)])
+
+    def processors(self) -> LogitsProcessorList:
+        """The same for TensorFlow, whose `generate` takes no criteria, but what changes the scores of each token."""
+
+        def unchanged(input_ids: Any, scores: Any, length: int) -> Any:
+            self.give_way()
+            return scores
+
+        return LogitsProcessorList([unchanged])
 
 
 class _BetweenTokens(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed

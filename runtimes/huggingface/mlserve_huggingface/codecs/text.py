@@ -42,11 +42,11 @@ def numbers_in(value: Any) -> int:
         return sum(map(numbers_in, value.values() if isinstance(value, dict) else value))
     if not _is_array(value):
         return 0
-    return int(math.prod(value.shape)) // (3 if str(value.dtype).endswith("bool") else 1)
+    return int(math.prod(value.shape)) // (3 if "bool" in str(value.dtype) else 1)
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or hasattr(value, "detach")
+    return isinstance(value, np.ndarray) or hasattr(value, "numpy")  # a tensor of torch or TensorFlow
 
 
 def _pieces(value: Any) -> Iterator[str]:
@@ -102,6 +102,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "detach"):  # a torch tensor; bfloat16 is a type that numpy lacks
         tensor = value.detach().cpu()
         return tensor.tolist()
+    if hasattr(value, "numpy"):  # one of TensorFlow
+        return value.numpy().tolist()
     if isinstance(value, set | frozenset | tuple):
         return list(value)
     if hasattr(value, "messages"):  # a chat

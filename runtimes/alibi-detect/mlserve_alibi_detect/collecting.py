@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlserve.datatypes import cast, changed, datatype_of
+from mlserve.datatypes import cast, datatype_of
 from mlserve.errors import CodecError, InferenceError
 
 __all__ = ["Collector"]
@@ -43,24 +43,12 @@ class Collector:
                 f"before, got {form:.300}"
                 + (f"; the {dropped} collected so far are dropped, and the next begins anew" if dropped else "")
             )
-        if _is_numbers(data):
-            self._check_types(data)
         self._form = form
         self._parts.append(data)
         return len(self._parts) == self._size
 
-    def _check_types(self, data: Any) -> None:
-        """InferenceError for numbers that no type holds beside the others: whole ones of 64 bits beside fractions."""
-        common = np.result_type(data, *(part.dtype for part in self._parts))
-        for part in (data, *self._parts):
-            if changed(part, part.astype(common)).any():
-                raise InferenceError(
-                    f"model '{self._model}' tests {self._size} requests together: {datatype_of(data.dtype)} and "
-                    f"{datatype_of(self._parts[-1].dtype)} as in those before have no type that holds all their values"
-                )
-
     def batches(self) -> Iterator[Any]:
-        """All that is collected, as one, in the types that the detector may take it in: first that of all values.
+        """All that is collected, as one, in the types that the detector may take it in: first as numpy joins numbers.
 
         What refuses that, as some preprocessing steps do, may take the type that was answered last, or one in which
         some of it came. Fractions lose digits then; whole numbers stay what they are.
@@ -72,7 +60,7 @@ class Collector:
         came_in = [datatype_of(part.dtype) for part in self._parts]
         for kind in dict.fromkeys([*filter(None, [self._answered_type]), *came_in]):
             try:
-                batch = cast(whole, kind)
+                batch = _joined([cast(part, kind) for part in self._parts])
             except CodecError:
                 continue
             if batch.dtype != whole.dtype and np.isfinite(batch).all() == np.isfinite(whole).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isfinite
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -163,8 +164,14 @@ def _kinds(values: Any) -> str:
     """In a word, what values are."""
     if isinstance(values, (np.ndarray, pd.Series)) and is_numeric_dtype(values.dtype):
         return "numbers"
-    kinds = {type(value) for value in (values.ravel() if isinstance(values, np.ndarray) else values)}
-    return "texts" if kinds <= {str, np.str_} else ", ".join(sorted(kind.__name__ for kind in kinds))
+    types = {type(value) for value in (values.ravel() if isinstance(values, np.ndarray) else values)}
+    return ", ".join(sorted({_kind(one) for one in types})) or "texts"
+
+
+def _kind(of: type) -> str:
+    if issubclass(of, str):
+        return "texts"
+    return "numbers" if issubclass(of, (Number, np.number, np.bool_)) else of.__name__
 
 
 def _is_text(array: Array) -> bool:

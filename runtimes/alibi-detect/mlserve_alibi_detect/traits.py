@@ -32,13 +32,16 @@ def nested(detector: Any) -> Iterator[Any]:
 
 def takes_rows(detector: Any) -> bool:
     """Whether it takes one row after the other, as online drift detectors do. Outlier detectors that call themselves
-    online (Mahalanobis, SpectralResidual) learn from what they see too, but take all rows of a request together."""
+    online (Mahalanobis, SpectralResidual) take all rows of a request together."""
     return bool(detector.meta.get("online")) and detector.meta.get("detector_type") == "drift"
 
 
 def remembers(detector: Any) -> bool:
     """Whether what it answers hangs on rows of requests before."""
-    return bool(detector.meta.get("online")) or any(getattr(one, "update_x_ref", None) for one in nested(detector))
+    from alibi_detect.od import Mahalanobis
+
+    renews = any(getattr(one, "update_x_ref", None) for one in nested(detector))
+    return takes_rows(detector) or renews or isinstance(detector, Mahalanobis)
 
 
 def default_most_rows(detector: Any) -> int | None:

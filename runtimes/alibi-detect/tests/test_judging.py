@@ -19,7 +19,6 @@ from sklearn.preprocessing import StandardScaler
 
 from mlserve import ModelSettings
 from mlserve.codecs import NumpyCodec, NumpyRequestCodec, StringCodec
-from mlserve.datatypes import datatype_of
 from mlserve.errors import InferenceError
 from mlserve.types import InferenceRequest, Parameters, RequestInput, RequestOutput
 from mlserve_alibi_detect import AlibiDetectRuntime
@@ -299,13 +298,19 @@ def test_numbers_of_several_types_keep_their_values(first: Any, second: Any, com
     assert [one.dtype for one in more] == others
 
 
-@pytest.mark.parametrize("first", [("uint64", 2**63 + 5), ("float32", 0.5)])
-def test_numbers_that_no_type_holds_are_not_collected(first: tuple[str, float]) -> None:
-    collector = Collector("d", 2)
-    collector.add(np.array([first[1]], first[0]), "numbers")
-    with pytest.raises(InferenceError, match=f"INT64 and {datatype_of(np.dtype(first[0]))} as in those before"):
-        collector.add(np.array([-(2**62) - 1]), "numbers")
-    assert collector.add(np.array([1], first[0]), "numbers")
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63 + 5])
+def test_whole_numbers_that_no_type_holds_beside_others_are_in_nobodys_way(number: int) -> None:
+    first, second = np.array([number], "uint64"), np.array([-0.5], "float32")
+    batch, *_ = collected(first, second).batches()
+    assert batch.tolist() == [float(number), -0.5]
+
+
+def test_whole_numbers_and_fractions_of_a_table_are_tested_together(detectors: Path) -> None:
+    model = load(detectors, "mixed table", batch_size=2)
+    numbers, words = ROWS[:20, 0], ["a", "b"] * 10
+    for first, second in ((numbers, numbers > 0), ((numbers * 10).astype("int64"), numbers), (numbers, numbers)):
+        assert model.predict(table_of(first, words)).outputs == []
+        assert model.predict(table_of(second, words)).outputs
 
 
 def test_what_was_answered_last_is_tried_before_what_came() -> None:
@@ -323,7 +328,7 @@ def test_texts_of_a_batch_stay_whole() -> None:
 
 @pytest.mark.parametrize(
     ("content_type", "data", "kinds"),
-    [("datetime", ["2024-01-01T00:00:00"] * 2, "datetime"), ("str", [None, "a"], "NoneType, str")],
+    [("datetime", ["2024-01-01T00:00:00"] * 2, "datetime"), ("str", [None, "a"], "NoneType, texts")],
 )
 def test_lists_are_of_the_same(detectors: Path, content_type: str, data: list[Any], kinds: str) -> None:
     model = load(detectors, "lengths", batch_size=2)

@@ -30,13 +30,14 @@ class Kept:
             where = self._first_change()
             if where is not None:
                 self._has_changed = True
-                words = (
-                    "model '%s' keeps what it generates from on itself (%s): texts are generated one after the other"
-                )
-                _logger.warning(words, self._name, where)
+                words = "model '%s' keeps what it generates from on itself (%s): it generates one text after the other"
+                _logger.warning(words, self._name, where.lstrip("."))
         return self._has_changed
 
     def _first_change(self) -> str | None:
+        for place, module in self._modules.items():
+            if "dynamic" in str(vars(module).get("rope_type", "")):
+                return f"{place}.rope_type"  # in the middle of a text, positions begin to go by the longest there was
         now = dict(self._held())
         for where, (value, version) in now.items():
             before, version_before = self._before.get(where, (self, 0))
@@ -45,9 +46,13 @@ class Kept:
         return next((where for where in self._before if where not in now), None)
 
     def _held(self) -> Iterator[tuple[str, tuple[Any, int]]]:
-        """By its place, each value of a module, and of a list or dictionary of it, and how often it was changed."""
+        """By its place, each value of a module, and of a list or dictionary of it, and how often it was changed.
+
+        Not of positions, which other kinds than "dynamic" make anew for each token, nor functions.
+        """
         for place, module in self._modules.items():
-            for name, value in vars(module).items():
+            attributes = vars(module)
+            for name, value in attributes.items() if "rope_type" not in attributes else ():
                 if name not in _OF_ALL_MODULES and not callable(value):
                     yield from _with_members(f"{place}.{name}", value)
 
@@ -65,4 +70,4 @@ def _version(value: Any) -> int:
 
 
 def _is_same(value: Any, before: Any) -> bool:
-    return value is before or (isinstance(value, int | float | str) and value == before)
+    return value is before or (isinstance(value, int | float | str) and bool(value == before))

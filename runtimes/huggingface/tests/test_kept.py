@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from mlserve_huggingface import HuggingFaceRuntime
-from runtimes.huggingface.tests.asking import load, only, pipeline, rows, settings_for, streamed, texts
+from runtimes.huggingface.tests.asking import IS_5, load, only, pipeline, rows, settings_for, streamed, texts
 from runtimes.huggingface.tests.tiny_architectures import make
 
 PROMPTS = ["the red fox runs over the hill .", "my name is mary and", "the old bear runs . the small cat"]
@@ -34,14 +34,30 @@ def usual(folder: Path) -> Path:
     return make(folder / "usual", "text-generation", "llama")
 
 
-@pytest.fixture(params=[recurrent, static, usual])
+def dynamic(folder: Path) -> Path:
+    """Its positions go by the longest text that it has seen: texts grow beyond the length that it was made for."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    more = {"max_position_embeddings": 20, "rope_parameters" if IS_5 else "rope_scaling": rope}
+    return make(folder / "dynamic", "text-generation", "llama", **more)
+
+
+def long(folder: Path) -> Path:
+    """Its positions are written anew with each token, by the same numbers as long as texts are short."""
+    rope = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope_5 = {**rope, "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 256}
+    more = {"rope_parameters": rope_5} if IS_5 else {"rope_scaling": {**rope, "type": "longrope"}}
+    sizes = {"max_position_embeddings": 1024, "original_max_position_embeddings": 256}
+    return make(folder / "long", "text-generation", "phi3", **sizes, **more)
+
+
+@pytest.fixture(params=[recurrent, static, dynamic, usual, long])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[HuggingFaceRuntime, list[str], bool]]:
     """A model, what its own pipeline makes of each prompt, and whether it keeps what it generates from."""
     folder = request.param(tmp_path)
     own = pipeline("text-generation", folder)
     alone = [own(prompt, return_full_text=False, **OPTIONS)[0]["generated_text"] for prompt in PROMPTS]
     model = load(settings_for(folder, task="text-generation"))
-    yield model, alone, request.param is not usual
+    yield model, alone, request.param not in (usual, long)
     anyio.run(model.unload)
 
 

@@ -37,14 +37,17 @@ class ByRows:
     on values, such as how many boxes an image has, does not show in each of them.
     """
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, is_extended: bool = False) -> None:
+        """`is_extended`: other code stands before `ask` and may change requests, so that members are not what it asks
+        for; then nothing is looked at."""
         self._model_name = model_name
+        self._is_extended = is_extended
         self._answered: dict[tuple[str, ...], int | None] = {}  # merged requests, by the outputs; None: not cut by rows
 
     def answer(self, request: InferenceRequest, ask: Callable[[InferenceRequest], _Response]) -> _Response:
         """What `ask` gives. ModelError for a merged request that must not be cut: its members then run one by one."""
         members = members_of(request)
-        if len(members) == 1:
+        if len(members) == 1 or self._is_extended:
             return ask(request)
         asked = tuple(one.name for one in request.outputs or ())
         before = self._answered.get(asked, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlserve.datatypes import cast, datatype_of
+from mlserve.datatypes import Array, cast, changed, datatype_of
 from mlserve.errors import CodecError, InferenceError
 
 __all__ = ["Collector"]
@@ -60,9 +60,10 @@ class Collector:
         came_in = [datatype_of(part.dtype) for part in self._parts]
         for kind in dict.fromkeys([*filter(None, [self._answered_type]), *came_in]):
             try:
-                batch = _joined([cast(part, kind) for part in self._parts])
+                parts = [_kept(part, kind) for part in self._parts]
             except CodecError:
                 continue
+            batch = _joined(parts)
             if batch.dtype != whole.dtype and np.isfinite(batch).all() == np.isfinite(whole).all():
                 yield batch
 
@@ -80,6 +81,14 @@ class Collector:
     def take_back(self) -> None:
         """Forgets what was added last."""
         self._parts.pop()
+
+
+def _kept(part: Array, kind: str) -> Array:
+    """Numbers of another type. CodecError if whole ones change."""
+    made = cast(part, kind)
+    if part.dtype.kind in "iu" and changed(part, made).any():
+        raise CodecError(f"whole numbers do not go into {kind}")
+    return made
 
 
 def _is_numbers(data: Any) -> bool:

@@ -57,7 +57,7 @@ class MLflowRuntime(MLModel):
         self._place = ""  # the folder that it was loaded from
         self._java: object = None  # the Java process that a model of Spark lives in
         self._fetched = ExitStack()  # the folder of a model that came from elsewhere
-        self._rows = ByRows(self.name)
+        self._rows = ByRows(self.name, is_extended=type(self).predict is not MLflowRuntime.predict)
         self._written_out = WrittenOut(settings)
 
     async def load(self) -> bool:

@@ -39,7 +39,7 @@ class OnnxModel(MLModel):
         super().__init__(settings)
         self._session: Any = None
         self._graph = Graph({}, frozenset(), {})
-        self._rows = ByRows(self.name)
+        self._rows = ByRows(self.name, is_extended=type(self).predict is not OnnxModel.predict)
 
     async def load(self) -> bool:
         """Opens the file. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""

@@ -44,7 +44,9 @@ class SKLearnModel(TabularModel):
         super().__init__(settings)
         self._threads = Threads(None)
         self._written_out = WrittenOut(settings)
-        self._rows = ByRows(self.name)  # a function of one's own among the steps may see all of them
+        self._rows = ByRows(
+            self.name, is_extended=type(self).predict is not SKLearnModel.predict
+        )  # a function of one's own among the steps may see all of them
         self._columns: InputCheck
         self._saved_with: set[str] = set()  # versions of scikit-learn other than the installed one
 

@@ -49,7 +49,7 @@ class TorchModel(MLModel):
         self._device = torch.device("cpu")
         self._dtype: Any = None  # what floats are turned into; None: they stay
         self._threads = _threads
-        self._rows = ByRows(self.name)
+        self._rows = ByRows(self.name, is_extended=type(self).predict is not TorchModel.predict)
 
     async def load(self) -> bool:
         """Reads the artifact. InvalidModelURI if there is none, ModelLoadError if it cannot be run."""

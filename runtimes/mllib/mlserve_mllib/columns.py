@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pyspark.ml import PipelineModel
 from pyspark.ml.classification import OneVsRestModel
-from pyspark.ml.feature import RFormulaModel
+from pyspark.ml.feature import BucketedRandomProjectionLSHModel, MinHashLSHModel, RFormulaModel
 from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.regression import IsotonicRegressionModel
 from pyspark.ml.tuning import CrossValidatorModel, TrainValidationSplitModel
@@ -102,7 +102,8 @@ def _types_of(stage: Any, outer: list[str], schema: StructType, session: Any) ->
     java = stage._to_java() if isinstance(stage, OneVsRestModel) else getattr(stage, "_java_obj", None)
     if java is None:
         return None  # a stage in Python
-    for kind in (VectorUDT(),) if _is_isotonic(stage) else _TRIED:
+    is_lsh = isinstance(stage, MinHashLSHModel | BucketedRandomProjectionLSHModel)  # lets every type pass
+    for kind in (VectorUDT(),) if is_lsh or _is_isotonic(stage) else _TRIED:
         tried = StructType([*schema.fields, *(StructField(name, kind) for name in outer)])
         try:
             given = session._jvm.org.apache.spark.sql.types.DataType.fromJson(tried.json())

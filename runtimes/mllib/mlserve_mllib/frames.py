@@ -190,6 +190,8 @@ def values_of(rows: list[Any], kind: DataType) -> Any:
         if len(arrays) == len(rows) and len({len(one) for one in arrays}) <= 1:
             return np.array(arrays) if arrays else np.zeros((0, 1))
         return [None if one is None else one.toArray().tolist() for one in rows]
+    if isinstance(kind, ArrayType) and isinstance(kind.elementType, VectorUDT):  # hashes of LSH, one for each table
+        return [None if one is None else [vector.toArray().tolist() for vector in one] for one in rows]
     if isinstance(kind, NumericType | BooleanType):
         if any(one is None for one in rows):
             return np.array([np.nan if one is None else float(one) for one in rows])

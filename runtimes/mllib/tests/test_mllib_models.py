@@ -28,7 +28,16 @@ from pyspark import SparkContext
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import DecisionTreeClassifier, LogisticRegression
 from pyspark.ml.clustering import KMeans
-from pyspark.ml.feature import HashingTF, SQLTransformer, StandardScaler, StringIndexer, Tokenizer, VectorAssembler
+from pyspark.ml.feature import (
+    BucketedRandomProjectionLSH,
+    HashingTF,
+    MinHashLSH,
+    SQLTransformer,
+    StandardScaler,
+    StringIndexer,
+    Tokenizer,
+    VectorAssembler,
+)
 from pyspark.ml.linalg import DenseVector
 from pyspark.mllib.regression import LabeledPoint, LinearRegressionModel
 from pyspark.mllib.tree import DecisionTree
@@ -285,6 +294,20 @@ def test_a_stage_of_which_nothing_is_known_gives_its_last_column(trained: Traine
     model = trained.load("sql")
     (twice,) = model.predict(InferenceRequest(inputs=[NumpyCodec.encode_input("x", np.array([1.0, 2.5]))])).outputs
     assert twice.name == "twice" and NumpyCodec.decode_output(twice).ravel().tolist() == [2.0, 5.0]
+    anyio.run(model.unload)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(MinHashLSH, {"numHashTables": 2}), (BucketedRandomProjectionLSH, {"bucketLength": 1.0})]
+)
+def test_hashes_of_vectors_are_lists_of_vectors(trained: Trained, kind: Any, options: dict[str, Any]) -> None:
+    frame = session.session_of(trained.user).createDataFrame([(DenseVector(row + 1),) for row in ROWS], ["features"])
+    fitted = kind(inputCol="features", outputCol="hashes", seed=1, **options).fit(frame)
+    fitted.write().overwrite().save(str(trained.root / "hashing"))
+    wanted = [[one.toArray().tolist() for one in row.hashes] for row in fitted.transform(frame).collect()]
+    model = trained.load("hashing", signature=True)
+    assert [(one.name, str(one.datatype)) for one in model.inputs] == [("features", "FP64")]
+    assert PandasCodec.decode_response(model.predict(vectors(rows=ROWS + 1)))["hashes"].tolist() == wanted
     anyio.run(model.unload)
 
 

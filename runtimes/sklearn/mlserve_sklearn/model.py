@@ -44,9 +44,8 @@ class SKLearnModel(TabularModel):
         super().__init__(settings)
         self._threads = Threads(None)
         self._written_out = WrittenOut(settings)
-        self._rows = ByRows(
-            self.name, is_extended=type(self).predict is not SKLearnModel.predict
-        )  # a function of one's own among the steps may see all of them
+        # A function of somebody's own among the steps may see all rows.
+        self._rows = ByRows(self.name, is_extended=type(self).predict is not SKLearnModel.predict)
         self._columns: InputCheck
         self._saved_with: set[str] = set()  # versions of scikit-learn other than the installed one
 
